@@ -1,0 +1,79 @@
+"""Vectors and placements -> the tensors of an arm, and the receipt of where they acted.
+
+The receipt is measured by the pass that was changed. This module does not know tokens or how a receipt is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, zeros
+from torch.nn.functional import cosine_similarity
+
+from steer_cli.errors import VectorError
+from steer_cli.generate import Arm
+from steer_cli.model import Model
+from steer_cli.outcome import Receipt
+from steer_cli.plan import Placement
+
+
+def rows_of(placement: Placement, vector: Tensor) -> Tensor:
+    """The vector's rows that land on [start, end): [positions, width]."""
+    length = placement.end - placement.start
+    return vector.expand(length, -1) if placement.every else vector[placement.first_row :][:length]
+
+
+def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tensor], positions: int) -> Arm:
+    """All additions of a layer summed into one tensor, [positions, width], so that many cost what one does.
+
+    Raises:
+        VectorError: nothing but zeros of an addition is left on the prompt (its BOS row, say).
+    """
+    prompt: dict[int, Tensor] = {}
+    decode: dict[int, Tensor] = {}
+    for placement, vector in zip(placements, vectors, strict=True):
+        alignment = placement.alignment
+        layer, coefficient = alignment.layer, alignment.addition.coefficient
+        rows = rows_of(placement, vector)
+        if coefficient != 0 and not placement.every and not rows.any():
+            raise VectorError(
+                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all zeros; "
+                "use a longer prompt or another position"
+            )
+        if layer not in prompt:
+            prompt[layer] = zeros(positions, model.width, device=model.device)
+        prompt[layer][placement.start : placement.end] += coefficient * rows
+        if placement.every:
+            decode[layer] = decode.get(layer, 0) + coefficient * vector[0]
+    return Arm(prompt, decode)
+
+
+@dataclass
+class Observer:
+    """Takes the receipts of one arm while the prompt runs; give `see` to the prefill."""
+
+    arm: int
+    placements: Sequence[Placement]
+    vectors: Sequence[Tensor]
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+
+    @property
+    def see(self) -> Callable[[int, Tensor], None]:
+        def measure(layer: int, stream: Tensor) -> None:
+            for number, (placement, vector) in enumerate(zip(self.placements, self.vectors, strict=True)):
+                if placement.alignment.layer == layer:
+                    met = stream[self.arm, placement.start : placement.end].float()
+                    self.receipts[number] = _receipt(placement, rows_of(placement, vector).to(met), met)
+
+        return measure
+
+    def taken(self) -> tuple[Receipt, ...]:
+        """The receipts in the order of the placements."""
+        return tuple(self.receipts[number] for number in range(len(self.placements)))
+
+
+def _receipt(placement: Placement, rows: Tensor, stream: Tensor) -> Receipt:
+    vector, met = rows.norm(dim=-1), stream.norm(dim=-1)
+    values = (vector, met, vector / met, cosine_similarity(rows, stream, dim=-1))
+    return Receipt(placement, *(tuple(value.tolist()) for value in values))

@@ -1,0 +1,41 @@
+"""The errors that are the input's fault, each one line: place, value, remedy.
+
+`cli` catches `SteerError` and nothing else, so a real bug keeps its traceback. This module knows
+nothing of the stages that raise.
+"""
+
+
+class SteerError(Exception):
+    """The input is at fault; `str(error)` is the one line that a person reads."""
+
+
+class RecipeError(SteerError):
+    """A recipe, or a value given with `--set`, is not what the format asks for.
+
+    `problems` holds every fault found, one line each; the message is the first of them.
+    """
+
+    def __init__(self, problems: list[str]):
+        self.problems = tuple(problems)
+        more = len(problems) - 1
+        super().__init__(problems[0] + (f" (and {more} more: see `steer check`)" if more else ""))
+
+
+class TokenError(SteerError):
+    """A text, a padding or a BOS that the tokenizer cannot give."""
+
+
+class PlanError(SteerError):
+    """An addition that does not fit the prompt or the model."""
+
+
+class VectorError(SteerError):
+    """A vector that does nothing or is not finite."""
+
+
+class CatalogueError(SteerError):
+    """A model that cannot be fetched, verified or converted."""
+
+
+class ModelError(SteerError):
+    """A model that cannot be found or loaded."""

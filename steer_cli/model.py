@@ -1,0 +1,141 @@
+"""Weights, device, dtype and the list of blocks: the only importer of transformers.
+
+This module does not know what is done to the stream between the blocks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steer_cli.document import show
+from steer_cli.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A causal language model in evaluation mode."""
+
+    name: str
+    network: nn.Module  # a transformers ...ForCausalLM
+    blocks: nn.ModuleList
+    device: torch.device  # of the embeddings, where token ids go
+    width: int
+    vocabulary: int
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+
+def load(
+    folder: Path, name: str, dtype: str = "auto", device: str = "auto", device_map: str | None = None
+) -> Model:
+    """Load a folder of safetensors.
+
+    Args:
+        dtype: float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's elsewhere.
+        device: cuda, cuda:1, mps or cpu; auto is the first of these that is there.
+        device_map: `auto` spreads a model over all accelerators and the CPU's memory.
+
+    Raises:
+        ModelError: no such device, not a causal language model, or weights that do not fit it.
+    """
+    place = _device(device)
+    wanted = DTYPES.get(dtype, torch.float32 if place.type == "cpu" and device_map is None else "auto")
+    network = _from_pretrained(folder, name, wanted, device_map or place).eval().requires_grad_(False)
+    config = network.config.get_text_config()
+    return Model(
+        name=name,
+        network=network,
+        blocks=find_blocks(network, config.num_hidden_layers, name),
+        device=network.get_input_embeddings().weight.device,
+        width=config.hidden_size,
+        vocabulary=network.get_output_embeddings().weight.shape[0],
+    )
+
+
+def _device(device: str) -> torch.device:
+    accelerators = [kind for kind, there in _accelerators() if there]
+    if device == "auto":
+        return torch.device((*accelerators, "cpu")[0])
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = ", ".join([*accelerators, "cpu"])
+        raise ModelError(f"--device {show(device)}: not on this machine; it has {there}") from None
+    return place
+
+
+def _accelerators() -> list[tuple[str, bool]]:
+    return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
+
+
+def _from_pretrained(folder: Path, name: str, dtype: object, place: object) -> nn.Module:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=place,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {show(name)}: cannot be loaded as a causal language model: {reason}"
+        ) from None
+
+
+def find_blocks(network: nn.Module, depth: int, name: str) -> nn.ModuleList:
+    """The list of transformer blocks: the outermost list of `depth` modules, whatever its name is.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for _, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ModelError(f"model {show(name)}: no list of {depth} blocks in {type(network).__name__}")
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's weights (dequantised, float32) and tokenizer to an existing folder.
+
+    Raises:
+        ModelError: the file is no GGUF, or its architecture is not known to transformers.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{gguf}: cannot be converted: {reason}") from None
+    # What was dequantised may be saved; transformers refuses as long as it believes it quantised.
+    network.hf_quantizer = None
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,55 @@
+"""What a run yields, as plain values: receipts and completions.
+
+This module does not know how they came about or how they are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from steer_cli.plan import Placement
+from steer_cli.recipe import Recipe
+from steer_cli.table import TableRow
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One placement as it happened: a value for each position of [start, end).
+
+    `vector` is the norm of the unscaled vector, `stream` that of the stream it met, `ratio` their
+    quotient, `cosine` that of the angle between them.
+    """
+
+    placement: Placement
+    vector: tuple[float, ...]
+    stream: tuple[float, ...]
+    ratio: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One text that follows the prompt.
+
+    `mean_logprob` is in nats a token, under the unsteered model for both arms; None where it was not asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: str  # eos or length
+    counts: dict[str, int] = field(default_factory=dict)
+    mean_logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All completions of one prompt; sample i of both arms drew with the same random numbers."""
+
+    recipe: Recipe
+    model: str
+    prompt: str
+    pieces: tuple[str, ...]  # of the prompt, a text for each token
+    table: tuple[TableRow, ...]
+    receipts: tuple[Receipt, ...]
+    unsteered: tuple[Completion, ...]
+    steered: tuple[Completion, ...]

@@ -1,0 +1,89 @@
+"""Logits -> one token a row.
+
+logits / temperature, less frequency_penalty times the count of each token in the row so far; then top-p,
+keeping the token that crosses p; then top-k; then one draw by one uniform number, along the kept tokens in
+the order of the vocabulary (so that two arms whose probabilities differ a little mostly draw the same).
+This module does not know models or steering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from steer_cli.recipe import Sampling
+
+# Most nuclei are small: this many of the most probable tokens are looked at first, then all of them.
+FIRST_LOOK = 128
+
+
+def row_generator(seed: int, sample: int) -> torch.Generator:
+    """The CPU generator of sample `sample`: it does not depend on how many samples there are."""
+    digest = hashlib.sha256(f"{seed}:{sample}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def uniforms(seed: int, samples: range, steps: int) -> Tensor:
+    """One number in [0, 1) for each sample and step: [samples, steps], float64 on the CPU."""
+    rows = [
+        torch.rand(steps, generator=row_generator(seed, sample), dtype=torch.float64) for sample in samples
+    ]
+    return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
+
+
+def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
+    """How often each token stands in each row: [rows, positions] -> [rows, vocabulary], float32."""
+    counts = torch.zeros(ids.shape[0], vocabulary, device=ids.device)
+    return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
+
+
+def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """One token a row.
+
+    Args:
+        logits: [rows, vocabulary].
+        counts: [rows, vocabulary], uses of each token so far; None where the penalty is 0.
+        uniform: [rows], one number in [0, 1) a row; not looked at when temperature is 0.
+
+    Returns:
+        [rows] token ids. With temperature 0 the most probable token after the penalty.
+    """
+    scores = logits.float()
+    if sampling.temperature not in (0.0, 1.0):
+        scores = scores / sampling.temperature
+    if counts is not None:
+        scores = scores - sampling.frequency_penalty * counts
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    if sampling.top_p == 1 and sampling.top_k is None:
+        return _invert(scores.double().softmax(-1), uniform)
+    probability, token = _nucleus(scores, sampling.top_p)
+    probability, token = probability[:, : sampling.top_k], token[:, : sampling.top_k]
+    token, order = token.sort(-1)
+    return token.gather(1, _invert(probability.gather(1, order), uniform)[:, None]).squeeze(1)
+
+
+def _nucleus(scores: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The most probable tokens in falling order, [rows, looked at] each; probability 0 outside the nucleus."""
+    whole = scores.logsumexp(-1, keepdim=True)
+    for size in (FIRST_LOOK, scores.shape[1]):
+        value, token = scores.topk(min(size, scores.shape[1]))
+        probability = (value - whole).double().exp()
+        before = probability.cumsum(-1) - probability
+        # The token that crosses p is kept: one is dropped when those before it already hold p.
+        if size >= scores.shape[1] or bool((before[:, -1] >= top_p).all()):
+            break
+    # A share of 1 keeps all, whatever rounding makes of the sum.
+    return probability if top_p == 1 else probability.masked_fill(before >= top_p, 0.0), token
+
+
+def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
+    """The first index whose cumulative share exceeds the uniform number: [rows, choices] -> [rows]."""
+    cumulative = probability.cumsum(-1)
+    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    # Rounding may put the target at the very end, behind the last token that has any probability.
+    last = probability.shape[1] - 1 - (probability.flip(-1) > 0).to(torch.int8).argmax(-1)
+    return torch.minimum(index, last)

@@ -1,0 +1,66 @@
+"""The alignment table as plain rows: which token of which text stands at which position.
+
+This module does not know activations or how a table is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steer_cli.plan import Placement
+from steer_cli.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
+
+    `start` is the position of the first token; with `every`, where only the last position's row is
+    used, the texts are shown from position 0. `padding` counts the pads at the end.
+    """
+
+    layer: int | str
+    coefficient: float
+    role: str  # prompt, plus or minus
+    start: int
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    padding: int = 0
+    every: bool = False
+
+
+def table_rows(
+    tokenizer: Tokenizer, prompt: Sequence[int], placements: Sequence[Placement]
+) -> list[TableRow]:
+    """The prompt's row, then one for each text of each addition and layer."""
+    rows = [TableRow(0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
+    for placement in placements:
+        alignment = placement.alignment
+        addition = alignment.addition
+        share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
+        for pair in alignment.pairs:
+            for role, sign, row in (("plus", 1, pair.plus), ("minus", -1, pair.minus)):
+                if row is None:
+                    continue
+                first = placement.first_row
+                start = 0 if placement.every else placement.start
+                ids = row.ids if placement.every else row.ids[first : first + placement.end - placement.start]
+                cut = len(row.ids) - first - len(ids)
+                rows.append(
+                    TableRow(
+                        layer=alignment.layer,
+                        coefficient=sign * share,
+                        role=role,
+                        start=start,
+                        tokens=_pieces(tokenizer, ids),
+                        ids=ids,
+                        padding=min(len(ids), max(0, row.pads - max(0, cut))),
+                        every=placement.every,
+                    )
+                )
+    return rows
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(tokenizer.piece(id) for id in ids)

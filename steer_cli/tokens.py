@@ -1,0 +1,191 @@
+"""Texts -> token ids, and the two texts of a pair -> rows of one length.
+
+Every text is tokenised without special tokens and one BOS is put in front, once. This module does not
+know where an addition acts, and reads a tokenizer without torch and without transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from steer_cli.document import show
+from steer_cli.errors import TokenError
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer and the ids that begin and end a text."""
+
+    backend: Backend
+    folder: str
+    bos: int | None
+    eos: tuple[int, ...]  # a row ends at any of them; the first is the tokenizer's own
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids without BOS."""
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt, BOS in front."""
+        return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """Text of token ids, special tokens included."""
+        return self.backend.decode(list(ids), skip_special_tokens=False)
+
+    def piece(self, id: int) -> str:
+        """The text that a token adds in the middle of a text: some decoders strip a leading space at the start."""
+        return self.decode((id, id))[len(self.decode((id,))) :]
+
+    def completion(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> str:
+        """The text that follows the prompt, without the EOS that ended it."""
+        ids = ids[:-1] if ids and ids[-1] in self.eos else ids
+        before, whole = self.decode(prompt), self.decode(prompt + ids)
+        return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One text of a pair: BOS, the text, then pads."""
+
+    ids: tuple[int, ...]
+    pads: int = 0
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """The two rows of a pair; `minus` is None where there is nothing to subtract."""
+
+    plus: TokenRow
+    minus: TokenRow | None
+
+    @property
+    def length(self) -> int:
+        """Positions that the pair's vector covers."""
+        return max(len(self.plus.ids), len(self.minus.ids) if self.minus else 0)
+
+
+def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None) -> Tokenizer:
+    """Read a folder's tokenizer.json (or GPT-2's vocab.json and merges.txt).
+
+    Args:
+        bos: auto (the tokenizer's BOS, else its EOS), none, or the text of one token.
+        also_eos: text of one more token that ends a row.
+
+    Raises:
+        TokenError: there is no tokenizer in the folder, or it has no such token.
+    """
+    backend = _backend(folder)
+    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+    named = {key: _token_id(backend, config.get(f"{key}_token")) for key in ("bos", "eos")}
+    ids = _json(folder / "config.json") | _json(folder / "generation_config.json")
+    stops = ids.get("eos_token_id")
+    eos = [named["eos"], *(stops if isinstance(stops, list) else [stops])]
+    if also_eos is not None:
+        eos.append(_token_id(backend, also_eos))
+    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
+    if bos == "none":
+        first = None
+    elif bos == "auto":
+        first = named["bos"] if named["bos"] is not None else ids.get("bos_token_id")
+        first = first if first is not None or not eos else eos[0]
+        if first is None:
+            raise TokenError(
+                f"{folder}: bos: the tokenizer has neither BOS nor EOS; write `bos: none` or a token"
+            )
+    else:
+        first = _token_id(backend, bos)
+        if first is None:
+            raise TokenError(
+                f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
+            )
+    return Tokenizer(backend, str(folder), first, eos)
+
+
+def _backend(folder: Path) -> Backend:
+    whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if whole.is_file():
+            backend = Backend.from_file(str(whole))
+            # A file may ask for padding or truncation; a row here is exactly the text that was written.
+            backend.no_padding()
+            backend.no_truncation()
+            return backend
+        if vocabulary.is_file() and merges.is_file():
+            backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            backend.add_special_tokens([t for t in ("<|endoftext|>",) if backend.token_to_id(t) is not None])
+            return backend
+    except Exception as error:  # tokenizers raises plain Exception for a broken file
+        raise TokenError(
+            f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:160]}"
+        ) from None
+    raise TokenError(
+        f"{folder}: no tokenizer.json; write one with transformers: "
+        "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise TokenError(f"{file}: not readable as JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _token_id(backend: Backend, token: str | dict | None) -> int | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is None:
+        return None
+    id = backend.token_to_id(token)
+    if id is None:
+        ids = backend.encode(token, add_special_tokens=False).ids
+        id = ids[0] if len(ids) == 1 else None
+    return id
+
+
+def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
+    """The id that fills the shorter text of a pair; None for `none`.
+
+    Raises:
+        TokenError: `pad` is not one token of this tokenizer; names `where`.
+    """
+    if pad == "none":
+        return None
+    if pad == "eos":
+        if not tokenizer.eos:
+            raise TokenError(
+                f"{where}.pad: the tokenizer has no EOS; use `pad: space` or a text of one token"
+            )
+        return tokenizer.eos[0]
+    id = _token_id(tokenizer.backend, " " if pad == "space" else pad)
+    if id is None and pad == "space":
+        # A tokenizer that writes a space as a sign of its own may not give it for a lone space.
+        id = next((i for sign in ("▁", "Ġ") if (i := tokenizer.backend.token_to_id(sign)) is not None), None)
+    if id is None:
+        raise TokenError(
+            f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"
+        )
+    return id
+
+
+def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -> AlignedPair:
+    """A pair of texts -> rows of the same length, the shorter one padded on the right.
+
+    Pads are ordinary tokens and attended to. Without a pad each side keeps its own length.
+    """
+    rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
+    length = max(map(len, rows)) if pad is not None else 0
+    padded = [TokenRow(ids + (pad,) * max(0, length - len(ids)), max(0, length - len(ids))) for ids in rows]
+    return AlignedPair(padded[0], padded[1] if minus is not None else None)

@@ -1,0 +1,134 @@
+"""Pairs -> vectors: which direction, unscaled.
+
+This module does not know prompts, coefficients or spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steer_cli.errors import VectorError
+from steer_cli.model import Model
+from steer_cli.plan import Alignment
+from steer_cli.residual import record
+from steer_cli.tokens import AlignedPair
+
+# Positions of one capture pass: large enough to keep the cores busy, small in memory.
+CAPTURE_POSITIONS = 4096
+
+Streams = dict[tuple[tuple[int, ...], int], Tensor]  # (ids, layer) -> [positions, width], float32
+
+
+def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
+    """The unsteered stream of many texts, in few batched passes that stop at the deepest layer.
+
+    Args:
+        wanted: (ids, layer) of every stream that is needed.
+
+    Returns:
+        (ids, layer) -> [positions, width], float32 on the model's device.
+    """
+    layers = sorted({layer for _, layer in wanted})
+    rows = sorted({ids for ids, _ in wanted}, key=len)
+    streams: Streams = {}
+    while rows:
+        count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
+        batch, rows = rows[-count:], rows[:-count]
+        # What stands to the right of a text cannot reach it, so rows of any length share a pass.
+        longest = len(batch[-1])
+        ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
+        recorded = record(model, ids, layers)
+        for index, row in enumerate(batch):
+            for layer in layers:
+                if (row, layer) in wanted:
+                    streams[row, layer] = recorded[layer][index, : len(row)].float()
+    return streams
+
+
+def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:
+    """The vector of every alignment, [positions, width] (one row for `every`), float32.
+
+    Raises:
+        VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
+    """
+    wanted = {
+        (row.ids, layer)
+        for alignment in alignments
+        for layer in _layers_read(alignment)
+        for pair in alignment.pairs
+        for row in (pair.plus, pair.minus)
+        if row is not None and row.ids
+    }
+    streams = capture(model, wanted)
+    return [_vector(alignment, streams, model) for alignment in alignments]
+
+
+def _layers_read(alignment: Alignment) -> set[int]:
+    return (
+        {alignment.source_layer, alignment.layer}
+        if alignment.addition.match_norm
+        else {alignment.source_layer}
+    )
+
+
+def _vector(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
+    addition = alignment.addition
+    vector = _combined(alignment, alignment.source_layer, streams, model)
+    if addition.match_norm:
+        wanted = _combined(alignment, alignment.layer, streams, model).norm(dim=-1, keepdim=True)
+        vector = _rescaled(vector, wanted)
+    if addition.random is not None:
+        noise = torch.randn(vector.shape, generator=torch.Generator().manual_seed(addition.random.seed))
+        vector = _rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
+    if addition.dims is not None:
+        vector = vector.clone()
+        vector[:, round(addition.dims * model.width) :] = 0
+    if not vector.isfinite().all():
+        raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_layer} is not finite")
+    if addition.coefficient != 0 and not vector.any():
+        raise VectorError(
+            f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
+        )
+    return vector
+
+
+def _rescaled(vector: Tensor, norm: Tensor) -> Tensor:
+    own = vector.norm(dim=-1, keepdim=True)
+    return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
+
+
+def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) -> Tensor:
+    """Sum or mean of the pairs' differences, aligned at their first token."""
+    every = alignment.addition.position == "every"
+    total = torch.zeros(1 if every else alignment.length, model.width, device=model.device)
+    for pair in alignment.pairs:
+        difference = _difference(pair, layer, streams).to(total)
+        if every:
+            total += difference[-1:]
+        else:
+            total[: len(difference)] += difference
+    return total / len(alignment.pairs) if alignment.addition.combine == "mean" else total
+
+
+def _difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor:
+    """plus - minus, [positions, width]; without padding each side acts on its own length."""
+    sides = [
+        (sign, row.ids) for sign, row in ((1, pair.plus), (-1, pair.minus)) if row is not None and row.ids
+    ]
+    width = next(iter(streams.values())).shape[1]
+    device = next(iter(streams.values())).device
+    total = torch.zeros(pair.length, width, device=device)
+    for sign, ids in sides:
+        total[: len(ids)] += sign * streams[ids, layer]
+    if pair.minus is not None:
+        # Equal beginnings have equal streams; rows of one batch may still differ in the last bit.
+        shared = 0
+        for plus, minus in zip(pair.plus.ids, pair.minus.ids, strict=False):
+            if plus != minus:
+                break
+            shared += 1
+        total[:shared] = 0
+    return total
