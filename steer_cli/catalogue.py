@@ -297,10 +297,14 @@ def _pip_error(archive: Archive, complaint: str) -> Exception:
     if "[Errno 28]" in complaint:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     lines = [line.strip() for line in complaint.splitlines() if line.strip()] or ["pip said nothing"]
-    cause = next((line for line in reversed(lines) if line.lower().startswith("error:")), lines[-1])
+    errors = [line for line in lines if line.lower().startswith("error:") and not line.endswith(":")]
+    cause = (errors or lines)[-1]
     # pip tells a refused connection in a warning, and ends as if the package did not exist
-    broken = re.findall(r"connection broken by .*?(?:\[Errno -?\d+\] |: )([^:\'\"]+)[\'\")]*: /", complaint)
-    cause = cause[:160].removeprefix("ERROR: ") + (f" ({broken[-1][:80]})" if broken else "")
+    broken = re.findall(r"connection broken by '(.*)': /", complaint)
+    if broken:  # the text in the innermost of its nested errors
+        reason = re.split(r": |\] |, '|\('|\(\"", broken[-1])[-1].partition(" (")[0].strip("'\")")
+        cause = f"{cause[:160]} ({reason[:80]})"
+    cause = cause[:250].removeprefix("ERROR: ")
     return CatalogueError(
         f"{archive.package} {archive.version}: pip cannot fetch it: {cause}; "
         "check the network and `pip config list`, then try again"
@@ -338,7 +342,7 @@ def _made_once(target: Path, identity: dict, space: int, fill: Callable, note: N
     if _whole(target, identity):
         return target
     staging = home() / "staging" / f"{target.parent.name}-{target.name}"
-    with _disk_errors(), _alone(staging.name, note):
+    with _disk_errors(), _alone(staging.name, identity.get("gguf", target.name), note):
         if _whole(target, identity):
             return target
         shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
@@ -384,14 +388,14 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _alone(key: str, note: Note) -> Iterator[None]:
+def _alone(key: str, model: str, note: Note) -> Iterator[None]:
     """Hold the lock of `key`; the system frees it when its holder dies."""
     lock = FileLock(home() / "locks" / f"{key}.lock")
     try:
         (home() / "locks").mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        note(f"another process is preparing {key.partition('-')[2]}: waiting for it")
+        note(f"another process is preparing {model}: waiting for it")
         lock.acquire()
     except OSError as error:
         raise _home_error(error.strerror) from error

@@ -5,7 +5,9 @@ This module does not know what is done to the stream between the blocks.
 
 from __future__ import annotations
 
+import os
 import warnings
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +128,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
     try:
-        with warnings.catch_warnings():
+        # Its own progress bar would write over ours; ours stands for the whole conversion.
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             network = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -137,5 +140,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
-    network.save_pretrained(folder)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -129,7 +129,7 @@ def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], 
     start, end = span(position, length, len(prompt), first=0 if tokenizer.bos is None else 1)
     if position == "every":
         return Placement(alignment, start, max(start, end))
-    if 0 <= start and end <= len(prompt):
+    if start >= 0 and end <= len(prompt):
         return Placement(alignment, start, end)
     kept = max(0, start), min(len(prompt), end)
     if alignment.addition.overflow == "clip" and kept[0] < kept[1]:

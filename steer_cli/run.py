@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from steer_cli import catalogue
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.locate import Located, locate
 from steer_cli.measure.words import count_words
@@ -80,6 +81,15 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     convert_gguf(gguf, folder)
 
 
+def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
+    """Fetch and convert a model of the catalogue unless it is there; returns its folder.
+
+    Raises:
+        CatalogueError: there is no such model, or it cannot be fetched.
+    """
+    return catalogue.pull(name, _convert_gguf, progress, note)
+
+
 def generate(
     recipe: Recipe, hardware: Hardware, score: bool = False, progress: Progress = silent, note: Note = silent
 ) -> Iterator[Outcome]:
@@ -111,8 +121,8 @@ def _part(progress: Progress, number: int, prompts: int) -> Progress:
 def _complete(
     planned: Planned, prompt: PlannedPrompt, model, vectors, score: bool, progress: Progress
 ) -> Outcome:
-    from steer_cli.generate import UNSTEERED, decode, mean_logprobs, prefill
     from steer_cli.arms import Observer, arm_of
+    from steer_cli.generate import UNSTEERED, decode, mean_logprobs, prefill
 
     sampling = planned.recipe.sampling
     arms = [UNSTEERED, arm_of(model, prompt.placements, vectors, len(prompt.ids))]

@@ -1,0 +1,49 @@
+"""`steer check`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "Validate recipes: one line for each fault, with its file and line.",
+    "steer check my-recipe.yaml",
+    "steer check recipes/*.yaml && git commit -a",
+)
+
+
+def check(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...",
+            help="Recipe files, names of shipped recipes, or - for standard input.",
+            autocompletion=options.recipe_names,
+            show_default=False,
+        ),
+    ],
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli.errors import RecipeError
+    from steer_cli.recipe import load
+    from steer_cli.report.plain import visible
+
+    faulty = False
+    for name in recipes:
+        try:
+            recipe = load(name)
+        except RecipeError as error:
+            if options.Debug.on:
+                raise
+            faulty = True
+            for problem in error.problems:
+                typer.echo(f"error: {visible(problem)}", err=True)
+        else:
+            amounts = [(len(recipe.additions), "addition"), (len(recipe.all_prompts), "prompt")]
+            said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in amounts)
+            typer.echo(visible(f"{name}: ok ({said})"))
+    if faulty:
+        raise typer.Exit(1)

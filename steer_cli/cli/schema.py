@@ -1,0 +1,19 @@
+"""`steer schema`."""
+
+from __future__ import annotations
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "Print the JSON Schema of a recipe, for completion in an editor.",
+    "steer schema > recipe.schema.json",
+    'echo "# yaml-language-server: $schema=recipe.schema.json" | cat - my-recipe.yaml',
+)
+
+
+def schema(debug: options.Debug.option = False) -> None:
+    import json
+
+    from steer_cli.recipe import schema as recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))

@@ -1,0 +1,82 @@
+"""Outcomes -> records, one JSON object a line, each complete by itself.
+
+This module does not know files or terminals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from steer_cli.outcome import Completion, Outcome, Receipt
+from steer_cli.recipe import Recipe
+from steer_cli.table import TableRow
+
+
+def line(record: dict[str, Any]) -> str:
+    """A record as one line of UTF-8 JSON."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+
+def generation_records(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """A record for each sample of a prompt."""
+    recipe = outcome.recipe
+    for sample, arms in enumerate(zip(outcome.unsteered, outcome.steered, strict=True)):
+        yield {
+            "recipe": recipe.name,
+            "recipe_sha256": recipe.sha256,
+            "model": outcome.model,
+            "prompt": outcome.prompt,
+            "sample": sample,
+            "seed": recipe.sampling.seed,
+            "unsteered": _completion(arms[0]),
+            "steered": _completion(arms[1]),
+            "additions": [_addition(receipt) for receipt in outcome.receipts],
+        }
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "tokens": list(completion.tokens),
+        "finish": completion.finish,
+        "mean_logprob": completion.mean_logprob,
+        "counts": completion.counts,
+    }
+
+
+def _addition(receipt: Receipt) -> dict[str, Any]:
+    placement = receipt.placement
+    position = placement.alignment.addition.position
+    return {
+        "layer": placement.alignment.layer,
+        "coefficient": placement.alignment.addition.coefficient,
+        "position": position.model_dump() if isinstance(position, BaseModel) else position,
+        "span": [placement.start, placement.end],
+        "ratio": [round(value, 6) for value in receipt.ratio],
+        "cosine": [round(value, 6) for value in receipt.cosine],
+    }
+
+
+def table_record(recipe: Recipe, model: str, prompt: str, rows: Iterable[TableRow]) -> dict[str, Any]:
+    """The alignment table of one prompt."""
+    return {
+        "recipe": recipe.name,
+        "model": model,
+        "prompt": prompt,
+        "rows": [
+            {
+                "layer": row.layer,
+                "coefficient": row.coefficient,
+                "role": row.role,
+                "start": row.start,
+                "tokens": list(row.tokens),
+                "ids": list(row.ids),
+                "padding": row.padding,
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,33 @@
+"""Text of any origin -> text that a terminal only shows.
+
+A model may write escape sequences; none of them may reach the screen. This module does not know colours.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+SPACE, PAD = "·", "␣"
+
+
+def visible(text: str) -> str:
+    """The text with control and direction-changing characters replaced by visible signs; lines and tabs stay."""
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or character.isprintable():
+        return character
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    # Private and unassigned characters are harmless; these four classes steer a terminal or break its lines.
+    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+
+
+def cell(piece: str, pad: bool = False) -> str:
+    """A token as one word: leading spaces and pads visible, no line breaks."""
+    shown = visible(piece).replace("\n", "↵").replace("\t", "⇥").replace(" ", SPACE)
+    if pad:
+        return PAD if piece == " " else f"{PAD}{shown}"
+    return shown or "∅"

@@ -1,0 +1,60 @@
+"""Progress and notes of long work, on standard error; bars only where it is a terminal.
+
+This module does not know what the stages do.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from steer_cli.report.plain import visible
+
+STAGES = {
+    "fetch": "fetching the model",
+    "convert": "converting the model, once",
+    "load": "loading the model",
+    "decode": "decoding",
+}
+
+
+class Display:
+    """A context that shows one stage at a time and leaves nothing behind on the screen."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._bar: Progress | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.clear()
+
+    def note(self, text: str) -> None:
+        """One line for a person."""
+        self._console.print(visible(text), style="dim", soft_wrap=True)
+
+    def clear(self) -> None:
+        """Take the bar away, so that results can be printed where it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """The state of a stage; total is None while it is not known."""
+        if not self._console.is_terminal:
+            return
+        if self._bar is None or stage != self._stage:
+            self.clear()
+            amount = DownloadColumn() if stage == "fetch" else TimeRemainingColumn(compact=True)
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), amount)
+            self._bar, self._stage = Progress(*columns, console=self._console, transient=True), stage
+            self._bar.add_task(STAGES.get(stage, stage), total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if total is not None and done >= total:
+            self.clear()

@@ -1,0 +1,195 @@
+"""Outcomes -> a screen: the alignment table, the receipt, completions side by side.
+
+Colours are few and never carry meaning alone. This module does not know how anything was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from steer_cli.outcome import Completion, Outcome, Receipt
+from steer_cli.recipe import Recipe
+from steer_cli.report.plain import cell, visible
+from steer_cli.table import TableRow
+
+SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
+SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
+ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
+
+
+def console() -> Console:
+    """Standard output, on which no text is ever read as markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def title(recipe: Recipe, model: str) -> Text:
+    """Name and model of a run, and what the recipe says of itself."""
+    head = Text.assemble((visible(recipe.name), "bold"), "  on ", visible(model))
+    return (
+        head.append("\n" + visible(recipe.description).strip(), style="dim") if recipe.description else head
+    )
+
+
+def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) -> Iterator[RenderableType]:
+    """Positions as columns, a row for each text; folded into several tables where the screen is narrow.
+
+    Args:
+        width: columns of the screen.
+        texts: leave out the texts of an addition behind this many.
+    """
+    merged, left_out = _merge_layers(rows, texts)
+    end = max(row.start + len(row.tokens) for row, _ in merged)
+    widths = [
+        max([cell_len(str(at)), *(cell_len(_token(row, at)) for row, _ in merged)]) for at in range(end)
+    ]
+    labels = max(cell_len(label) for _, label in merged)
+    room = width - max(5, labels) - 5 - 6 * 2
+    at = 0
+    while at < end:
+        stop = at + 1
+        while stop < end and sum(widths[at : stop + 1]) + 2 * (stop + 1 - at) <= room:
+            stop += 1
+        yield _alignment_part(merged, at, stop)
+        at = stop
+    if left_out:
+        yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
+    yield Text("  · space   ␣ padding", style="dim")
+
+
+def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tuple[TableRow, str]], int]:
+    """Rows that differ in nothing but the layer become one, labelled with all of them."""
+    layers: dict[tuple, list] = {}
+    for row in rows:
+        key = (row.role, row.coefficient, row.start, row.ids, row.padding, row.every)
+        layers.setdefault(key, []).append(row)
+    merged = [(same[0], _range([row.layer for row in same])) for same in layers.values()]
+    merged = [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
+    kept = merged if texts is None else merged[: texts + 1]
+    return kept, len(merged) - len(kept)
+
+
+def _range(layers: Sequence[int | str]) -> str:
+    unique = list(dict.fromkeys(layers))
+    if len(unique) > 2 and all(isinstance(layer, int) for layer in unique):
+        if unique == list(range(unique[0], unique[-1] + 1)):
+            return f"{unique[0]}-{unique[-1]}"
+    return ", ".join(map(str, unique))
+
+
+def _token(row: TableRow, position: int) -> str:
+    index = position - row.start
+    if not 0 <= index < len(row.tokens):
+        return ""
+    return cell(row.tokens[index], pad=index >= len(row.tokens) - row.padding)
+
+
+def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table.add_column("layer", no_wrap=True)
+    table.add_column("coef", justify="right", no_wrap=True)
+    for position in range(start, stop):
+        table.add_column(str(position), overflow="fold")
+    for row, label in rows:
+        style = ROLE_STYLE[row.role]
+        cells = []
+        for position in range(start, stop):
+            pad = position - row.start >= len(row.tokens) - row.padding
+            cells.append(Text(_token(row, position), style="dim" if pad else style))
+        table.add_row(visible(label), f"{row.coefficient:+.4g}", *cells)
+    return table
+
+
+def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
+    """Where each addition acted: tokens, norms, their ratio and cosine, a line for each position."""
+    for taken in receipts:
+        placement = taken.placement
+        addition = placement.alignment.addition
+        position = addition.position
+        where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
+        also = " and every new token" if placement.every else ""
+        yield Text.assemble(
+            "  acted: ",
+            (visible(placement.alignment.label), "bold"),
+            f"  layer {placement.alignment.layer}  coefficient {addition.coefficient:+.4g}  {visible(where)} ",
+            f"[{placement.start}, {placement.end}){also}",
+        )
+        table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+        table.add_column("position", justify="right")
+        table.add_column("token", overflow="fold", style="bold")
+        for name in ("|vector|", "|stream|", "ratio", "cosine"):
+            table.add_column(name, justify="right")
+        for index in range(min(len(taken.ratio), SHOWN_POSITIONS)):
+            table.add_row(
+                str(placement.start + index),
+                cell(pieces[placement.start + index]),
+                f"{taken.vector[index]:.4g}",
+                f"{taken.stream[index]:.4g}",
+                f"{taken.ratio[index]:.3f}",
+                f"{taken.cosine[index]:+.2f}",
+            )
+        yield Padding(table, (0, 0, 0, 2))
+        hidden = taken.ratio[SHOWN_POSITIONS:]
+        if hidden:
+            text = f"  and {len(hidden)} more positions, ratio {min(hidden):.3f} to {max(hidden):.3f}"
+            yield Text(text, style="dim")
+
+
+def completions(outcome: Outcome) -> Table:
+    """Unsteered on the left, steered on the right, a row for each sample, the prompt in bold."""
+    table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, header_style="dim", padding=(0, 1))
+    words = [word for listed in outcome.recipe.count.values() for word in listed]
+    for name in ("unsteered", "steered"):
+        table.add_column(name, ratio=1, overflow="fold")
+    for pair in zip(outcome.unsteered, outcome.steered, strict=True):
+        table.add_row(*(_completion(outcome.prompt, completion, words) for completion in pair))
+    return table
+
+
+def _completion(prompt: str, completion: Completion, words: Sequence[str]) -> Text:
+    text = Text(visible(completion.text))
+    if words:
+        text.highlight_words([visible(word) for word in words], style="underline cyan", case_sensitive=False)
+    return Text.assemble((visible(prompt), "bold"), text)
+
+
+def counts(outcome: Outcome) -> Table:
+    """Counted words, as means over the completions of each arm."""
+    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+    table.add_column("words a completion")
+    for name in ("unsteered", "steered"):
+        table.add_column(name, justify="right")
+    for label in outcome.recipe.count:
+        means = (_mean(arm, label) for arm in (outcome.unsteered, outcome.steered))
+        table.add_row(visible(label), *(f"{mean:.2f}" for mean in means))
+    return table
+
+
+def _mean(arm: Sequence[Completion], label: str) -> float:
+    return sum(completion.counts[label] for completion in arm) / len(arm)
+
+
+def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
+    """The whole screen of one prompt, from top to bottom."""
+    yield from alignment(outcome.table, width, SHOWN_TEXTS)
+    yield Text()
+    yield from receipt(outcome.receipts, outcome.pieces)
+    yield completions(outcome)
+    if outcome.recipe.count:
+        yield counts(outcome)
+
+
+def listing(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    """A plain table of text, for the lists of recipes and models."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(visible(row[column]) for column in columns))
+    return table
