@@ -74,7 +74,9 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     """The part of pydantic's location that is a path in the document (unions add tags of their own)."""
     path: tuple = ()
     for step in loc:
-        if (isinstance(values, dict) and step in values) or (isinstance(values, list) and isinstance(step, int) and step < len(values)):
+        if (isinstance(values, dict) and step in values) or (
+            isinstance(values, list) and isinstance(step, int) and step < len(values)
+        ):
             path, values = (*path, step), values[step]
         # The ways to write one of these are tried in turn and all fail: one error is enough.
         if path[-1:] in _ALTERNATIVES:
