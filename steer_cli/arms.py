@@ -1,6 +1,7 @@
 """Vectors and placements -> the tensors of an arm, and the receipt of where they acted.
 
-The receipt is measured by the pass that was changed. This module does not know tokens or how a receipt is shown.
+The receipt is measured by the pass that was changed. This module does not know tokens, nor how a
+receipt is shown.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
         rows = rows_of(placement, vector)
         if coefficient != 0 and not placement.every and not rows.any():
             raise VectorError(
-                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all zeros; "
-                "use a longer prompt or another position"
+                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all "
+                "zeros; use a longer prompt or another position"
             )
         if layer not in prompt:
             prompt[layer] = zeros(positions, model.width, device=model.device)

@@ -8,7 +8,7 @@ vectors come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -64,10 +64,8 @@ def record(model: Model, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor
             raise _Enough
 
     with _at_layers(model, layers, keep):
-        try:
+        with suppress(_Enough):
             model.network(input_ids=ids.to(model.device), use_cache=False)
-        except _Enough:
-            pass
     return streams
 
 

@@ -66,7 +66,7 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
 
 
 def _nucleus(scores: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The most probable tokens in falling order, [rows, looked at] each; probability 0 outside the nucleus."""
+    """The most probable tokens in falling order, [rows, looked at]; probability 0 outside the nucleus."""
     whole = scores.logsumexp(-1, keepdim=True)
     for size in (FIRST_LOOK, scores.shape[1]):
         value, token = scores.topk(min(size, scores.shape[1]))
