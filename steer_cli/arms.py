@@ -13,10 +13,10 @@ from torch import Tensor, zeros
 from torch.nn.functional import cosine_similarity
 
 from steer_cli.errors import VectorError
-from steer_cli.generate import Arm
 from steer_cli.model import Model
 from steer_cli.outcome import Receipt
 from steer_cli.plan import Placement
+from steer_cli.prefill import Arm
 
 
 def rows_of(placement: Placement, vector: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
 
 @dataclass
 class Observer:
-    """Takes the receipts of one arm while the prompt runs; give `see` to the prefill."""
+    """Takes the receipts of one arm while the prompt runs; give `see` to its job."""
 
     arm: int
     placements: Sequence[Placement]

@@ -162,6 +162,6 @@ def check_length(
         raise PlanError(f"prompt {show(text)}: no tokens at all; write a text, or leave `bos` at auto")
     if context is not None and len(prompt) + new_tokens > context:
         raise PlanError(
-            f"prompt {show(text)}: {len(prompt)} tokens and {new_tokens} new ones are more than the {context} "
-            f"of {model}; shorten it or lower sampling.max_new_tokens"
+            f"prompt {show(text)}: {len(prompt)} tokens and {new_tokens} new ones are more than the "
+            f"{context} of {model}; shorten it or lower sampling.max_new_tokens"
         )

@@ -63,9 +63,8 @@ def record(model: Model, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor
         if layer == deepest:
             raise _Enough
 
-    with _at_layers(model, layers, keep):
-        with suppress(_Enough):
-            model.network(input_ids=ids.to(model.device), use_cache=False)
+    with _at_layers(model, layers, keep), suppress(_Enough):
+        model.network(input_ids=ids.to(model.device), use_cache=False)
     return streams
 
 

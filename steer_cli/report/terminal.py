@@ -91,7 +91,7 @@ def _token(row: TableRow, position: int) -> str:
 
 
 def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False, padding=(0, 1))
     table.add_column("layer", no_wrap=True)
     table.add_column("coef", justify="right", no_wrap=True)
     for position in range(start, stop):
