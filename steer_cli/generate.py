@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
-from torch import Tensor
 
 from steer_cli.model import Model
 from steer_cli.prefill import Job, Started, prefill, stacked
@@ -102,23 +100,21 @@ def generate(
     fixed = model.on_one_gpu if fixed is None else fixed
     rows = batch_rows or row_budget(model, first[0].started, capacity)
     batch = _Batch(model, first[0].started, max(arms, rows - rows % arms), capacity, sampling, eos, fixed)
-    with ExitStack() as hooks:
-        hooks.enter_context(batch.hooks())
-        while tasks:
-            # One prefill pass for as many prompts as there is room for.
-            while batch.free >= arms:
-                task = next((task for task in tasks if task.begun < task.samples), None)
-                if task is None:
-                    more = _start(model, waiting, -(-batch.free // (arms * sampling.samples)), sampling)
-                    tasks.extend(more)
-                    if not more:
-                        break
-                    continue
+    while tasks:
+        while batch.free >= arms:
+            task = next((task for task in tasks if task.begun < task.samples), None)
+            if task is not None:
                 batch.admit(task, min(batch.free // arms, task.samples - task.begun))
-            ended(batch.step())
-            while tasks and (finished := tasks[0].finished()):
-                tasks.popleft()
-                yield finished
+                continue
+            # One prefill pass for as many prompts as there is room for.
+            more = _start(model, waiting, -(-batch.free // (arms * sampling.samples)), sampling)
+            if not more:
+                break
+            tasks.extend(more)
+        ended(batch.step())
+        while tasks and (finished := tasks[0].finished()):
+            tasks.popleft()
+            yield finished
 
 
 def _start(model: Model, waiting: Iterator[Job], count: int, sampling: Sampling) -> list[_Task]:
@@ -136,7 +132,14 @@ class _Batch:
     """The rows that decode together. The first `used` slots are running, the others free."""
 
     def __init__(
-        self, model: Model, like: Started, rows: int, capacity: int, sampling: Sampling, eos: Sequence[int]
+        self,
+        model: Model,
+        like: Started,
+        rows: int,
+        capacity: int,
+        sampling: Sampling,
+        eos: Sequence[int],
+        fixed: bool,
     ):
         self._model, self._sampling = model, sampling
         self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
@@ -151,7 +154,6 @@ class _Batch:
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
         self._deltas = {layer: torch.zeros(rows, 1, model.width, device=model.device) for layer in layers}
-        self._shown: dict[int, Tensor] = dict(self._deltas)
         self._decode = decode_step(model, self._slots)
 
     @property
@@ -161,13 +163,6 @@ class _Batch:
     @property
     def free(self) -> int:
         return self._slots.rows - self.used
-
-    def hooks(self) -> ExitStack:
-        """Only a position `every` acts on new tokens; without one there are no hooks and no cost."""
-        stack = ExitStack()
-        if self._deltas:
-            stack.enter_context(inject(self._model, self._shown))
-        return stack
 
     def admit(self, task: _Task, samples: int) -> None:
         """Begin the next samples of a task, a row for each arm."""
@@ -189,10 +184,8 @@ class _Batch:
         if self._counts is not None:
             ids = torch.tensor([job.prompt], device=self._model.device)
             self._counts[rows] = token_counts(ids, self._counts.shape[1])
-        arms = [arm.decode for arm in job.arms]
-        for layer, delta in stacked(
-            [{k: v[None] for k, v in arm.items()} for arm in arms], (1, self._model.width), self._model
-        ).items():
+        one_row = [{layer: delta[None] for layer, delta in arm.decode.items()} for arm in job.arms]
+        for layer, delta in stacked(one_row, (1, self._model.width), self._model).items():
             self._deltas[layer][rows] = delta.repeat(samples, 1, 1)
 
     def step(self) -> int:
@@ -217,7 +210,7 @@ class _Batch:
             task, arm, sample = self._owners[row]
             ids = tuple(self._drawn[row, : int(self._number[row])].tolist())
             task.rows[arm, sample] = Row(ids, "eos" if at_eos[row] else "length")
-        # The last running row moves into each gap, the highest gap first, so that none is moved twice in vain.
+        # The last running row moves into each gap, the highest gap first, so that it is one that goes on.
         for row in sorted(gone, reverse=True):
             last = self.used - 1
             if row != last:
@@ -240,8 +233,10 @@ class _Batch:
                 1, token[:, None], torch.ones_like(token[:, None], dtype=torch.float32)
             )
         self._slots.begin_step(used, max(self._lengths))
-        for layer, delta in self._deltas.items():
-            self._shown[layer] = delta[: self._slots.used]
-        self._logits[:used] = self._decode(token)[:used]
+        # Only the position `every` acts on new tokens; without it there is no hook and no cost. The hooks
+        # do not outlive the step, since whoever takes the results may run the model too.
+        deltas = {layer: delta[: self._slots.used] for layer, delta in self._deltas.items()}
+        with inject(self._model, deltas):
+            self._logits[:used] = self._decode(token)[:used]
         self._slots.end_step()
         self._lengths = [length + 1 for length in self._lengths]
