@@ -14,8 +14,8 @@ HELP = options.help_text(
     "the completions. Sample i of both columns draws with the same random numbers, so what differs is the"
     " steering.",
     "steer generate love-hate",
-    'steer generate love-hate --prompt "I hate it when" --samples 8 --set additions.0.coefficient=3',
-    "cat prompts.txt | steer generate wedding-word --prompts - --jsonl | jq -r .steered.text",
+    'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
+    "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
 
 
@@ -32,7 +32,9 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws.")] = None,
     set: options.Set = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt and sample.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", metavar="", help="A JSON record for each prompt and sample.")
+    ] = False,
     batch_rows: Annotated[
         int | None,
         typer.Option(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from steer_cli.document import Override, parse_override
 from steer_cli.errors import RecipeError
-from steer_cli.recipe import Override, Recipe, load, parse_override
+from steer_cli.library import decode, read
+from steer_cli.recipe import Recipe, load
 
 
 def recipe_from(
@@ -47,15 +48,10 @@ def read_prompts(file: str) -> list[str]:
     Raises:
         RecipeError: the file cannot be read, is not UTF-8 or holds no prompt.
     """
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise RecipeError([f"--prompts {file}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise RecipeError([f"--prompts {file}:{number}: not UTF-8 text; save the file as UTF-8"]) from None
+    source = f"--prompts {file}"
+    # Only a line feed ends a line: a text may hold the other separators that Unicode knows.
+    lines = [line.removesuffix("\r") for line in decode(read(Path(file), source), source).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise RecipeError([f"--prompts {file}: no prompt in it; write one a line"])
+        raise RecipeError([f"{source}: no prompt in it; write one a line"])
     return prompts
