@@ -29,11 +29,14 @@ def recipes(
     json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each recipe.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
+    from steer_cli.errors import RecipeError
     from steer_cli.library import decode, find, read, shipped
     from steer_cli.recipe import load
     from steer_cli.report import jsonl, terminal
 
     if name is not None:
+        if name == "-":
+            raise RecipeError(["-: not a recipe's name; `steer recipes` lists them"])
         typer.echo(decode(read(find(name), name), name), nl=False)
         return
     rows = []
