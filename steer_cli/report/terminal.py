@@ -199,6 +199,7 @@ def _mean(arm: Sequence[Completion], label: str) -> float:
 
 def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     """The whole screen of one prompt, from top to bottom."""
+    yield Text()
     yield from alignment(outcome.table, width, SHOWN_TEXTS)
     yield Text()
     yield from receipt(outcome.receipts, outcome.pieces)
