@@ -62,9 +62,7 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
         SteerError: anything that is wrong with the recipe, the prompts or the model's files.
     """
     recipe = recipe.with_prompts([])
-    located = locate(recipe.model, _convert_gguf, weights, progress, note)
-    bos = located.bos if recipe.bos == "auto" else recipe.bos
-    tokenizer = open_tokenizer(located.folder, bos, located.also_eos)
+    located, tokenizer = find(recipe, weights, progress, note)
     alignments = align_additions(recipe, tokenizer, located.blocks)
     prompts = []
     for text in recipe.all_prompts:
@@ -73,6 +71,19 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
             check_length(ids, text, recipe.sampling.max_new_tokens, located.context, located.name)
         prompts.append(PlannedPrompt(text, ids, place(alignments, tokenizer, ids, text)))
     return Planned(recipe, located, tokenizer, tuple(prompts))
+
+
+def find(
+    recipe: Recipe, weights: bool, progress: Progress = silent, note: Note = silent
+) -> tuple[Located, Tokenizer]:
+    """The recipe's model and tokenizer; whether the recipe fits them is not looked at.
+
+    Raises:
+        SteerError: there is no such model, or it has no usable tokenizer.
+    """
+    located = locate(recipe.model, _convert_gguf, weights, progress, note)
+    bos = located.bos if recipe.bos == "auto" else recipe.bos
+    return located, open_tokenizer(located.folder, bos, located.also_eos)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import check, generate, models, recipes, schema, table
+from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, table
 from steer_cli.cli.options import Debug
 from steer_cli.errors import SteerError
 
@@ -66,6 +66,9 @@ app = typer.Typer(
 for module, function in (
     (generate, generate.generate),
     (table, table.table),
+    (shift, shift.shift),
+    (perplexity, perplexity.perplexity),
+    (norms, norms.norms),
     (check, check.check),
     (schema, schema.schema),
     (recipes, recipes.recipes),

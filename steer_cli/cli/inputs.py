@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
-from steer_cli.errors import RecipeError
+from steer_cli.corpus import Columns, Corpus, parse_groups, read
+from steer_cli.errors import CorpusError, PlotError, RecipeError, SteerError
 from steer_cli.recipe import Override, Recipe, load, parse_override
 
 
@@ -16,11 +18,13 @@ def recipe_from(
     prompts: list[str] | None = None,
     prompts_file: str | None = None,
     model: str | None = None,
+    needs_prompt: bool = True,
     **sampling: Any,
 ) -> Recipe:
     """Load a recipe and apply what the command line changes.
 
     Args:
+        needs_prompt: False where the prompts are not looked at, so that a recipe may have none.
         sampling: options that stand for keys of `sampling`; None leaves the recipe's value.
 
     Raises:
@@ -38,7 +42,7 @@ def recipe_from(
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
-    return recipe.with_prompts(texts)
+    return recipe.with_prompts(texts) if needs_prompt else recipe
 
 
 def read_prompts(file: str) -> list[str]:
@@ -59,3 +63,35 @@ def read_prompts(file: str) -> list[str]:
     if not prompts:
         raise RecipeError([f"--prompts {file}: no prompt in it; write one a line"])
     return prompts
+
+
+def read_corpora(
+    options: list[str] | None, lines: bool, column: str | None, label: str | None, groups: list[str] | None
+) -> list[Corpus]:
+    """The corpora that the options name.
+
+    Raises:
+        CorpusError: a file cannot be read as asked for; or groups without a label column.
+    """
+    if groups and label is None:
+        raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
+    columns = Columns(column, label, parse_groups(groups or []))
+    return [read(option, lines, columns) for option in options or []]
+
+
+def choice(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
+    """Raises SteerError where the value of an option is not one of those known."""
+    if value not in known:
+        raise SteerError(f"{option} {value}: choose {' or '.join(each for each in known if each)}")
+
+
+def plot_file(file: Path | None) -> None:
+    """Raises PlotError where no plot could be written at the end of a long run; so it is said at its start."""
+    if file is None:
+        return
+    if file.suffix.lower() not in (".png", ".svg"):
+        raise PlotError(f"--plot {file}: write a name that ends in .png or .svg")
+    if not file.absolute().parent.is_dir():
+        raise PlotError(f"--plot {file}: there is no folder {file.parent}; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PlotError("--plot: needs matplotlib; install it with: pip install 'steer-cli[plot]'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,5 +70,54 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change any value, such as additions.0.coefficient=3; may be repeated.",
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", metavar="D", help="float32, bfloat16 or float16; auto is float32 on a CPU.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option("--device-map", metavar="auto", help="Spread a model that is larger than one accelerator."),
+]
+Corpora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        metavar="NAME=FILE",
+        help="Sentences under a name: plain text, .jsonl or .csv; may be repeated.",
+    ),
+]
+Lines = Annotated[
+    bool, typer.Option("--lines", help="A line (of a table: a cell) is one sentence; nothing is split.")
+]
+Column = Annotated[
+    str | None,
+    typer.Option("--column", metavar="NAME", help="The column of a .csv or .jsonl file that holds the text."),
+]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="The column whose values get figures of their own."),
+]
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group", metavar="LABEL=V,V", help="Put values of the label column together, such as negative=1,2."
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="M",
+        help="pad: spaces keep the vector apart from the text; overlay: it lies on the text's first tokens.",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE", help="Also draw it to a .png or .svg file (needs the extra `plot`)."
     ),
 ]
