@@ -1,6 +1,7 @@
 """Vectors and placements -> the tensors of an arm, and the receipt of where they acted.
 
-The receipt is measured by the pass that was changed. This module does not know tokens or how a receipt is shown.
+The receipt is measured by the pass that was changed. This module does not know tokens, nor how a
+receipt is shown.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from torch import Tensor, zeros
 from torch.nn.functional import cosine_similarity
 
 from steer_cli.errors import VectorError
-from steer_cli.generate import Arm
 from steer_cli.model import Model
 from steer_cli.outcome import Receipt
 from steer_cli.plan import Placement
+from steer_cli.prefill import Arm
 
 
 def rows_of(placement: Placement, vector: Tensor) -> Tensor:
@@ -38,8 +39,8 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
         rows = rows_of(placement, vector)
         if coefficient != 0 and not placement.every and not rows.any():
             raise VectorError(
-                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all zeros; "
-                "use a longer prompt or another position"
+                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all "
+                "zeros; use a longer prompt or another position"
             )
         if layer not in prompt:
             prompt[layer] = zeros(positions, model.width, device=model.device)
@@ -51,7 +52,7 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
 
 @dataclass
 class Observer:
-    """Takes the receipts of one arm while the prompt runs; give `see` to the prefill."""
+    """Takes the receipts of one arm while the prompt runs; give `see` to its job."""
 
     arm: int
     placements: Sequence[Placement]

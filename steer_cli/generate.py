@@ -1,42 +1,30 @@
-"""Prefill, then decode: all samples of all arms of a prompt in one batch.
+"""Decode: all samples of all arms of all prompts, in one batch that is kept full.
 
-An arm is a way to run the prompt: unsteered, or with a plan. This module does not know recipes, texts or
-where an arm's tensors come from.
+Rows leave the batch when they end and others take their place, so the work is the same for one prompt and
+for thousands. This module does not know recipes or texts.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
-from steer_cli.errors import VectorError
 from steer_cli.model import Model
+from steer_cli.prefill import Job, Started, prefill, stacked
 from steer_cli.recipe import Sampling
 from steer_cli.residual import inject
-from steer_cli.sampling import draw, token_counts, uniforms
+from steer_cli.sampling import draw, exact, token_counts, uniforms
+from steer_cli.slots import Slots, slot_bytes
+from steer_cli.step import decode_step
 
-# Vocabulary-sized rows held at once while completions are scored: 256 MB of float32.
-SCORED_VALUES = 64_000_000
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is added to the stream in one arm; the unsteered arm adds nothing.
-
-    `prompt`: layer -> [positions of the prompt, width]. `decode`: layer -> [width], for every new token.
-    """
-
-    prompt: Mapping[int, Tensor] = field(default_factory=dict)
-    decode: Mapping[int, Tensor] = field(default_factory=dict)
-
-
-UNSTEERED = Arm()
+# Positions of one prefill pass, and memory for the rows that decode together.
+PREFILL_POSITIONS = 2048
+ROWS_MEMORY = 768_000_000  # bytes
+MOST_ROWS = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -48,135 +36,207 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Prefill:
-    """The prompt's keys and values and next-token logits, one row an arm: logits [arms, vocabulary]."""
+class Finished:
+    """A job with its completions: for each arm one row a sample."""
 
-    cache: DynamicCache
-    logits: Tensor
-
-
-@torch.inference_mode()
-def prefill(
-    model: Model,
-    prompt: Sequence[int],
-    arms: Sequence[Arm],
-    before: Callable[[int, Tensor], None] | None = None,
-) -> Prefill:
-    """Run the prompt once, a row for each arm.
-
-    Args:
-        before: shown (layer, stream [arms, positions, width]) where something is added, before it is.
-
-    Raises:
-        VectorError: the logits are not finite any more.
-    """
-    ids = torch.tensor([list(prompt)] * len(arms), device=model.device)
-    deltas = _stacked([arm.prompt for arm in arms], (len(prompt), model.width), model)
-    cache = DynamicCache(config=model.network.config)
-    with inject(model, deltas, before):
-        logits = model.network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[
-            :, -1
-        ]
-    if not logits.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or --dtype float32")
-    return Prefill(cache, logits)
+    started: Started
+    rows: tuple[tuple[Row, ...], ...]
 
 
-def _stacked(
-    parts: Sequence[Mapping[int, Tensor]], shape: tuple[int, ...], model: Model
-) -> dict[int, Tensor]:
-    """layer -> [arms, *shape], zeros for the arms that add nothing there."""
-    layers = sorted({layer for part in parts for layer in part})
-    nothing = torch.zeros(shape, device=model.device)
-    return {layer: torch.stack([part.get(layer, nothing) for part in parts]) for layer in layers}
+@dataclass
+class _Task:
+    """A job on its way: samples not yet begun, rows not yet ended."""
+
+    started: Started
+    samples: int
+    begun: int = 0
+    rows: dict[tuple[int, int], Row] = field(default_factory=dict)  # (arm, sample) -> row
+
+    @property
+    def arms(self) -> int:
+        return len(self.started.job.arms)
+
+    def finished(self) -> Finished | None:
+        if len(self.rows) < self.arms * self.samples:
+            return None
+        by_arm = (tuple(self.rows[arm, sample] for sample in range(self.samples)) for arm in range(self.arms))
+        return Finished(self.started, tuple(by_arm))
+
+
+def row_budget(model: Model, like: Started, capacity: int) -> int:
+    """Rows whose keys, values, logits and counts fit the memory for rows."""
+    each = slot_bytes(like.prefixes[0], capacity) + 16 * model.vocabulary
+    return max(1, min(MOST_ROWS.get(model.device.type, 64), ROWS_MEMORY // each))
 
 
 @torch.inference_mode()
-def decode(
+def generate(
     model: Model,
-    prompt: Sequence[int],
-    arms: Sequence[Arm],
-    start: Prefill,
-    samples: range,
+    jobs: Iterable[Job],
     sampling: Sampling,
     eos: Sequence[int],
-    step: Callable[[int], None] = lambda _: None,
-) -> list[list[Row]]:
-    """Sample completions of every arm from one prefill.
+    longest_prompt: int,
+    batch_rows: int | None = None,
+    ended: Callable[[int], None] = lambda _: None,
+    fixed: bool | None = None,
+) -> Iterator[Finished]:
+    """Sample completions of every arm of every job, and give them in the order of the jobs.
 
     Sample i of each arm draws with the same uniform numbers, made from (seed, i) alone.
 
     Args:
-        samples: which samples, so that many can be decoded in parts.
-        step: told the number of each step when it is done.
-
-    Returns:
-        For each arm, one row a sample.
+        longest_prompt: positions of the longest prompt among the jobs.
+        batch_rows: rows that decode together; None fits them to a memory budget.
+        ended: told how many rows have ended since it was last called.
+        fixed: run every step at one shape, as a CUDA graph needs; None where a graph can be used.
     """
-    rows = len(arms) * len(samples)
-    cache = copy.deepcopy(start.cache)
-    cache.batch_repeat_interleave(len(samples))
-    logits = start.logits.repeat_interleave(len(samples), 0)
-    uniform = uniforms(sampling.seed, samples, sampling.max_new_tokens).repeat(len(arms), 1).to(model.device)
-    counts = None
-    if sampling.frequency_penalty != 0:
-        ids = torch.tensor([list(prompt)] * rows, device=model.device)
-        counts = token_counts(ids, logits.shape[1])
-    deltas = _stacked([arm.decode for arm in arms], (1, model.width), model)
-    deltas = {layer: delta.repeat_interleave(len(samples), 0) for layer, delta in deltas.items()}
-    ends = torch.tensor(list(eos), device=model.device)
-    drawn: list[Tensor] = []
-    running = torch.ones(rows, dtype=torch.bool, device=model.device)
-    with ExitStack() as hooks:
-        if deltas:
-            hooks.enter_context(inject(model, deltas))
-        for number in range(sampling.max_new_tokens):
-            token = draw(logits, counts, sampling, uniform[:, number])
-            drawn.append(token)
-            step(number)
-            running &= ~torch.isin(token, ends)
-            if number + 1 == sampling.max_new_tokens or not running.any():
+    waiting, tasks = iter(jobs), deque()
+    capacity = longest_prompt + sampling.max_new_tokens
+    first = _start(model, waiting, 1, sampling)
+    if not first:
+        return
+    tasks.extend(first)
+    arms = first[0].arms
+    fixed = model.on_one_gpu if fixed is None else fixed
+    rows = batch_rows or row_budget(model, first[0].started, capacity)
+    batch = _Batch(model, first[0].started, max(arms, rows - rows % arms), capacity, sampling, eos, fixed)
+    while tasks:
+        while batch.free >= arms:
+            task = next((task for task in tasks if task.begun < task.samples), None)
+            if task is not None:
+                batch.admit(task, min(batch.free // arms, task.samples - task.begun))
+                continue
+            # One prefill pass for as many prompts as there is room for.
+            more = _start(model, waiting, -(-batch.free // (arms * sampling.samples)), sampling)
+            if not more:
                 break
-            if counts is not None:
-                counts.scatter_add_(1, token[:, None], torch.ones_like(token, dtype=counts.dtype)[:, None])
-            logits = model.network(input_ids=token[:, None], past_key_values=cache, use_cache=True).logits[
-                :, -1
-            ]
-    finished = [_row(ids, eos) for ids in torch.stack(drawn, 1).tolist()]
-    return [finished[arm * len(samples) : (arm + 1) * len(samples)] for arm in range(len(arms))]
+            tasks.extend(more)
+        ended(batch.step())
+        while tasks and (finished := tasks[0].finished()):
+            tasks.popleft()
+            yield finished
 
 
-def _row(ids: list[int], eos: Sequence[int]) -> Row:
-    end = next((index for index, id in enumerate(ids) if id in eos), None)
-    return Row(tuple(ids), "length") if end is None else Row(tuple(ids[: end + 1]), "eos")
+def _start(model: Model, waiting: Iterator[Job], count: int, sampling: Sampling) -> list[_Task]:
+    jobs: list[Job] = []
+    positions = 0
+    for job in islice(waiting, count):
+        jobs.append(job)
+        positions += len(job.arms) * len(job.prompt)
+        if positions >= PREFILL_POSITIONS:
+            break
+    return [_Task(started, sampling.samples) for started in prefill(model, jobs)] if jobs else []
 
 
-@torch.inference_mode()
-def mean_logprobs(model: Model, start: Prefill, arm: int, rows: Sequence[Row]) -> list[float]:
-    """Mean log probability of each row's tokens, by the plain model after the prompt of one prefilled arm.
+class _Batch:
+    """The rows that decode together. The first `used` slots are running, the others free."""
 
-    Nothing is injected here, so the figure says how odd a text is to the model itself.
-    """
-    distinct = sorted({row.ids for row in rows}, key=len)
-    size = max(1, SCORED_VALUES // (model.vocabulary * len(distinct[-1])))
-    means: dict[tuple[int, ...], float] = {}
-    for chunk in _chunks(distinct, size):
-        means |= dict(zip(chunk, _means(model, start, arm, chunk), strict=True))
-    return [means[row.ids] for row in rows]
+    def __init__(
+        self,
+        model: Model,
+        like: Started,
+        rows: int,
+        capacity: int,
+        sampling: Sampling,
+        eos: Sequence[int],
+        fixed: bool,
+    ):
+        self._model, self._sampling = model, sampling
+        self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
+        self._owners: list[tuple[_Task, int, int]] = []  # (task, arm, sample) of each running row
+        self._lengths: list[int] = []  # of each running row, as on the device
+        self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=model.device)
+        steps = sampling.max_new_tokens
+        self._drawn = torch.zeros(rows, steps, dtype=torch.long, device=model.device)
+        self._number = torch.zeros(rows, dtype=torch.long, device=model.device)  # tokens drawn so far
+        self._uniform = torch.zeros(rows, steps, dtype=exact(model.device), device=model.device)
+        self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
+        self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
+        layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
+        self._deltas = {layer: torch.zeros(rows, 1, model.width, device=model.device) for layer in layers}
+        self._decode = decode_step(model, self._slots)
 
+    @property
+    def used(self) -> int:
+        return len(self._owners)
 
-def _chunks(items: list, size: int) -> Iterator[list]:
-    return (items[at : at + size] for at in range(0, len(items), size))
+    @property
+    def free(self) -> int:
+        return self._slots.rows - self.used
 
+    def admit(self, task: _Task, samples: int) -> None:
+        """Begin the next samples of a task, a row for each arm."""
+        job, sampling = task.started.job, self._sampling
+        numbers = range(task.begun, task.begun + samples)
+        task.begun += samples
+        uniform = uniforms(sampling.seed, numbers, sampling.max_new_tokens).to(self._model.device)
+        first = self.used
+        for index, sample in enumerate(numbers):
+            for arm, prefix in enumerate(task.started.prefixes):
+                slot = self.used
+                self._slots.fill(slot, prefix, len(job.prompt))
+                self._uniform[slot] = uniform[index]
+                self._owners.append((task, arm, sample))
+                self._lengths.append(len(job.prompt))
+        rows = slice(first, self.used)
+        self._number[rows] = 0
+        self._logits[rows] = task.started.logits.repeat(samples, 1)
+        if self._counts is not None:
+            ids = torch.tensor([job.prompt], device=self._model.device)
+            self._counts[rows] = token_counts(ids, self._counts.shape[1])
+        one_row = [{layer: delta[None] for layer, delta in arm.decode.items()} for arm in job.arms]
+        for layer, delta in stacked(one_row, (1, self._model.width), self._model).items():
+            self._deltas[layer][rows] = delta.repeat(samples, 1, 1)
 
-def _means(model: Model, start: Prefill, arm: int, rows: list[tuple[int, ...]]) -> list[float]:
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in rows], device=model.device)
-    first = start.logits[arm].log_softmax(-1)[ids[:, :1]]
-    if longest > 1:
-        cache = copy.deepcopy(start.cache)
-        cache.batch_select_indices(torch.tensor([arm] * len(rows), device=model.device))
-        logits = model.network(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
-        rest = logits.float().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
-        first = torch.cat([first.float(), rest], 1)
-    return [float(values[: len(row)].double().mean()) for values, row in zip(first, rows, strict=True)]
+    def step(self) -> int:
+        """Draw one token in every running row and run the rows that go on; returns how many ended."""
+        used, number = self.used, self._number[: self.used]
+        rows = torch.arange(used, device=self._model.device)
+        counts = None if self._counts is None else self._counts[:used]
+        token = draw(self._logits[:used], counts, self._sampling, self._uniform[rows, number])
+        self._drawn[rows, number] = token
+        number += 1
+        at_eos = torch.isin(token, self._eos)
+        over = (at_eos | (number == self._sampling.max_new_tokens)).tolist()  # the one wait for the device
+        gone = [row for row in range(used) if over[row]]
+        if gone:
+            self._leave(gone, at_eos.tolist())
+        if self.used:
+            self._forward()
+        return len(gone)
+
+    def _leave(self, gone: Sequence[int], at_eos: Sequence[bool]) -> None:
+        for row in gone:
+            task, arm, sample = self._owners[row]
+            ids = tuple(self._drawn[row, : int(self._number[row])].tolist())
+            task.rows[arm, sample] = Row(ids, "eos" if at_eos[row] else "length")
+        # The last running row moves into each gap, the highest gap first, so that it is one that goes on.
+        for row in sorted(gone, reverse=True):
+            last = self.used - 1
+            if row != last:
+                self._move(last, row)
+                self._owners[row], self._lengths[row] = self._owners[last], self._lengths[last]
+            self._owners.pop()
+            self._lengths.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        self._slots.move(source, target)
+        tensors = [self._drawn, self._number, self._uniform, *self._deltas.values()]
+        for tensor in tensors if self._counts is None else [*tensors, self._counts]:
+            tensor[target] = tensor[source]
+
+    def _forward(self) -> None:
+        used = self.used
+        token = self._drawn[torch.arange(used, device=self._model.device), self._number[:used] - 1]
+        if self._counts is not None:
+            self._counts[:used].scatter_add_(
+                1, token[:, None], torch.ones_like(token[:, None], dtype=torch.float32)
+            )
+        self._slots.begin_step(used, max(self._lengths))
+        # Only the position `every` acts on new tokens; without it there is no hook and no cost. The hooks
+        # do not outlive the step, since whoever takes the results may run the model too.
+        deltas = {layer: delta[: self._slots.used] for layer, delta in self._deltas.items()}
+        with inject(self._model, deltas):
+            self._logits[:used] = self._decode(token)[:used]
+        self._slots.end_step()
+        self._lengths = [length + 1 for length in self._lengths]

@@ -150,6 +150,5 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         ) from None
     except (LocalEntryNotFoundError, OSError) as error:
         cause = error.__cause__ or error
-        raise ModelError(
-            f"model {show(name)}: not on this machine, and the hub is out of reach ({type(cause).__name__}); {_ways()}"
-        ) from None
+        reason = f"not on this machine, and the hub is out of reach ({type(cause).__name__})"
+        raise ModelError(f"model {show(name)}: {reason}; {_ways()}") from None

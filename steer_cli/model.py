@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steer_cli.document import show
 from steer_cli.errors import ModelError
@@ -28,12 +30,33 @@ class Model:
     network: nn.Module  # a transformers ...ForCausalLM
     blocks: nn.ModuleList
     device: torch.device  # of the embeddings, where token ids go
+    dtype: torch.dtype
     width: int
     vocabulary: int
 
     @property
+    def on_one_gpu(self) -> bool:
+        """Whether a CUDA graph can hold a whole pass."""
+        places = {parameter.device for parameter in self.network.parameters()}
+        return len(places) == 1 and self.device.type == "cuda"
+
+    @property
     def depth(self) -> int:
         return len(self.blocks)
+
+    def growing_cache(self, keys: Sequence[Tensor] = (), values: Sequence[Tensor] = ()) -> Any:
+        """A cache for transformers' models that keeps all positions, also of blocks with a sliding window.
+
+        Args:
+            keys, values: for each block [rows, heads, positions, width of a head], to begin with.
+        """
+        from transformers import DynamicCache
+
+        # Made without the config, which would have it drop what has left a window.
+        cache = DynamicCache()
+        for block, (key, value) in enumerate(zip(keys, values, strict=True)):
+            cache.update(key, value, block)
+        return cache
 
 
 def load(
@@ -58,6 +81,7 @@ def load(
         network=network,
         blocks=find_blocks(network, config.num_hidden_layers, name),
         device=network.get_input_embeddings().weight.device,
+        dtype=network.dtype,
         width=config.hidden_size,
         vocabulary=network.get_output_embeddings().weight.shape[0],
     )

@@ -31,7 +31,7 @@ class Receipt:
 class Completion:
     """One text that follows the prompt.
 
-    `mean_logprob` is in nats a token, under the unsteered model for both arms; None where it was not asked for.
+    `mean_logprob` is in nats a token, under the unsteered model for both arms; None where not asked for.
     """
 
     text: str

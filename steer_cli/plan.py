@@ -40,7 +40,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Placement:
-    """An addition at a layer on one prompt: rows [first_row, first_row + end - start) of its vector go to [start, end).
+    """An addition at a layer on one prompt: its vector's rows from `first_row` on go to [start, end).
 
     With `every`, the one row goes to all of [start, end) and to every generated token.
     """
@@ -136,8 +136,8 @@ def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], 
         return Placement(alignment, *kept, first_row=kept[0] - start)
     ways = "a longer prompt, another position" + ("" if kept[0] >= kept[1] else ", or `overflow: clip`")
     raise PlanError(
-        f"prompt {show(text)}: {alignment.label} covers {length} positions, [{start}, {end}) at {_name(position)}, "
-        f"but the prompt has {len(prompt)} (BOS included); use {ways}"
+        f"prompt {show(text)}: {alignment.label} covers {length} positions, [{start}, {end}) at "
+        f"{_name(position)}, but the prompt has {len(prompt)} (BOS included); use {ways}"
     )
 
 
@@ -162,6 +162,6 @@ def check_length(
         raise PlanError(f"prompt {show(text)}: no tokens at all; write a text, or leave `bos` at auto")
     if context is not None and len(prompt) + new_tokens > context:
         raise PlanError(
-            f"prompt {show(text)}: {len(prompt)} tokens and {new_tokens} new ones are more than the {context} of "
-            f"{model}; shorten it or lower sampling.max_new_tokens"
+            f"prompt {show(text)}: {len(prompt)} tokens and {new_tokens} new ones are more than the "
+            f"{context} of {model}; shorten it or lower sampling.max_new_tokens"
         )

@@ -8,7 +8,7 @@ vectors come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -65,11 +65,8 @@ def record(model: Model, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor
         if layer == deepest:
             raise _Enough
 
-    with _at_layers(model, layers, keep):
-        try:
-            model.network(input_ids=ids.to(model.device), use_cache=False)
-        except _Enough:
-            pass
+    with _at_layers(model, layers, keep), suppress(_Enough):
+        model.network(input_ids=ids.to(model.device), use_cache=False)
     return streams
 
 
@@ -116,10 +113,8 @@ def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
         raise _Enough
 
     with _skip_below(model, start), _at_layers(model, (start, stop), swap):
-        try:
+        with suppress(_Enough):
             model.network(inputs_embeds=stream, use_cache=False)
-        except _Enough:
-            pass
     return reached[0]
 
 

@@ -6,22 +6,27 @@ know the terminal: progress and notes are handed in.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steer_cli import catalogue
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.locate import Located, locate
 from steer_cli.measure.words import count_words
-from steer_cli.outcome import Completion, Outcome
+from steer_cli.outcome import Completion, Outcome, Receipt
 from steer_cli.plan import Placement, align_additions, check_length, place
 from steer_cli.recipe import Recipe
 from steer_cli.table import TableRow, table_rows
 from steer_cli.tokens import Tokenizer, open_tokenizer
 
-# Samples of one prompt that are decoded together.
-BATCH_SAMPLES = 32
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steer_cli.generate import Finished
+    from steer_cli.model import Model
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,18 @@ def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
 
 
 def generate(
-    recipe: Recipe, hardware: Hardware, score: bool = False, progress: Progress = silent, note: Note = silent
+    recipe: Recipe,
+    hardware: Hardware,
+    score: bool = False,
+    batch_rows: int | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
 ) -> Iterator[Outcome]:
     """Completions of every prompt, unsteered and steered, a prompt at a time.
 
     Args:
         score: also take each completion's mean log probability under the unsteered model.
+        batch_rows: rows that decode together; None fits them to a memory budget.
 
     Raises:
         SteerError: the input is at fault.
@@ -119,53 +130,72 @@ def generate(
     progress("load", 0, None)
     model = load(planned.located.folder, planned.located.name, **vars(hardware))
     progress("load", 1, 1)
-    alignments = [placement.alignment for placement in planned.prompts[0].placements]
-    vectors = compute(model, alignments)
-    for number, prompt in enumerate(planned.prompts):
-        yield _complete(planned, prompt, model, vectors, score, _part(progress, number, len(planned.prompts)))
-
-
-def _part(progress: Progress, number: int, prompts: int) -> Progress:
-    return lambda stage, done, total: progress(stage, number * total + done, prompts * total)
+    vectors = compute(model, [placement.alignment for placement in planned.prompts[0].placements])
+    yield from _complete(planned, model, vectors, score, batch_rows, progress)
 
 
 def _complete(
-    planned: Planned, prompt: PlannedPrompt, model, vectors, score: bool, progress: Progress
-) -> Outcome:
+    planned: Planned,
+    model: Model,
+    vectors: list[Tensor],
+    score: bool,
+    batch_rows: int | None,
+    progress: Progress,
+) -> Iterator[Outcome]:
     from steer_cli.arms import Observer, arm_of
-    from steer_cli.generate import UNSTEERED, decode, mean_logprobs, prefill
+    from steer_cli.generate import generate as decode
+    from steer_cli.prefill import UNSTEERED, Job
 
-    sampling = planned.recipe.sampling
-    arms = [UNSTEERED, arm_of(model, prompt.placements, vectors, len(prompt.ids))]
-    observer = Observer(1, prompt.placements, vectors)
-    start = prefill(model, prompt.ids, arms, observer.see)
-    rows: list[list] = [[] for _ in arms]
-    for first in range(0, sampling.samples, BATCH_SAMPLES):
-        batch = range(first, min(first + BATCH_SAMPLES, sampling.samples))
+    sampling, observers = planned.recipe.sampling, deque()
 
-        def step(number: int, batch: range = batch) -> None:
-            done = batch.start * sampling.max_new_tokens + len(batch) * (number + 1)
-            progress("decode", done, sampling.samples * sampling.max_new_tokens)
+    def jobs() -> Iterator[Job]:
+        for prompt in planned.prompts:
+            observers.append(Observer(1, prompt.placements, vectors))
+            arms = (UNSTEERED, arm_of(model, prompt.placements, vectors, len(prompt.ids)))
+            yield Job(prompt.ids, arms, observers[-1].see)
 
-        for arm, more in enumerate(
-            decode(model, prompt.ids, arms, start, batch, sampling, planned.tokenizer.eos, step)
-        ):
-            rows[arm] += more
-    flat = [row for arm in rows for row in arm]
-    odd = mean_logprobs(model, start, 0, flat) if score else [None] * len(flat)
+    rows = 2 * sampling.samples * len(planned.prompts)
+    ended = 0
+
+    def count(more: int) -> None:
+        nonlocal ended
+        ended += more
+        progress("decode", ended, rows)
+
+    longest = max(len(prompt.ids) for prompt in planned.prompts)
+    finished = decode(model, jobs(), sampling, planned.tokenizer.eos, longest, batch_rows, count)
+    for prompt, done in zip(planned.prompts, finished, strict=True):
+        receipts = observers.popleft().taken()
+        yield _outcome(planned, prompt, receipts, done, _oddness(model, done) if score else None)
+
+
+def _oddness(model: Model, done: Finished) -> list[float]:
+    from steer_cli.measure.logprob import mean_logprobs
+
+    rows = [row.ids for arm in done.rows for row in arm]
+    return mean_logprobs(model, done.started.prefixes[0], done.started.logits[0], rows)
+
+
+def _outcome(
+    planned: Planned,
+    prompt: PlannedPrompt,
+    receipts: tuple[Receipt, ...],
+    done: Finished,
+    oddness: list[float] | None,
+) -> Outcome:
+    tokenizer, recipe = planned.tokenizer, planned.recipe
+    rows = [row for arm in done.rows for row in arm]
     texts = []
-    for row, mean_logprob in zip(flat, odd, strict=True):
-        text = planned.tokenizer.completion(prompt.ids, row.ids)
-        texts.append(
-            Completion(text, row.ids, row.finish, count_words(text, planned.recipe.count), mean_logprob)
-        )
+    for row, mean_logprob in zip(rows, oddness or [None] * len(rows), strict=True):
+        text = tokenizer.completion(prompt.ids, row.ids)
+        texts.append(Completion(text, row.ids, row.finish, count_words(text, recipe.count), mean_logprob))
     return Outcome(
-        recipe=planned.recipe,
+        recipe=recipe,
         model=planned.located.name,
         prompt=prompt.text,
-        pieces=tuple(planned.tokenizer.piece(id) for id in prompt.ids),
+        pieces=tuple(tokenizer.piece(id) for id in prompt.ids),
         table=planned.table(prompt),
-        receipts=observer.taken(),
-        unsteered=tuple(texts[: sampling.samples]),
-        steered=tuple(texts[sampling.samples :]),
+        receipts=receipts,
+        unsteered=tuple(texts[: recipe.sampling.samples]),
+        steered=tuple(texts[recipe.sampling.samples :]),
     )

@@ -33,6 +33,11 @@ def uniforms(seed: int, samples: range, steps: int) -> Tensor:
     return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """The widest float of a device; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
     """How often each token stands in each row: [rows, positions] -> [rows, vocabulary], float32."""
     counts = torch.zeros(ids.shape[0], vocabulary, device=ids.device)
@@ -58,7 +63,7 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
     if sampling.temperature == 0:
         return scores.argmax(-1)
     if sampling.top_p == 1 and sampling.top_k is None:
-        return _invert(scores.double().softmax(-1), uniform)
+        return _invert(scores.to(exact(scores.device)).softmax(-1), uniform)
     probability, token = _nucleus(scores, sampling.top_p)
     probability, token = probability[:, : sampling.top_k], token[:, : sampling.top_k]
     token, order = token.sort(-1)
@@ -66,11 +71,11 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
 
 
 def _nucleus(scores: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The most probable tokens in falling order, [rows, looked at] each; probability 0 outside the nucleus."""
+    """The most probable tokens in falling order, [rows, looked at]; probability 0 outside the nucleus."""
     whole = scores.logsumexp(-1, keepdim=True)
     for size in (FIRST_LOOK, scores.shape[1]):
         value, token = scores.topk(min(size, scores.shape[1]))
-        probability = (value - whole).double().exp()
+        probability = (value - whole).to(exact(scores.device)).exp()
         before = probability.cumsum(-1) - probability
         # The token that crosses p is kept: one is dropped when those before it already hold p.
         if size >= scores.shape[1] or bool((before[:, -1] >= top_p).all()):

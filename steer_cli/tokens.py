@@ -40,7 +40,7 @@ class Tokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def piece(self, id: int) -> str:
-        """The text that a token adds in the middle of a text: some decoders strip a leading space at the start."""
+        """The text that a token adds inside a text: at its start, some decoders strip a space."""
         return self.decode((id, id))[len(self.decode((id,))) :]
 
     def completion(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> str:

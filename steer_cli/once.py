@@ -1,0 +1,132 @@
+"""Folders that appear whole or not at all, in the folder where `steer` keeps what it has made.
+
+It does not know what is in them.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from steer_cli.errors import CatalogueError
+
+Note = Callable[[str], None]  # one line for a person
+
+SEAL = "steer.json"
+# what disks and permissions refuse, as against a bug
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
+
+def home() -> Path:
+    """Where models are kept: `$STEER_HOME`, else the user's cache folder."""
+    named = os.environ.get("STEER_HOME")
+    return Path(named).expanduser().absolute() if named else user_cache_path("steer")
+
+
+def whole(folder: Path, identity: dict) -> Path | None:
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or not our seal
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        files = seal.pop("files")
+        if seal == identity and all((folder / file).stat().st_size == size for file, size in files.items()):
+            return folder
+    return None
+
+
+def made_once(target: Path, identity: dict, space: int, fill: Callable, note: Note) -> Path:
+    """`target`, made whole in a staging folder by `fill(work, folder)` and moved into place in one step.
+
+    `space` is the free bytes that it needs.
+    """
+    if whole(target, identity):
+        return target
+    staging = home() / "staging" / f"{target.parent.name}-{target.name}"
+    with _disk_errors(), _alone(staging.name, identity.get("gguf", target.name), note):
+        if whole(target, identity):
+            return target
+        shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
+        if (free := shutil.disk_usage(home()).free) < space:
+            raise _home_error(f"{size_text(space)} needed, {size_text(free)} free")
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            work = Path(mkdtemp(dir=staging))  # a name of its own, as a dead owner's pip may still write
+            folder = work / "model"
+            folder.mkdir()
+            fill(work, folder)
+            _seal(folder, identity)
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():  # damaged, or of another format
+                os.rename(target, work / "replaced")
+            os.rename(folder, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _seal(folder: Path, identity: dict) -> None:
+    """Write the list by which a whole folder is known, and see everything onto the disk."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
+    seal = {**identity, "files": sizes}
+    (folder / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file():
+            path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes 0600, and a home may be shared
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # which syncs no folder, and no file that is open for reading
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _alone(key: str, model: str, note: Note) -> Iterator[None]:
+    """Hold the lock of `key`; the system frees it when its holder dies."""
+    lock = FileLock(home() / "locks" / f"{key}.lock")
+    try:
+        (home() / "locks").mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"another process is preparing {model}: waiting for it")
+        lock.acquire()
+    except OSError as error:
+        raise _home_error(error.strerror) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what the home folder's disk refuses into one line; anything else passes."""
+    try:
+        yield
+    except Exception as error:
+        full = "os error 28" in str(error)  # safetensors keeps only the text of the system's error
+        refused = isinstance(error, OSError) and error.errno in REFUSED
+        if not full and not (refused and Path(str(error.filename or home())).is_relative_to(home())):
+            raise
+        raise _home_error(os.strerror(errno.ENOSPC) if full else error.strerror) from error
+
+
+def _home_error(reason: str | None) -> CatalogueError:
+    remedy = "set STEER_HOME to a folder that can be written and has room"
+    return CatalogueError(f"{home()}: models cannot be kept there: {reason}; {remedy}")
+
+
+def size_text(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,107 @@
+"""Prompts -> keys, values and next-token logits, for every arm, in one pass.
+
+An arm is a way to run a prompt: unsteered, or with a plan. This module does not know recipes, texts or
+where an arm's tensors come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from steer_cli.errors import VectorError
+from steer_cli.model import Model
+from steer_cli.residual import inject
+from steer_cli.slots import Prefix
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is added to the stream in one arm; the unsteered arm adds nothing.
+
+    `prompt`: layer -> [positions of the prompt, width]. `decode`: layer -> [width], for every new token.
+    """
+
+    prompt: Mapping[int, Tensor] = field(default_factory=dict)
+    decode: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+UNSTEERED = Arm()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt (token ids with BOS) and its arms.
+
+    `before` is shown (layer, stream [arms, positions, width]) where something is added, before it is.
+    """
+
+    prompt: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    before: Callable[[int, Tensor], None] | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job after its prompt: for each arm the keys and values, and logits [arms, vocabulary]."""
+
+    job: Job
+    prefixes: tuple[Prefix, ...]
+    logits: Tensor
+
+
+@torch.inference_mode()
+def prefill(model: Model, jobs: Sequence[Job]) -> list[Started]:
+    """Run the prompts of all jobs, a row for each arm.
+
+    Raises:
+        VectorError: some logits are not finite any more.
+    """
+    rows = [(job, arm) for job in jobs for arm in job.arms]
+    longest = max(len(job.prompt) for job in jobs)
+    # What stands to the right of a prompt cannot reach it, so prompts of any length share a pass.
+    ids = [list(job.prompt) + [job.prompt[-1]] * (longest - len(job.prompt)) for job, _ in rows]
+    deltas = stacked([arm.prompt for _, arm in rows], (longest, model.width), model)
+    ends, place = torch.tensor([len(job.prompt) - 1 for job, _ in rows]).unique(return_inverse=True)
+    cache = model.growing_cache()
+    with inject(model, deltas, _each_its_own(jobs)):
+        logits = model.network(
+            input_ids=torch.tensor(ids, device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=ends.to(model.device),
+        ).logits
+    logits = logits[torch.arange(len(rows)), place].float()
+    if not logits.isfinite().all():
+        raise VectorError("the logits are not finite any more; use a smaller coefficient or --dtype float32")
+    whole = Prefix(tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers))
+    started, at = [], 0
+    for job in jobs:
+        prefixes = tuple(whole.row(at + arm, len(job.prompt)) for arm in range(len(job.arms)))
+        started.append(Started(job, prefixes, logits[at : at + len(job.arms)]))
+        at += len(job.arms)
+    return started
+
+
+def _each_its_own(jobs: Sequence[Job]) -> Callable[[int, Tensor], None]:
+    def before(layer: int, stream: Tensor) -> None:
+        at = 0
+        for job in jobs:
+            if job.before is not None:
+                job.before(layer, stream[at : at + len(job.arms), : len(job.prompt)])
+            at += len(job.arms)
+
+    return before
+
+
+def stacked(parts: Sequence[Mapping[int, Tensor]], shape: tuple[int, ...], model: Model) -> dict[int, Tensor]:
+    """layer -> [parts, *shape], zeros where a part adds nothing or ends early."""
+    layers = sorted({layer for part in parts for layer in part})
+    together = {layer: torch.zeros(len(parts), *shape, device=model.device) for layer in layers}
+    for index, part in enumerate(parts):
+        for layer, delta in part.items():
+            together[layer][index, : len(delta)] = delta
+    return together

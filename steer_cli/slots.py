@@ -1,0 +1,141 @@
+"""The keys and values of rows that decode together, in tensors allocated once.
+
+A row lives in a slot; rows of any length stand side by side, and a slot is free for another row as soon as
+its own is done. This module does not know tokens or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer_cli.model import Model
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of rows after their prompt: for each block [rows, heads, positions, width of a head].
+
+    Rows may be shorter than `positions`; what stands behind their end is never read.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def row(self, index: int, length: int) -> Prefix:
+        """One row, cut to its length, in memory of its own."""
+        cut = [
+            tuple(t[index : index + 1, :, :length].clone() for t in side) for side in (self.keys, self.values)
+        ]
+        return Prefix(*cut)
+
+
+class Slots:
+    """A cache for transformers' models: each step appends a position to every row, at that row's own end.
+
+    `lengths` [rows] is how many positions of each slot are filled. With `fixed`, every step runs all rows
+    over the whole capacity, so that shapes never change and a CUDA graph can hold the step.
+    """
+
+    def __init__(self, model: Model, like: Prefix, rows: int, capacity: int, fixed: bool = False):
+        self.rows, self.capacity, self.fixed = rows, capacity, fixed
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self._buffers = [
+            [
+                torch.zeros(rows, t.shape[1], capacity, t.shape[3], dtype=t.dtype, device=t.device)
+                for t in side
+            ]
+            for side in (like.keys, like.values)
+        ]
+        self._index = torch.arange(rows, device=model.device)
+        self._positions = torch.arange(capacity, device=model.device)
+        self._window = _window(model)
+        self._mixed = _has_both_kinds(model)
+        self.used = self._filled = self._longest = 0
+
+    def fill(self, slot: int, prefix: Prefix, length: int) -> None:
+        """Put a row of `length` positions into a slot; `prefix` holds that one row."""
+        for buffers, side in zip(self._buffers, (prefix.keys, prefix.values), strict=True):
+            for buffer, tensor in zip(buffers, side, strict=True):
+                buffer[slot, :, :length] = tensor[0, :, :length]
+        self.lengths[slot] = length
+
+    def move(self, source: int, target: int) -> None:
+        """Copy a slot over another one."""
+        for buffers in self._buffers:
+            for buffer in buffers:
+                buffer[target] = buffer[source]
+        self.lengths[target] = self.lengths[source]
+
+    def begin_step(self, used: int, longest: int) -> None:
+        """Announce a step over the first `used` slots, the longest of which holds `longest` positions."""
+        self.used, self._filled = self.rows if self.fixed else used, used
+        self._longest = self.capacity if self.fixed else longest + 1
+
+    def mask(self, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+        """What each row may attend to in this step: additive, [rows, 1, 1, positions]."""
+        ends = self.lengths[: self.used, None]
+        at = self._positions[None, : self._longest]
+        whole = at <= ends
+        if self._window is None:
+            return _additive(whole, dtype)
+        near = _additive(whole & (at > ends - self._window), dtype)
+        if not self._mixed:
+            return near
+        return {"full_attention": _additive(whole, dtype), "sliding_attention": near}
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append one position to each row of a block; transformers' name for it, called by the model."""
+        used, longest = self.used, self._longest
+        seen = []
+        for buffers, new in zip(self._buffers, (keys, values), strict=True):
+            buffer = buffers[layer_idx]
+            # A model spread over devices keeps each block's cache beside the block.
+            index, ends = self._index[:used].to(buffer.device), self.lengths[:used].to(buffer.device)
+            buffer[index, :, ends] = new[:, :, 0]
+            seen.append(buffer[:used, :, :longest])
+        return seen[0], seen[1]
+
+    def end_step(self) -> None:
+        """Count the position that every filled slot has got."""
+        self.lengths[: self._filled] += 1
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Asked for by some models although positions are given; the longest row's."""
+        return self._longest - 1
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None, None]
+
+
+def _kinds(model: Model) -> Sequence[str]:
+    return getattr(model.network.config.get_text_config(), "layer_types", None) or []
+
+
+def _window(model: Model) -> int | None:
+    """Positions that a sliding block sees, its own included; None where no block slides."""
+    config = model.network.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = _kinds(model)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return window if slides and isinstance(window, int) else None
+
+
+def _has_both_kinds(model: Model) -> bool:
+    """Such models take a mask for each kind of block."""
+    return bool({"full_attention", "sliding_attention"} <= set(_kinds(model)))
+
+
+def slot_bytes(like: Prefix, capacity: int) -> int:
+    """Memory of one slot."""
+    values = sum(
+        t.shape[1] * t.shape[3] * t.element_size() for side in (like.keys, like.values) for t in side
+    )
+    return values * capacity
