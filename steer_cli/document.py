@@ -124,6 +124,18 @@ def parse(text: str, source: str) -> Document:
     return Document(source, values, node)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the words that `_Loader` would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def written(values: Any) -> str:
+    """Plain values -> YAML text that `parse` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
 from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError, TokenError
 from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.locate import Located
 from steer_cli.plan import align_additions
 from steer_cli.recipe import Recipe
 from steer_cli.run import Hardware, Planned, find, plan
 from steer_cli.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from steer_cli.model import Model
 
 
 def _planned(recipe: Recipe, progress: Progress, note: Note) -> Planned:
@@ -26,7 +31,8 @@ def _planned(recipe: Recipe, progress: Progress, note: Note) -> Planned:
     return plan(recipe.model_copy(update={"sampling": nothing_new}), True, progress, note)
 
 
-def _loaded(located, hardware: Hardware, progress: Progress):
+def load_model(located: Located, hardware: Hardware, progress: Progress) -> Model:
+    """Load the weights, which takes seconds."""
     from steer_cli.model import load
 
     progress("load", 0, None)
@@ -81,7 +87,7 @@ def shift(
     from steer_cli.measure.shift import top as likeliest
     from steer_cli.vectors import compute
 
-    model = _loaded(planned.located, hardware, progress)
+    model = load_model(planned.located, hardware, progress)
     vectors = compute(model, [placement.alignment for placement in planned.prompts[0].placements])
     for prompt, place in zip(planned.prompts, places, strict=True):
         arm = arm_of(model, prompt.placements, vectors, len(prompt.ids)).prompt
@@ -128,7 +134,7 @@ def norms(
     planned = _planned(recipe, progress, note)
     from steer_cli.measure.norms import norms as measure
 
-    model = _loaded(planned.located, hardware, progress)
+    model = load_model(planned.located, hardware, progress)
     for prompt in planned.prompts:
         for placement, vector, stream in measure(model, prompt.ids, prompt.placements, centre):
             inside = prompt.ids[placement.start : placement.end]
@@ -185,7 +191,7 @@ def perplexity(
     front = lines.pads_in_front(alignments, tokenizer) if method == "pad" else ()
     rows = lines.lay_out(corpora, tokenizer, front, located.context)
     fronted = lines.prompted(rows, alignments, tokenizer) if baseline else ()
-    model = _loaded(located, hardware, progress)
+    model = load_model(located, hardware, progress)
     arm = measure.CorpusArm(alignments, tuple(compute(model, alignments)))
     sheet = measure.Sheet(model, tokenizer, rows)
     changes = sheet.changes([arm])[0]

@@ -112,9 +112,8 @@ def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
         reached.append(met)
         raise _Enough
 
-    with _skip_below(model, start), _at_layers(model, (start, stop), swap):
-        with suppress(_Enough):
-            model.network(inputs_embeds=stream, use_cache=False)
+    with _skip_below(model, start), _at_layers(model, (start, stop), swap), suppress(_Enough):
+        model.network(inputs_embeds=stream, use_cache=False)
     return reached[0]
 
 

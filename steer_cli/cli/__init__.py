@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, table
+from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
 from steer_cli.cli.options import Debug
 from steer_cli.errors import SteerError
 
@@ -69,6 +69,7 @@ for module, function in (
     (shift, shift.shift),
     (perplexity, perplexity.perplexity),
     (norms, norms.norms),
+    (sweep, sweep.sweep),
     (check, check.check),
     (schema, schema.schema),
     (recipes, recipes.recipes),

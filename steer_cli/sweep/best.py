@@ -47,7 +47,9 @@ def parse_wish(text: str) -> Wish:
         try:
             bounds.append((bound[1], bound[2], float(bound[3])))
         except (TypeError, ValueError):
-            raise SweepError(f"--best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER") from None
+            raise SweepError(
+                f"--best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER"
+            ) from None
     return Wish(text, found[1].lower() == "max", found[2], tuple(bounds))
 
 

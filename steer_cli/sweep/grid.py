@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-
 from steer_cli.errors import SweepError
 from steer_cli.recipe import Addition, Recipe
 
@@ -71,12 +70,16 @@ def parse_grid(
     blocks = _axis("--layers", layers, _layer)
     for layer in blocks:
         if layer < 0 or (depth is not None and layer >= depth):
-            known = "0 or more" if depth is None else f"0 to {depth - 1}, so --layers 0:{depth} is all of them"
+            known = (
+                "0 or more" if depth is None else f"0 to {depth - 1}, so --layers 0:{depth} is all of them"
+            )
             raise SweepError(f"--layers {layers}: no layer {layer}; the model has {known}")
     shares = _axis("--dims", dims, float)
     for share in shares:
         if share is not None and not 0 <= share <= 1:
-            raise SweepError(f"--dims {dims}: {share:g} is not a share of the width; write 0 to 1, such as 0:1:0.1")
+            raise SweepError(
+                f"--dims {dims}: {share:g} is not a share of the width; write 0 to 1, such as 0:1:0.1"
+            )
     return Grid(
         tuple(sorted(blocks)),
         tuple(_axis("--coefficients", coefficients, float)),
@@ -99,10 +102,14 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
             numbers = [Decimal(bound.strip()) for bound in bounds]
             if len(numbers) > 3 or not all(number.is_finite() for number in numbers):
                 raise InvalidOperation
-            values += [kind(number) for number in (_range(numbers, kind is _layer) if len(numbers) > 1 else numbers)]
+            values += [
+                kind(number) for number in (_range(numbers, kind is _layer) if len(numbers) > 1 else numbers)
+            ]
         except (InvalidOperation, ValueError, OverflowError):
             example = "0:30 or 6,16" if kind is _layer else "-1:4:0.5 or 1,2"
-            raise SweepError(f"{option} {text}: {part.strip() or 'nothing'} is not a value; write {example}") from None
+            raise SweepError(
+                f"{option} {text}: {part.strip() or 'nothing'} is not a value; write {example}"
+            ) from None
     if len(values) > LARGEST:
         raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer")
     # 0.0 for -0.0, which is the same figure.
@@ -131,7 +138,9 @@ def _positions(text: str | None) -> list[str | int | None]:
     values: list[str | int | None] = []
     for part in (part.strip() for part in text.split(",")):
         if part not in ("front", "middle", "back", "every") and not part.isdecimal():
-            raise SweepError(f"--positions {text}: {part!r} is none; write front, middle, back, every or a number")
+            raise SweepError(
+                f"--positions {text}: {part!r} is none; write front, middle, back, every or a number"
+            )
         values.append(int(part) if part.isdecimal() else part)
     return list(dict.fromkeys(values))
 
@@ -142,7 +151,8 @@ def recipe_at(recipe: Recipe, point: Point, swept: Sequence[int]) -> Recipe:
     A share of 0 leaves nothing of the vector, which is coefficient 0.
     """
     additions = [
-        _moved(addition, point) if index in swept else addition for index, addition in enumerate(recipe.additions)
+        _moved(addition, point) if index in swept else addition
+        for index, addition in enumerate(recipe.additions)
     ]
     return recipe.model_copy(update={"additions": tuple(additions)})
 
@@ -168,5 +178,7 @@ def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
     """
     for index in chosen:
         if not 0 <= index < len(recipe.additions):
-            raise SweepError(f"--addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}")
+            raise SweepError(
+                f"--addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}"
+            )
     return tuple(chosen) or tuple(range(len(recipe.additions)))

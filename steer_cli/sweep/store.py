@@ -38,7 +38,9 @@ class Store:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise SweepError(f"--store {self.path}: another sweep is writing to it; wait, or use another file") from None
+            raise SweepError(
+                f"--store {self.path}: another sweep is writing to it; wait, or use another file"
+            ) from None
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
         try:
