@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,7 @@ class Runner:
         Raises:
             SteerError: a point that cannot be run.
         """
-        pointed = [self._pointed(point) for point in group]
+        pointed = self._pointed(group)
         records: list[dict[str, Any]] = [{} for _ in group]
         for measure in self.question.measures:
             found = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}[measure](pointed)
@@ -71,10 +72,12 @@ class Runner:
                 record[measure] = figure
         return records
 
-    def _pointed(self, point: Point) -> Pointed:
-        recipe = self.question.recipe_at(point)
-        alignments = align_additions(recipe, self.question.tokenizer, self.model.depth)
-        return Pointed(alignments, tuple(compute(self.model, alignments)))
+    def _pointed(self, group: Sequence[Point]) -> list[Pointed]:
+        recipes = [self.question.recipe_at(point) for point in group]
+        aligned = [align_additions(recipe, self.question.tokenizer, self.model.depth) for recipe in recipes]
+        # All at once: points of one layer mostly read the same streams.
+        vectors = iter(compute(self.model, [alignment for each in aligned for alignment in each]))
+        return [Pointed(each, tuple(islice(vectors, len(each)))) for each in aligned]
 
     def _perplexity(self, group: Sequence[Pointed]) -> list[Any]:
         if self._sheet is None:

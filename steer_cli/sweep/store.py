@@ -35,6 +35,8 @@ class Store:
         self._file: int | None = None
 
     def __enter__(self) -> Store:
+        if not self.path.absolute().parent.is_dir():
+            raise SweepError(f"--store {self.path}: there is no folder {self.path.parent}; make it first")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
