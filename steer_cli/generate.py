@@ -100,7 +100,7 @@ def generate(
     fixed = model.on_one_gpu if fixed is None else fixed
     rows = batch_rows or row_budget(model, first[0].started, capacity)
     batch = _Batch(model, first[0].started, max(arms, rows - rows % arms), capacity, sampling, eos, fixed)
-    while tasks:
+    while True:
         while batch.free >= arms:
             task = next((task for task in tasks if task.begun < task.samples), None)
             if task is not None:
@@ -111,6 +111,8 @@ def generate(
             if not more:
                 break
             tasks.extend(more)
+        if not batch.used:
+            return
         ended(batch.step())
         while tasks and (finished := tasks[0].finished()):
             tasks.popleft()

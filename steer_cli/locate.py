@@ -71,14 +71,14 @@ def locate(
         ModelError: there is no such model, it is incomplete, pickled, or the hub is out of reach.
         CatalogueError: a model of the catalogue cannot be fetched.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if name in catalogue.CATALOGUE:
         located = Located(name, catalogue.pull(name, convert, progress, note), catalogue.CATALOGUE[name].bos)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         located = Located(name, path)
     elif path.suffix == ".gguf":
         located = Located(name, catalogue.converted(path, convert, progress, note))
-    elif path.suffix in PICKLED or path.is_file():
+    elif path.suffix in PICKLED or os.path.isfile(path):
         raise ModelError(f"model {show(name)}: not a folder or a .gguf file; pickled weights are refused")
     elif (
         name.count("/") > 1

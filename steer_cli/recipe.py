@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -196,13 +197,20 @@ def shipped() -> dict[str, Path]:
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
+        return False
+
+
 def find(name: str) -> Path:
     """The file of a path or of a shipped recipe's name; a bare name means the default model's first.
 
     Raises:
         RecipeError: there is neither; names the nearest shipped recipes.
     """
-    if name == "-" or Path(name).is_file():
+    if name == "-" or _is_file(name):
         return Path(name)
     known = shipped()
     for full, file in known.items():
@@ -210,8 +218,8 @@ def find(name: str) -> Path:
             return file
     near = difflib.get_close_matches(name, [*known, *(full.split("/")[1] for full in known)], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists those that ship"
-    kind = "is a folder, not a recipe file" if Path(name).is_dir() else "no such file or shipped recipe"
-    raise RecipeError([f"{name}: {kind}; {hint}"])
+    kind = "is a folder, not a recipe file" if os.path.isdir(name) else "no such file or shipped recipe"
+    raise RecipeError([f"{name[:200]}: {kind}; {hint}"])
 
 
 def load(name: str, changes: list[Override] | None = None) -> Recipe:
@@ -221,7 +229,7 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
         RecipeError: the file cannot be read or is no recipe; holds one line for each fault.
     """
     file, changes = find(name), changes or []
-    source = "<stdin>" if name == "-" else str(file) if Path(name).is_file() else name
+    source = "<stdin>" if name == "-" else str(file) if _is_file(name) else name
     try:
         content = sys.stdin.buffer.read() if name == "-" else file.read_bytes()
         text = content.decode("utf-8-sig")
@@ -234,6 +242,9 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
     recipe = validate(written)
     digest = hashlib.sha256(content)
     for change in changes:
+        # Options such as --samples are in every record themselves.
+        if not change.label.startswith("--set"):
+            continue
         digest.update(f"\n{change.label}".encode(errors="surrogateescape"))
     recipe = (
         recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})

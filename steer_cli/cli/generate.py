@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,13 +40,14 @@ def generate(
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(metavar="D", help="float32, bfloat16 or float16; auto is float32 on a CPU.")
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."),
     ] = "auto",
     device: Annotated[
         str, typer.Option(metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
     ] = "auto",
     device_map: Annotated[
-        str | None, typer.Option(metavar="auto", help="Spread a model that is larger than one accelerator.")
+        Literal["auto"] | None, typer.Option(help="Spread a model that is larger than one accelerator.")
     ] = None,
     debug: options.Debug.option = False,
 ) -> None:

@@ -97,6 +97,9 @@ def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int)
     for position in range(start, stop):
         table.add_column(str(position), overflow="fold")
     for row, label in rows:
+        # In a folded part, a text that has no token there is left out.
+        if row.role != "prompt" and not (row.start < stop and start < row.start + len(row.tokens)):
+            continue
         style = ROLE_STYLE[row.role]
         cells = []
         for position in range(start, stop):

@@ -1,0 +1,28 @@
+"""Write docs/generate.svg: the screen of `steer generate`, as the README shows it.
+
+Run it as `.venv/bin/python docs/picture.py` after a change of the screen or of the recipe.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from steer_cli import recipe, run
+from steer_cli.report import terminal
+
+WIDTH = 100
+
+
+def main() -> None:
+    console = Console(
+        record=True, width=WIDTH, highlight=False, markup=False, emoji=False, force_terminal=True
+    )
+    for outcome in run.generate(recipe.load("love-hate"), run.Hardware(device="cpu")):
+        console.print(terminal.title(outcome.recipe, outcome.model))
+        for part in terminal.outcome_parts(outcome, WIDTH):
+            console.print(part)
+    console.save_svg(str(Path(__file__).with_name("generate.svg")), title="steer generate love-hate")
+
+
+if __name__ == "__main__":
+    main()

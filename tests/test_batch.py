@@ -1,0 +1,141 @@
+"""Speed changes nothing: rows that share a batch, enter and leave it, give what each gives alone."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import ARCHITECTURES
+from reference import reference
+
+from steer_cli import generate as batch
+from steer_cli import run
+from steer_cli.arms import arm_of
+from steer_cli.model import load
+from steer_cli.plan import align_additions, place
+from steer_cli.prefill import UNSTEERED, Job
+from steer_cli.recipe import Sampling
+from steer_cli.recipe import load as load_recipe
+from steer_cli.tokens import open_tokenizer
+from steer_cli.vectors import compute
+
+torch.set_num_threads(1)
+
+# Of different lengths, so that no two rows of a shared batch end at the same position.
+PROMPTS = (
+    "I hate you because",
+    "I went up to my friend and said",
+    "The ship sailed to Rome with a cargo of salt, wine and stone, and",
+    "Love is all",
+)
+SAMPLING = {"max_new_tokens": 12, "samples": 3, "temperature": 1.5, "top_p": 0.9, "seed": 7}
+
+
+def recipe_file(folder, model, additions, prompts=PROMPTS, **sampling):
+    file = folder / "recipe.yaml"
+    file.write_text(
+        f"model: {model}\nprompts: {list(prompts)!r}\nadditions: {additions}\n"
+        f"sampling: { {**SAMPLING, **sampling} }\n".replace("'", '"')
+    )
+    return load_recipe(str(file))
+
+
+ADDITIONS = "[{plus: Love, minus: Hate, layer: 1, coefficient: 2}]"
+EVERY = "[{plus: Love, minus: Hate, layer: 1, coefficient: 0.2, position: every}]"
+
+
+def rows(outcomes):
+    return [
+        [(completion.tokens, completion.finish) for completion in (*outcome.unsteered, *outcome.steered)]
+        for outcome in outcomes
+    ]
+
+
+@pytest.mark.parametrize("additions", [ADDITIONS, EVERY], ids=["front", "every"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_shared_batch_gives_what_the_reference_gives_alone(tiny_folder, tmp_path, arch, additions):
+    folder = tiny_folder(arch)
+    recipe = recipe_file(tmp_path, folder, additions)
+    # Four rows are fewer than the 24 of this run: rows wait, enter as others end, and change places.
+    outcomes = rows(run.generate(recipe, run.Hardware(device="cpu"), batch_rows=4))
+    for prompt, got in zip(PROMPTS, outcomes, strict=True):
+        plain = [addition.model_dump(exclude_none=True) for addition in recipe.additions]
+        plain = [{key: value for key, value in addition.items() if key != "pairs"} for addition in plain]
+        wanted = reference(folder, prompt, plain, SAMPLING)
+        arms = [wanted[arm]["samples"] for arm in ("unsteered", "steered")]
+        assert got == [(tuple(row["ids"]), row["finish"]) for arm in arms for row in arm]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 24, 64])
+def test_the_size_of_the_batch_changes_nothing(tiny_folder, tmp_path, size):
+    recipe = recipe_file(tmp_path, tiny_folder("llama"), ADDITIONS)
+    hardware = run.Hardware(device="cpu")
+    assert rows(run.generate(recipe, hardware, batch_rows=size)) == rows(run.generate(recipe, hardware))
+
+
+def test_many_prompts_come_in_order_and_a_few_at_a_time(tiny_folder, tmp_path):
+    prompts = [f"I love the {word}" for word in ("ship", "cake", "city", "gate", "wind", "rain")] * 5
+    recipe = recipe_file(tmp_path, tiny_folder("gpt2"), ADDITIONS, prompts, samples=1)
+    outcomes = run.generate(recipe, run.Hardware(device="cpu"), batch_rows=4)
+    first = next(outcomes)
+    assert first.prompt == prompts[0], "the first result is there before the last prompt is run"
+    assert [first.prompt, *(outcome.prompt for outcome in outcomes)] == prompts
+
+
+def jobs_on(folder, additions, prompts):
+    model, tokenizer = load(folder, folder.name, device="cpu"), open_tokenizer(folder)
+    alignments = align_additions(additions, tokenizer, model.depth)
+    vectors = compute(model, alignments)
+    jobs = []
+    for prompt in prompts:
+        ids = tokenizer.prompt(prompt)
+        arm = arm_of(model, place(alignments, tokenizer, ids, prompt), vectors, len(ids))
+        jobs.append(Job(ids, (UNSTEERED, arm)))
+    return model, tokenizer, jobs
+
+
+@pytest.mark.parametrize("additions", [ADDITIONS, EVERY], ids=["front", "every"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_shape_that_a_gpu_needs_gives_the_same_rows(tiny_folder, tmp_path, arch, additions):
+    # On a GPU every step runs all slots over the whole capacity; here the same shapes run on the CPU.
+    recipe = recipe_file(tmp_path, tiny_folder(arch), additions)
+    model, tokenizer, jobs = jobs_on(tiny_folder(arch), recipe, PROMPTS)
+    longest = max(len(job.prompt) for job in jobs)
+    results = [
+        [
+            done.rows
+            for done in batch.generate(
+                model, jobs, Sampling(**SAMPLING), tokenizer.eos, longest, 6, fixed=fixed
+            )
+        ]
+        for fixed in (False, True)
+    ]
+    assert results[0] == results[1]
+
+
+def test_a_row_longer_than_a_sliding_window(tiny_folder, tmp_path):
+    # The window is made smaller than the row, so that the two kinds of block see different spans.
+    folder = tmp_path / "narrow"
+    shutil.copytree(tiny_folder("gemma3"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config["layer_types"]) == {"full_attention", "sliding_attention"}
+    config["sliding_window"] = 6
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = recipe_file(tmp_path, folder, ADDITIONS, PROMPTS[2:3])
+    (got,) = rows(run.generate(recipe, run.Hardware(device="cpu")))
+    wanted = reference(
+        folder, PROMPTS[2], [{"plus": "Love", "minus": "Hate", "layer": 1, "coefficient": 2}], SAMPLING
+    )
+    arms = [wanted[arm]["samples"] for arm in ("unsteered", "steered")]
+    assert got == [(tuple(row["ids"]), row["finish"]) for arm in arms for row in arm]
+
+
+def test_scoring_between_steps_is_not_steered(tiny_folder, tmp_path):
+    # With `every`, vectors also act while decoding; scores are taken while other rows still decode.
+    recipe = recipe_file(tmp_path, tiny_folder("llama"), EVERY, PROMPTS)
+    hardware = run.Hardware(device="cpu")
+    together = run.generate(recipe, hardware, score=True, batch_rows=2)
+    alone = [next(run.generate(recipe.with_prompts([prompt]), hardware, score=True)) for prompt in PROMPTS]
+    for shared, single in zip(together, alone, strict=True):
+        for one, other in zip(shared.steered, single.steered, strict=True):
+            assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-5)

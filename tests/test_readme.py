@@ -1,0 +1,110 @@
+"""The README is true: its examples run, its recipe loads, every command stands in its table."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from steer_cli import recipe
+from steer_cli.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def examples() -> list[str]:
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    return [line for line in lines if "steer " in line and not line.startswith("make")]
+
+
+def commands(group=None, above=()) -> dict[str, object]:
+    """Every command that can be typed, by its words: `models pull`."""
+    found = {}
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        found[" ".join((*above, name))] = command
+        if hasattr(command, "commands"):
+            found |= commands(command, (*above, name))
+    return found
+
+
+@pytest.fixture
+def shell(tmp_path, real_folder):
+    """Runs a line as a user would, in an empty folder, with `steer` on the path."""
+    shim = tmp_path / "bin" / "steer"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m steer_cli "$@"\n')
+    shim.chmod(0o755)
+    path = f"{shim.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+    def run(line: str) -> subprocess.CompletedProcess:
+        options = {"shell": True, "cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(line, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("line", examples())
+def test_an_example_of_the_readme_runs(shell, line):
+    done = shell(line)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_there_are_five_more_things_to_try():
+    section = README.split("## Five more things to try")[1].split("\n## ")[0]
+    assert len([line for line in section.splitlines() if "steer " in line]) == 5
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path):
+    (text,) = blocks("yaml")
+    file = tmp_path / "readme.yaml"
+    file.write_text(text)
+    assert recipe.load(str(file)).additions[0].plus == "Love"
+
+
+def test_both_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_every_command_stands_in_the_table_once():
+    table = re.findall(r"^\| `steer ([a-z]+(?: pull)?)", README, re.MULTILINE)
+    assert sorted(table) == sorted(commands())
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_examples_that_can_be_pasted(name):
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "300"}).output
+    examples = shown.split("Examples")[1].split("─")[0]
+    lines = [line.strip() for line in examples.splitlines() if "steer" in line]
+    assert lines
+    for line in lines:
+        words = shlex.split(re.split(r"\||>|&&", line[line.index("steer ") :])[0])
+        assert " ".join(words[1:]).startswith(name)
+        # The options exist: with --help behind them, the line is parsed and nothing is run.
+        asked = CliRunner().invoke(app, [*words[1:], "--help"])
+        assert asked.exit_code == 0, asked.output
+
+
+def test_the_tree_names_files_that_exist():
+    tree = README.split("## The code")[1]
+    names = re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE)
+    assert len(names) > 10
+    for name in names:
+        assert (ROOT / "steer_cli" / name).exists(), name
+    parts = {path.name for path in (ROOT / "steer_cli").glob("*.py")} - {"__init__.py", "__main__.py"}
+    for part in parts:
+        assert part in tree, f"{part} has no line in the README's tree"
