@@ -33,7 +33,7 @@ def run(recipe, corpus, store):
     from steer_cli.sweep.question import Asked, ask
     from steer_cli.sweep.sweep import sweep
 
-    asked = Asked("0:5", "-1:2:0.5", dims="0.5,1", measures=("perplexity", "kl"))
+    asked = Asked("0:5", "-1:1:0.5", measures=("perplexity", "kl"))
     question = ask(load(recipe), [read(corpus, lines=True)], asked)
     for _ in sweep(question, Hardware(device="cpu"), Path(store)):
         pass
@@ -46,6 +46,8 @@ def finish(child):
 def main():
     recipe, corpus, folder, trials = sys.argv[1:]
     import torch
+    from transformers import AutoModelForCausalLM  # noqa: F401
+    from transformers.models.gpt2 import modeling_gpt2  # noqa: F401  (loading would import it in each child)
 
     import steer_cli.measurements
     import steer_cli.sweep.runner
@@ -69,11 +71,11 @@ def main():
             while (store.stat().st_size if store.exists() else 0) < target and not os.waitid(
                 os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
             ):
-                pass
+                time.sleep(0.0005)
         os.kill(child, signal.SIGKILL)
         finish(child)
         lines = store.read_bytes().count(b"\n") if store.exists() else 0
-        killed["before" if lines < 2 else "between" if lines < 71 else "after"] += 1
+        killed["before" if lines < 2 else "between" if lines < 26 else "after"] += 1
         before = store.read_bytes() if store.exists() else b""
         assert finish(start(recipe, corpus, store)) == 0
         kept = store.read_bytes().startswith(before[: before.rfind(b"\n") + 1])

@@ -19,7 +19,9 @@ def texts(corpus):
 
 
 def test_a_text_is_split_into_sentences_that_may_go_on_in_the_next_line(tmp_path):
-    path = written(tmp_path, "a.txt", 'Dr. Smith went\nhome. It was 3.5 km!\n\n\n  She said "No." Then she left.\n')
+    path = written(
+        tmp_path, "a.txt", 'Dr. Smith went\nhome. It was 3.5 km!\n\n\n  She said "No." Then she left.\n'
+    )
     corpus = read(f"walk={path}")
     assert corpus.name == "walk"
     assert texts(corpus)[:2] == ["Dr. Smith went home.", "It was 3.5 km!"]

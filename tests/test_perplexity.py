@@ -23,14 +23,18 @@ def test_every_figure_is_that_of_one_sentence_at_a_time(arch, method, command, r
     from measuring import changes, perplexity
 
     folder = tiny_folder(arch)
-    [record] = figures(command, recipe_file(folder, WEDDING), "--corpus", "a=five.txt", "--lines", "--method", method)
+    [record] = figures(
+        command, recipe_file(folder, WEDDING), "--corpus", "a=five.txt", "--lines", "--method", method
+    )
     pairs = [list(changes(folder, text, WEDDING, method).values()) for text in FIVE]
     for key, value in perplexity(pairs).items():
         assert record[key] == pytest.approx(value, rel=1e-4), key
     assert (record["corpus"], record["label"], record["method"]) == ("a", None, method)
 
 
-def test_a_vector_of_many_positions_leaves_as_many_predictions_out(command, recipe_file, tiny_folder, tmp_path):
+def test_a_vector_of_many_positions_leaves_as_many_predictions_out(
+    command, recipe_file, tiny_folder, tmp_path
+):
     from measuring import changes, perplexity
 
     folder = tiny_folder("gpt2")
@@ -49,7 +53,13 @@ def test_a_vector_of_many_positions_leaves_as_many_predictions_out(command, reci
 def test_coefficient_0_is_exactly_1(method, command, recipe_file, tiny_folder):
     nothing = {**WEDDING, "coefficient": 0}
     [record] = figures(
-        command, recipe_file(tiny_folder("llama"), nothing), "--corpus", "five.txt", "--lines", "--method", method
+        command,
+        recipe_file(tiny_folder("llama"), nothing),
+        "--corpus",
+        "five.txt",
+        "--lines",
+        "--method",
+        method,
     )
     assert record["ratio"] == 1 and record["stderr"] == 0
     assert record["perplexity_steered"] == record["perplexity_unsteered"]
@@ -92,7 +102,23 @@ def test_the_standard_error_is_that_of_drawing_sentences_again(command, recipe_f
     from measuring import changes
 
     draw = random.Random(0)
-    words = "love hate wedding ship rain friend bride cake Rome Paris wine stone late people happy".split()
+    words = [
+        "love",
+        "hate",
+        "wedding",
+        "ship",
+        "rain",
+        "friend",
+        "bride",
+        "cake",
+        "Rome",
+        "Paris",
+        "wine",
+        "stone",
+        "late",
+        "people",
+        "happy",
+    ]
     texts = [" ".join(draw.choices(words, k=draw.randint(4, 9))) for _ in range(60)]
     with open("many.txt", "w", encoding="utf-8") as file:
         file.write("\n".join(texts))
@@ -129,7 +155,9 @@ def test_the_heat_map_holds_every_change_and_sums_to_the_ratio(command, recipe_f
     from measuring import changes
 
     folder = tiny_folder("gpt2")
-    figure, *rows = figures(command, recipe_file(folder, WEDDING), "--corpus", "five.txt", "--lines", "--sentences")
+    figure, *rows = figures(
+        command, recipe_file(folder, WEDDING), "--corpus", "five.txt", "--lines", "--sentences"
+    )
     known = [change for row in rows for change in row["changes"] if change is not None]
     assert math.exp(-sum(known) / len(known)) == pytest.approx(figure["ratio"], rel=1e-9)
     assert ["".join(row["pieces"]) for row in rows] == list(FIVE)  # in the order of the file
@@ -152,7 +180,12 @@ def test_small_passes_and_forgotten_streams_change_nothing(command, recipe_file,
 
 def test_the_screen_names_corpora_and_ratios(command, recipe_file, tiny_folder):
     code, out, _ = command(
-        "perplexity", recipe_file(tiny_folder("gpt2"), WEDDING), "--corpus", "a=five.txt", "--lines", "--sentences"
+        "perplexity",
+        recipe_file(tiny_folder("gpt2"), WEDDING),
+        "--corpus",
+        "a=five.txt",
+        "--lines",
+        "--sentences",
     )
     assert code == 0
     assert "ratio" in out and "std. error" in out and "People flock to Rome." in out
@@ -182,7 +215,6 @@ def test_every_acts_on_all_positions_and_leaves_none_out(command, recipe_file, t
         ({**WEDDING, "position": "back"}, ["--corpus", "five.txt"], "use --method overlay"),
         (WEDDING, [], "add --corpus NAME=FILE"),
         (WEDDING, ["--corpus", "five.txt", "--corpus", "five.txt"], "two corpora"),
-        (WEDDING, ["--corpus", "five.txt", "--method", "both"], "choose pad or overlay"),
         (WEDDING, ["--corpus", "one.txt"], "long enough"),
         (WEDDING, ["--corpus", "long.txt"], "context of 256"),
         (LONG, ["--corpus", "one.txt", "--method", "overlay"], "BOS included"),

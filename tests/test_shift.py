@@ -67,7 +67,9 @@ def test_effect_and_damage(command, recipe_file, tiny_folder):
     from measuring import opened
 
     folder = tiny_folder("gpt2")
-    [record] = shifts(command, recipe_file(folder, WEDDING, prompt=PROMPT), "--want", " wedding", "--want", " friend")
+    [record] = shifts(
+        command, recipe_file(folder, WEDDING, prompt=PROMPT), "--want", " wedding", "--want", " friend"
+    )
     p, q = (side.exp() for side in expected(folder, [WEDDING]))
     tokenizer = opened(folder)[1]
     wanted = [tokenizer.encode(word).ids[0] for word in (" wedding", " friend")]
@@ -102,6 +104,10 @@ def test_bad_options_are_one_clear_line(arguments, said, command, recipe_file, t
 
 
 def test_the_screen(command, recipe_file, tiny_folder):
-    code, out, _ = command("shift", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), "--want", "wedding")
+    code, out, _ = command(
+        "shift", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), "--want", "wedding"
+    )
     assert code == 0
-    assert all(part in out for part in ("part of KL", "KL(steered || unsteered)", "entropy", "effect", "damage"))
+    assert all(
+        part in out for part in ("part of KL", "KL(steered || unsteered)", "entropy", "effect", "damage")
+    )

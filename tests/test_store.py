@@ -25,7 +25,7 @@ def test_killed_at_twenty_random_moments_and_resumed_the_file_is_the_same(tiny_f
             }
         )
     )
-    corpus.write_text("\n".join(f"The ship sailed to Rome with {n} stones and my friend." for n in range(12)))
+    corpus.write_text("\n".join(f"The ship sailed to Rome with {n} stones and my friend." for n in range(4)))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     script = Path(__file__).parent / "kill_sweep.py"
     ran = subprocess.run(
@@ -37,7 +37,7 @@ def test_killed_at_twenty_random_moments_and_resumed_the_file_is_the_same(tiny_f
     )
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
-    assert result["wrong"] == 0 and result["lines"] == 1 + 5 * 7 * 2
+    assert result["wrong"] == 0 and result["lines"] == 1 + 5 * 5
     assert result["between"] >= 3, result
 
 
@@ -60,7 +60,10 @@ def test_a_store_of_another_sweep_is_refused_and_left_alone(key, tmp_path):
     with Store(path, SUBJECT) as store:
         store.append([{"layer": 1}])
     before = path.read_bytes()
-    with pytest.raises(SweepError, match=f"holds a sweep of another {key}"), Store(path, SUBJECT | {key: "x"}):
+    with (
+        pytest.raises(SweepError, match=f"holds a sweep of another {key}"),
+        Store(path, SUBJECT | {key: "x"}),
+    ):
         pass
     assert path.read_bytes() == before
 
@@ -76,9 +79,9 @@ def test_what_is_no_store_is_refused_and_left_alone(content, tmp_path):
 
 def test_one_sweep_at_a_time(tmp_path):
     path = tmp_path / "s.jsonl"
-    with Store(path, SUBJECT):
-        with pytest.raises(SweepError, match="another sweep is writing"), Store(path, SUBJECT):
-            pass
+    refused = pytest.raises(SweepError, match="another sweep is writing")
+    with Store(path, SUBJECT), refused, Store(path, SUBJECT):
+        pass
 
 
 @pytest.mark.parametrize("path", ["missing/s.jsonl", "."])

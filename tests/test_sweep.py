@@ -188,7 +188,12 @@ def test_wishes_that_are_none(wish):
 
 def test_wishes():
     records = [
-        {"perplexity": [{"corpus": "a", "label": None, "ratio": r}, {"corpus": "b", "label": "x", "ratio": s}]}
+        {
+            "perplexity": [
+                {"corpus": "a", "label": None, "ratio": r},
+                {"corpus": "b", "label": "x", "ratio": s},
+            ]
+        }
         for r, s in ((0.9, 1.3), (0.8, 1.2), (0.7, 1.01), (0.6, 1.0))
     ]
     assert best(parse_wish("min a"), records) == 3

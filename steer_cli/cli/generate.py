@@ -15,6 +15,7 @@ HELP = options.help_text(
     " steering.",
     "steer generate love-hate",
     'steer generate love-hate --prompt "I hate it when" --samples 8 --set additions.0.coefficient=3',
+    "steer generate love-hate --control random",
     "cat prompts.txt | steer generate wedding-word --prompts - --jsonl | jq -r .steered.text",
 )
 
@@ -37,6 +38,12 @@ def generate(
         int | None,
         typer.Option(
             metavar="N", min=1, help="Rows that decode together; by default as many as fit in memory."
+        ),
+    ] = None,
+    control: Annotated[
+        Literal["random", "embedding", "prompt", "shuffled"] | None,
+        typer.Option(
+            help="A third column with noise, the pair's embedding or its plus text in the vector's place."
         ),
     ] = None,
     dtype: Annotated[
@@ -62,7 +69,13 @@ def generate(
     screen = terminal.console()
     with Display() as display:
         outcomes = run.generate(
-            chosen, hardware, score=jsonl, batch_rows=batch_rows, progress=display.progress, note=display.note
+            chosen,
+            hardware,
+            score=jsonl,
+            batch_rows=batch_rows,
+            progress=display.progress,
+            note=display.note,
+            control=control,
         )
         for number, outcome in enumerate(outcomes):
             display.clear()

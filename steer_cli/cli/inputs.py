@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_cli.corpus import Columns, Corpus, parse_groups, read
-from steer_cli.errors import CorpusError, PlotError, RecipeError, SteerError
+from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.recipe import Override, Recipe, load, parse_override
 
 
@@ -77,12 +77,6 @@ def read_corpora(
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))
     return [read(option, lines, columns) for option in options or []]
-
-
-def choice(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
-    """Raises SteerError where the value of an option is not one of those known."""
-    if value not in known:
-        raise SteerError(f"{option} {value}: choose {' or '.join(each for each in known if each)}")
 
 
 def plot_file(file: Path | None) -> None:

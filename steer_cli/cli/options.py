@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -73,14 +73,17 @@ Set = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", metavar="D", help="float32, bfloat16 or float16; auto is float32 on a CPU.")
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(
+        "--dtype", help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
 ]
 DeviceMap = Annotated[
-    str | None,
-    typer.Option("--device-map", metavar="auto", help="Spread a model that is larger than one accelerator."),
+    Literal["auto"] | None,
+    typer.Option("--device-map", help="Spread a model that is larger than one accelerator."),
 ]
 Corpora = Annotated[
     list[str] | None,
@@ -108,10 +111,9 @@ Group = Annotated[
     ),
 ]
 Method = Annotated[
-    str,
+    Literal["pad", "overlay"],
     typer.Option(
         "--method",
-        metavar="M",
         help="pad: spaces keep the vector apart from the text; overlay: it lies on the text's first tokens.",
     ),
 ]

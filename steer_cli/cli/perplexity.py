@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,12 +26,8 @@ def perplexity(
     set: options.Set = None,
     method: options.Method = "pad",
     baseline: Annotated[
-        str | None,
-        typer.Option(
-            "--baseline",
-            metavar="prompt",
-            help="Also with the plus text as tokens in front, without a vector.",
-        ),
+        Literal["prompt"] | None,
+        typer.Option(help="Also with the plus text as tokens in front, without a vector."),
     ] = None,
     sentences: Annotated[
         bool, typer.Option("--sentences", help="Show each token by its change in log probability.")
@@ -47,15 +43,13 @@ def perplexity(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import measurements
-    from steer_cli.cli.inputs import choice, read_corpora, recipe_from
+    from steer_cli.cli.inputs import read_corpora, recipe_from
     from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
 
-    choice("--method", method, ("pad", "overlay"))
-    choice("--baseline", baseline, (None, "prompt"))
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
     with Display() as display:

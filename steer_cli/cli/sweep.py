@@ -78,14 +78,13 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.cli.inputs import choice, plot_file, read_corpora, recipe_from
+    from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
     from steer_cli.sweep import best as wishes
     from steer_cli.sweep.question import Asked, ask
     from steer_cli.sweep.sweep import sweep as run
 
-    choice("--method", method, ("pad", "overlay"))
     plot_file(plot)
     wish = None if best is None else wishes.parse_wish(best)
     chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, samples=samples)
@@ -103,7 +102,7 @@ def sweep(
     if plot is not None:
         from steer_cli.report import plots
 
-        plots.sweep(found, question.names(), plot)
+        plots.sweep(found, [wishes.values(record) for record in found], plot)
 
 
 def _show(question, records, wish, jsonl: bool) -> list:
@@ -130,7 +129,8 @@ def _show(question, records, wish, jsonl: bool) -> list:
     if not jsonl:
         screen = terminal.console()
         screen.print(terminal.title(question.recipe, question.located.name))
-        screen.print(sweeps.table(found, named, winner))
+        for part in sweeps.table(found, named, winner):
+            screen.print(part)
         if recipe is not None:
             for part in sweeps.winner(wish.text, found[winner], named[winner], recipe):
                 screen.print(part)

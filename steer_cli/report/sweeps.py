@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from steer_cli.report.measures import DAMAGED, plain_table
@@ -21,7 +20,7 @@ AXES = ("layer", "coefficient", "position", "dims")
 
 def table(
     records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, float]], winner: int | None
-) -> Table:
+) -> Iterator[RenderableType]:
     """A row for each point, a column for each axis that varies and each figure.
 
     Args:
@@ -37,9 +36,9 @@ def table(
         cells = [_figure(figures[name], name in ratios, lowest.get(name)) for name in names]
         style = "bold" if number == winner else ""
         shown.add_row(*(_axis(record[axis]) for axis in axes), *cells, style=style)
-    shown.caption = _legend(ratios, winner)
-    shown.caption_justify = "left"
-    return shown
+    yield shown
+    if legend := _legend(ratios, winner):
+        yield Text(f"  {legend}", style="dim")
 
 
 def _name(figure: Mapping[str, Any]) -> str:
