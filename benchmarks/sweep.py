@@ -4,8 +4,8 @@
 
 The plain loop is what one would write with hooks: for every point and sentence one whole steered pass and its
 log-softmax; the unsteered pass of a sentence is done once, before. Both sides compute the same ratios, which
-are compared. The plain loop may run on a share of the points, spread evenly over the layers; its time is then scaled
-up linearly, and the output says so. It knows nothing of the command line.
+are compared. The plain loop may run on a share of the points, spread evenly over the layers; its time is
+then scaled up linearly, and the output says so. It knows nothing of the command line.
 """
 
 from __future__ import annotations

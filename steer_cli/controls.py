@@ -1,9 +1,9 @@
 """Is it more than noise, or an extra token? The same recipe with something else in the vector's place.
 
-`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in another
-order along the width, so that large values stay as large. `embedding`: the pair read at layer 0, rescaled to the
-norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the prompt. This module
-knows recipes and vectors, not how anything is sampled or shown.
+`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in
+another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
+rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
+prompt. This module knows recipes and vectors; it does not know how anything is sampled or shown.
 """
 
 from __future__ import annotations

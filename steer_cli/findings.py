@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TokenShift:
-    """One next token: its probabilities, steered over unsteered, and its signed part p ln(p/q) of the KL, in nats."""
+    """One next token: probabilities, steered over unsteered, and its signed part p ln(p/q) of the KL in nats."""
 
     token: str
     id: int
@@ -22,7 +22,7 @@ class TokenShift:
 
 @dataclass(frozen=True)
 class Shift:
-    """The next-token distributions from one position of a prompt; KL(steered || unsteered) and entropies in nats.
+    """The next-token distributions from a position of a prompt; KL(steered || unsteered), entropies in nats.
 
     `effect` and `damage` are None where no wanted words were given.
     """
@@ -62,7 +62,8 @@ class Norms:
 class Perplexity:
     """Perplexity of one label of a corpus; `ratio` is steered over unsteered, `stderr` that of the ratio.
 
-    `stderr` is None where there is one sentence only. `tokens` counts the predictions compared; `left_out` the sentences too short for any.
+    `stderr` is None where there is one sentence only. `tokens` counts the predictions compared; `left_out`
+    the sentences too short for any.
     """
 
     corpus: str

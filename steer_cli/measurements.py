@@ -175,8 +175,8 @@ def perplexity(
     """Perplexity of every corpus, steered against unsteered.
 
     Args:
-        method: `pad` keeps the vector apart from the text by spaces behind BOS; `overlay` lays it on the text.
-        baseline: add figures of the plus text as tokens in front, without a vector, under the method `prompt`.
+        method: `pad` keeps vector and text apart by spaces behind BOS; `overlay` lays the one on the other.
+        baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`.
 
     Raises:
         SteerError: the input is at fault.

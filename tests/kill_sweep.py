@@ -63,7 +63,7 @@ def main():
     for trial in range(int(trials)):
         store = Path(folder) / f"{trial}.jsonl"
         child = start(recipe, corpus, store)
-        # Half of the moments by the clock, half by how far the file has come: most of the time goes into loading.
+        # Half of the moments by the clock, half by how far the file has come: much time goes into loading.
         if trial % 2:
             time.sleep(draw.uniform(0, took))
         else:

@@ -1,6 +1,6 @@
 """The measurements written out plainly, to compare the tool against.
 
-One sentence at a time, whole passes, float64, no batch and no prefix reuse. It shares no line with `steer_cli`.
+One sentence at a time, whole passes, float64, no batch, no prefix reuse. It shares no line with `steer_cli`.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from reference import front_ids, injected, load, placements, single, tokens
 
 
 def opened(folder, bos="auto"):
-    """The float64 model of a folder, its tokenizer, the names of its special tokens, and what stands in front."""
+    """The float64 model of a folder, its tokenizer, its special tokens' names, and what stands in front."""
     model, tokenizer, names = load(folder)
     return model.double(), tokenizer, names, front_ids(tokenizer, names, bos)
 

@@ -1,4 +1,4 @@
-"""Controls of `steer generate`: what stands in the vector's place, and that the other columns stay as they are."""
+"""Controls of `steer generate`: what stands in the vector's place; the other columns stay as they are."""
 
 import json
 

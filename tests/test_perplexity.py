@@ -228,3 +228,11 @@ def test_what_cannot_be_measured_is_one_clear_line(
     code, out, err = command("perplexity", recipe_file(tiny_folder("gpt2"), addition), "--lines", *arguments)
     assert code == 1 and out == ""
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
+
+
+def test_the_embedding_added_to_a_space_is_the_prompt(command, recipe_file, tiny_folder):
+    """At layer 0 a space plus (" wedding" - " ") is the token " wedding": vector and baseline are the same."""
+    at_0 = {**WEDDING, "layer": 0, "coefficient": 1}
+    arguments = ("--corpus", "five.txt", "--lines", "--baseline", "prompt")
+    vector, prompt = figures(command, recipe_file(tiny_folder("gpt_neox"), at_0), *arguments)
+    assert vector["ratio"] == pytest.approx(prompt["ratio"], rel=1e-5) and vector["ratio"] != 1

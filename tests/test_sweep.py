@@ -1,4 +1,4 @@
-"""Sweeps: the grid as it is written, points that equal single measurements, the winner, what is computed once."""
+"""Sweeps: the grid as written, points that equal single measurements, the winner, what is computed once."""
 
 import json
 
@@ -158,7 +158,8 @@ def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_fo
 
 
 def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe_file, tiny_folder, tmp_path):
-    path = recipe_file(tiny_folder("llama"), WEDDING, prompt=PROMPT)
+    words = "A long description, which no screen may fold, because that would break the file. " * 3
+    path = recipe_file(tiny_folder("llama"), WEDDING, prompt=PROMPT, description=words.strip(), name="yes")
     grid = ("--layers", "1:4", "--coefficients", "0.5,2", "--corpus", "a=five.txt", "--lines", "--measure")
     wish = ("perplexity,kl", "--best", "max kl where a <= 1.5")
     code, out, err = command("sweep", path, *grid, *wish)
@@ -169,6 +170,8 @@ def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe
     text = out[out.index("\nname:") :]
     found = yaml.safe_load(text)
     assert found["additions"][0]["layer"] == winner["layer"]
+    assert found["additions"][0]["coefficient"] == winner["coefficient"]
+    assert found["description"] == words.strip()
     (tmp_path / "best.yaml").write_text(text, encoding="utf-8")
     single = json.loads(command("shift", "best.yaml", "--jsonl")[1])
     assert single["kl"] == pytest.approx(winner["kl"][0]["kl"], abs=1e-5)

@@ -80,7 +80,7 @@ def read_corpora(
 
 
 def plot_file(file: Path | None) -> None:
-    """Raises PlotError where no plot could be written at the end of a long run; so it is said at its start."""
+    """Raises PlotError where no plot could be written at the end of a long run, to say so at its start."""
     if file is None:
         return
     if file.suffix.lower() not in (".png", ".svg"):

@@ -9,8 +9,9 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Measure |vector| / |stream| by layer and position, at coefficient 1.\n\nFor each addition of the recipe: "
-    "the vector as it would be read and added at every layer, against the prompt's stream there, in one pass.",
+    "Measure |vector| / |stream| by layer and position, at coefficient 1.\n\nFor each addition of the recipe:"
+    " the vector as it would be read and added at every layer, against the prompt's stream there, in one "
+    "pass.",
     "steer norms love-hate",
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",

@@ -11,13 +11,13 @@ from steer_cli.cli import options
 
 HELP = options.help_text(
     "Measure a recipe over a grid of layers, coefficients, positions and dims.\n\nAxes are lists (6,16) or "
-    "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients -1:4:0.5 includes 4. A point is the "
-    "recipe with the point's values in all of its additions (or in those of --addition). With --store every "
+    "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
+    " the recipe with the point's values in all of its additions (or in those of --addition). With --store every "
     "finished point is on the disk at once, and the same command goes on where it was stopped. --best names "
     "corpora (their ratio), corpus/label, counted labels, kl, effect or damage.",
     "steer sweep wedding-shift --layers 0:30 --corpus weddings=weddings.txt --corpus shipping=shipping.txt",
-    'steer sweep wedding-shift --layers 6,16 --coefficients -1:4:0.5 --measure kl --best "max kl" --plot kl.svg',
-    "steer sweep wedding-word --layers 16 --positions front,middle,back --measure counts --samples 100 --jsonl",
+    'steer sweep wedding-shift --layers 6,16 --coefficients=-1:4:0.5 --measure kl --best "max kl"',
+    "steer sweep wedding-word --layers 16 --positions front,middle,back --measure counts --samples 100",
 )
 
 
@@ -112,6 +112,7 @@ def _show(question, records, wish, jsonl: bool) -> list:
     from steer_cli.report import sweeps, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.sweep.best import best, values
+    from steer_cli.sweep.grid import as_values
 
     found = []
     for record in records:
@@ -120,11 +121,7 @@ def _show(question, records, wish, jsonl: bool) -> list:
             print(line(record), flush=True)
     winner = None if wish is None else best(wish, found)
     point = None if winner is None else list(question.grid)[winner]
-    recipe = (
-        None
-        if point is None
-        else written(question.recipe_at(point).model_dump(mode="json", exclude_defaults=True))
-    )
+    recipe = None if point is None else written(as_values(question.recipe_at(point)))
     named = [values(record) for record in found]
     if not jsonl:
         screen = terminal.console()
@@ -133,7 +130,8 @@ def _show(question, records, wish, jsonl: bool) -> list:
             screen.print(part)
         if recipe is not None:
             for part in sweeps.winner(wish.text, found[winner], named[winner], recipe):
-                screen.print(part)
+                # Never folded: the recipe is to be pasted into a file.
+                screen.print(part, soft_wrap=True)
     elif recipe is not None:
         typer.echo(f"best of {wish.text!r}: {line(found[winner] | {'recipe_text': recipe})}", err=True)
     if wish is not None and winner is None:

@@ -16,7 +16,7 @@ from steer_cli.tokens import Tokenizer, pad_id
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence as tokens; `offset` is the position of its own first token, behind BOS and what was put in front."""
+    """A sentence as tokens; `offset` is the position of its own first token, behind BOS and what is in front."""
 
     corpus: str
     label: str | None
@@ -58,8 +58,8 @@ def lay_out(
             ids = (*start, *front, *tokenizer.encode(sentence.text))
             if context is not None and len(ids) > context:
                 raise CorpusError(
-                    f"{sentence.place}: a sentence of {len(ids)} tokens is longer than the model's context of "
-                    f"{context}; split it"
+                    f"{sentence.place}: a sentence of {len(ids)} tokens is longer than the model's context "
+                    f"of {context}; split it"
                 )
             offset = len(start) + len(front)
             lines.append(Line(corpus.name, sentence.label, sentence.text, ids, offset, len(lines)))
@@ -77,7 +77,8 @@ def prompted(
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
     if len({pair.plus for pair in pairs}) > 1:
         raise PlanError(
-            f"--baseline prompt: the recipe has {len(pairs)} texts and one goes in front; use a recipe of one pair"
+            f"--baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
+            "use a recipe of one pair"
         )
     return tuple(
         replace(line, ids=pairs[0].plus.ids + line.ids[line.offset :], offset=len(pairs[0].plus.ids))

@@ -23,10 +23,10 @@ Measured = tuple[Placement, Tensor, Tensor]  # |vector| and |stream|, [positions
 def norms(
     model: Model, prompt: tuple[int, ...], placements: Sequence[Placement], centre: bool = False
 ) -> Iterator[Measured]:
-    """Norms of each addition's unscaled vector, were it read and added at each layer, and of the stream it meets.
+    """Norms of each addition's unscaled vector, were it read and added at each layer, and of the stream.
 
-    All layers come from one pass over the pair's texts and the prompt (Turner et al. 2023, "Measuring the norm
-    of steering vectors"). An addition's own `source_layer` stays where it is.
+    All layers come from one pass over the pair's texts and the prompt (Turner et al. 2023, "Measuring the
+    norm of steering vectors"). An addition's own `source_layer` stays where it is.
 
     Args:
         centre: take the mean over the width away first, which a LayerNorm does in any case.
@@ -67,5 +67,5 @@ def _check_layer_norm(model: Model) -> None:
     if not kinds or not all(issubclass(kind, nn.LayerNorm) for kind in kinds):
         named = ", ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
         raise VectorError(
-            f"--centre: {model.name} normalises with {named}, which does not remove the mean; leave --centre out"
+            f"--centre: {model.name} normalises with {named}, which keeps the mean; leave --centre out"
         )

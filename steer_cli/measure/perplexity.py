@@ -1,10 +1,10 @@
 """How likely are the sentences of a corpus, steered against unsteered?
 
-Every sentence stands by itself behind BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of the
-perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on lots of
-sentences"). Predictions made from positions that a vector lies on are left out for both arms, because the stream
-there was overwritten; with `every` a vector lies on all of them, and none is left out. This module does not
-know files or how figures are shown.
+Every sentence stands by itself behind BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of
+the perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on lots
+of sentences"). Predictions made from positions that a vector lies on are left out for both arms, because
+the stream there was overwritten; with `every` a vector lies on all of them, and none is left out. This
+module does not know files or how figures are shown.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Sheet:
 
 
 def _kept(line: Line, placements: Sequence[Placement]) -> list[int]:
-    """Positions of a line whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
+    """Positions whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
     covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
     return [p for p in range(max(0, line.offset - 1), len(line.ids) - 1) if p not in covered]
 
@@ -127,7 +127,7 @@ def _only(values: Tensor, kept: Sequence[int]) -> Tensor:
 def prompt_changes(
     plain: Sheet, fronted: Sequence[Line], kept: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """d of the same texts with tokens in front instead of a vector, for the predictions that the vector's arm keeps.
+    """d of the same texts with tokens in front instead of a vector, where the vector's arm keeps predictions.
 
     Args:
         fronted: the lines of `plain` in the same order, laid out with the plus text in front.
@@ -174,7 +174,8 @@ def _figures(
     if not counts:
         named = corpus.name if label is None else f"{corpus.name}, {label}"
         raise CorpusError(
-            f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; give longer ones"
+            f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; "
+            "give longer ones"
         )
     tokens = sum(counts)
     mean = sum(sums) / tokens
@@ -195,8 +196,8 @@ def _figures(
 def _stderr(sums: Sequence[float], counts: Sequence[int], mean: float) -> float | None:
     """Standard error of exp(-mean d), sentences being the independent draws.
 
-    The mean is a ratio of two sums over sentences; its variance is that of the linearised ratio (Cochran 1977,
-    section 6.3), and the exponential multiplies it by the ratio itself (delta method).
+    The mean is a ratio of two sums over sentences; its variance is that of the linearised ratio, and the
+    exponential multiplies its root by the ratio itself (delta method).
     """
     size = len(sums)
     if size < 2:

@@ -39,8 +39,8 @@ def entropy(logprobs: Tensor) -> float:
 def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float, float]:
     """How much likelier the wanted tokens became, and how far the rest moved among itself.
 
-    Effect is ln of the steered over the unsteered mass of the wanted tokens; damage is KL(steered || unsteered)
-    of the two distributions over all other tokens, each scaled to sum to 1. Both in nats.
+    Effect is ln of the steered over the unsteered mass of the wanted tokens; damage is KL(steered ||
+    unsteered) of the two distributions over all other tokens, each scaled to sum to 1. Both in nats.
     """
     inside = torch.zeros(len(both.steered), dtype=torch.bool, device=both.steered.device)
     inside[list(wanted)] = True

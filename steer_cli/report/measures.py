@@ -83,7 +83,9 @@ def ratio(value: float) -> Text:
 
 def heat_parts(sentences: Sequence[SentenceChange]) -> Iterator[Text]:
     """Each sentence with its tokens green where they became likelier and red where less; dim if left out."""
-    head = "green: likelier, red: less likely, brightest at a hundredfold; dim: left out; in front: the mean change"
+    head = (
+        "green: likelier, red: less likely, brightest at a hundredfold; dim: left out; first the mean change"
+    )
     yield Text(f"  {head}", style="dim")
     for sentence in sentences:
         known = [change for change in sentence.changes if change is not None]

@@ -144,7 +144,9 @@ def _heat_maps(axes, names, records, named, varying, ratios: set[str]) -> None:
 
 
 def shift(found: Sequence[Shift], path: Path) -> None:
-    """Each shown token: its unsteered probability across, the ratio up, on logarithmic axes, with the line ratio 1."""
+    """Each shown token: unsteered probability across, ratio up, on logarithmic axes, with the line ratio 1."""
+
+    from matplotlib.ticker import NullFormatter
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, each in zip(axes, found, strict=True):
@@ -154,6 +156,7 @@ def shift(found: Sequence[Shift], path: Path) -> None:
             panel.scatter([t.p_unsteered for t in tokens], [t.ratio for t in tokens], c=colours, s=18)
             panel.set_xscale("log")
             panel.set_yscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())  # between powers of ten they overlap
             panel.axhline(1, color="#999999", linewidth=0.8)
             largest = sorted(tokens, key=lambda token: -abs(token.kl))[:LABELLED]
             for token in largest:

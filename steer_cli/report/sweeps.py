@@ -1,7 +1,7 @@
 """A sweep's records -> a screen: the grid as one table, and the winning point.
 
-Colours are few and never carry meaning alone: the best cell has a star, a damaged one an exclamation mark. This
-module does not know how anything was computed.
+Colours are few and never carry meaning alone: the best cell has a star, a damaged one an exclamation mark.
+This module does not know how anything was computed.
 """
 
 from __future__ import annotations

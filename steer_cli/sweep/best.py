@@ -1,7 +1,7 @@
 """`min weddings where shipping <= 1.02` -> the winning point.
 
-A name is a corpus (its perplexity ratio), `corpus/label`, a counted label (its mean in steered completions), or
-kl, effect, damage. This module knows records and nothing of how they were computed.
+A name is a corpus (its perplexity ratio), `corpus/label`, a counted label (its mean in steered
+completions), or kl, effect, damage. This module does not know how the figures were computed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Grid:
         return len(self.layers) * len(self.coefficients) * len(self.positions) * len(self.dims)
 
     def groups(self) -> Iterator[list[Point]]:
-        """Points that share a layer, and so a recorded stream; never more than TOGETHER, so memory is bounded."""
+        """Points that share a layer, and so a recorded stream; at most TOGETHER, so that memory is bounded."""
         group: list[Point] = []
         for point in self:
             if group and (point.layer != group[0].layer or len(group) == TOGETHER):
@@ -168,6 +168,14 @@ def _moved(addition: Addition, point: Point) -> Addition:
     if point.dims == 0:
         values["coefficient"] = 0.0
     return Addition.model_validate(addition.model_dump() | values)
+
+
+def as_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a file would hold it: defaults left out, but not the coefficient, which was chosen."""
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    for written, addition in zip(values["additions"], recipe.additions, strict=True):
+        written["coefficient"] = addition.coefficient
+    return values
 
 
 def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:

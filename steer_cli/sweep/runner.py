@@ -1,7 +1,7 @@
 """The points of a grid -> their figures; what does not change between points is computed once.
 
-The unsteered arm runs once. Points of one layer begin at one recorded stream, which moves up with the layers, and
-run as rows of one batch. This module does not know files or terminals.
+The unsteered arm runs once. Points of one layer begin at one recorded stream, which moves up with the
+layers, and run as rows of one batch. This module does not know files or terminals.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file of a sweep: what was swept in its first line, then a line for each finished point.
 
-Every line is written whole and pushed to the disk before the next point begins; what a kill left unfinished is
-cut off at the next start. This module does not know how points are computed.
+Finished points are pushed to the disk before the next ones begin; what a kill left unfinished is cut off at
+the next start. This module does not know how points are computed.
 """
 
 from __future__ import annotations
