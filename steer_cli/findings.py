@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TokenShift:
-    """One next token: probabilities, steered over unsteered, and its signed part p ln(p/q) of the KL in nats."""
+    """One next token: probabilities, their ratio, and its signed part p ln(p/q) of the KL in nats."""
 
     token: str
     id: int

@@ -16,7 +16,7 @@ from steer_cli.tokens import Tokenizer, pad_id
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence as tokens; `offset` is the position of its own first token, behind BOS and what is in front."""
+    """A sentence as tokens; `offset` is the position of its own first token."""
 
     corpus: str
     label: str | None

@@ -144,7 +144,7 @@ def _heat_maps(axes, names, records, named, varying, ratios: set[str]) -> None:
 
 
 def shift(found: Sequence[Shift], path: Path) -> None:
-    """Each shown token: unsteered probability across, ratio up, on logarithmic axes, with the line ratio 1."""
+    """Each shown token: unsteered probability across, ratio up, both logarithmic, with the line ratio 1."""
 
     from matplotlib.ticker import NullFormatter
 

@@ -48,7 +48,7 @@ class Grid:
         return len(self.layers) * len(self.coefficients) * len(self.positions) * len(self.dims)
 
     def groups(self) -> Iterator[list[Point]]:
-        """Points that share a layer, and so a recorded stream; at most TOGETHER, so that memory is bounded."""
+        """Points that share a layer, and so a recorded stream; at most TOGETHER, which bounds memory."""
         group: list[Point] = []
         for point in self:
             if group and (point.layer != group[0].layer or len(group) == TOGETHER):
