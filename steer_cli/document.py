@@ -22,6 +22,10 @@ class _Loader(yaml.SafeLoader):
     """A safe loader with YAML 1.2's rules for plain scalars, which refuses a key that is written twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"not a mapping ({node.tag})", node.start_mark
+            )
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -31,6 +35,18 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            # A tag written by hand, or a number beyond what Python reads.
+            said = (
+                "a number of too many digits"
+                if "digits" in str(error)
+                else f"{_one_line(error)} ({node.tag})"
+            )
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
         text = super().construct_scalar(node)
@@ -52,6 +68,9 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
+_NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float")}
+
+
 @dataclass(frozen=True)
 class Override:
     """A value that replaces one of the document; `label` is what the user typed."""
@@ -59,6 +78,7 @@ class Override:
     label: str
     path: Path
     value: Any
+    text: str = ""  # the value as it was typed
 
 
 @dataclass(frozen=True)
@@ -73,11 +93,21 @@ class Document:
     def place(self, path: Path) -> str:
         """Where the value at `path` was written; the nearest parent's place if it was not."""
         for override in reversed(self.overrides):
-            if override.path == path[: len(override.path)]:
+            shared = min(len(override.path), len(path))
+            if path and override.path[:shared] == path[:shared]:
                 return override.label
-        return f"{self.source}:{self._line(path)}"
+        return f"{self.source}:{self._find(path)[0]}"
 
-    def _line(self, path: Path) -> int:
+    def written(self, path: Path) -> str | None:
+        """The text of a plain value, before YAML made a number or a flag of it."""
+        for override in reversed(self.overrides):
+            if override.path == path:
+                return override.text
+        _, node = self._find(path)
+        return node.value if isinstance(node, yaml.ScalarNode) else None
+
+    def _find(self, path: Path) -> tuple[int, yaml.Node | None]:
+        """Line and node of a path; the nearest parent's line and no node where nothing was written."""
         node, line = self.node, 1
         if node is not None:
             line = node.start_mark.line + 1
@@ -88,16 +118,26 @@ class Document:
             elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
                 found = (node.value[step], node.value[step])
             if found is None:
-                return line
+                return line, None
             line, node = found[0].start_mark.line + 1, found[1]
-        return line
+        return line, node
 
 
 def show(value: Any) -> str:
     """A value as one short line, for an error."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 60
-    return short.repr(value)
+    return _shortened(short.repr(value))
+
+
+def dotted(path: Path) -> str:
+    """A path as `additions.0.plus`, on one line whatever its keys hold."""
+    steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
+    return ".".join(_shortened(step) for step in steps)
+
+
+def _shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def parse(text: str, source: str) -> Document:
@@ -110,6 +150,7 @@ def parse(text: str, source: str) -> Document:
         # The constructor also holds the reader, which refuses control characters at once.
         loader = _Loader(text)
         node = loader.get_single_node()
+        _check_keys(node, source)
         values = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -117,8 +158,85 @@ def parse(text: str, source: str) -> Document:
         raise RecipeError(
             [f"{source}{line}: not readable as YAML: {_one_line(error.problem or error.context)}"]
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError([f"{source}: not readable as YAML: {_one_line(error)}"]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        said = f"the character #x{code:04x} is not allowed"
+        raise RecipeError([f"{source}:{line}: not readable as YAML: {said}"]) from None
+    except RecursionError:
+        raise RecipeError([f"{source}: not readable as YAML: nested too deeply"]) from None
+    return Document(source, values, node)
+
+
+# Quotes exactly the words that the loader would not read as text.
+_Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
+
+
+def written(self, path: Path) -> str | None:
+        """The text of a plain value, before YAML made a number or a flag of it."""
+        for override in reversed(self.overrides):
+            if override.path == path:
+                return override.text
+        _, node = self._find(path)
+        return node.value if isinstance(node, yaml.ScalarNode) else None
+
+    def _find(self, path: Path) -> tuple[int, yaml.Node | None]:
+        """Line and node of a path; the nearest parent's line and no node where nothing was written."""
+        node, line = self.node, 1
+        if node is not None:
+            line = node.start_mark.line + 1
+        for step in path:
+            found = None
+            if isinstance(node, yaml.MappingNode):
+                found = next(((key, value) for key, value in node.value if key.value == step), None)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                found = (node.value[step], node.value[step])
+            if found is None:
+                return line, None
+            line, node = found[0].start_mark.line + 1, found[1]
+        return line, node
+
+
+def show(value: Any) -> str:
+    """A value as one short line, for an error."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 60
+    return _shortened(short.repr(value))
+
+
+def dotted(path: Path) -> str:
+    """A path as `additions.0.plus`, on one line whatever its keys hold."""
+    steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
+    return ".".join(_shortened(step) for step in steps)
+
+
+def _shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def parse(text: str, source: str) -> Document:
+    """YAML text -> Document.
+
+    Raises:
+        RecipeError: the text is not one YAML document, or writes a key twice; names the line.
+    """
+    try:
+        # The constructor also holds the reader, which refuses control characters at once.
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _check_keys(node, source)
+        values = None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(
+            [f"{source}{line}: not readable as YAML: {_one_line(error.problem or error.context)}"]
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        said = f"the character #x{code:04x} is not allowed"
+        raise RecipeError([f"{source}:{line}: not readable as YAML: {said}"]) from None
     except RecursionError:
         raise RecipeError([f"{source}: not readable as YAML: nested too deeply"]) from None
     return Document(source, values, node)
@@ -136,6 +254,25 @@ def written(values: Any) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+def _check_keys(root: yaml.Node | None, source: str) -> None:
+    """Refuse keys that YAML reads as a number, a flag or nothing: the format's keys are text."""
+    waiting: list[tuple[yaml.Node | None, Path]] = [(root, ())]
+    seen: set[int] = set()
+    while waiting:
+        node, path = waiting.pop()
+        if id(node) in seen:  # an alias, perhaps of something around it
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(value, (*path, index)) for index, value in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag in _NOT_TEXT:
+                    line, where = key.start_mark.line + 1, dotted((*path, key.value))
+                    raise RecipeError([f'{source}:{line}: {where}: keys are text; quote it: "{key.value}"'])
+                waiting.append((value, (*path, getattr(key, "value", ""))))
+
+
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]
 
@@ -150,15 +287,15 @@ def parse_override(assignment: str) -> Override:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise RecipeError([f"{label}: write KEY=VALUE, such as additions.0.coefficient=3"])
-    path = tuple(int(step) if step.isdecimal() else step for step in key.strip().split("."))
+    path = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in key.strip().split("."))
     if text.lstrip()[:1] in tuple("[{\"'"):
-        return Override(label, path, parse(text, label).values)
+        return Override(label, path, parse(text, label).values, text)
     # Any other text is one plain scalar, even with a colon in it, so a sentence needs no second quoting.
     node = yaml.ScalarNode(_Loader("").resolve(yaml.ScalarNode, text, (True, False)), text)
     try:
-        return Override(label, path, _Loader("").construct_object(node))
-    except (yaml.MarkedYAMLError, ValueError) as error:
-        raise RecipeError([f"{label}: {_one_line(getattr(error, 'problem', error))}"]) from None
+        return Override(label, path, _Loader("").construct_object(node), text)
+    except yaml.MarkedYAMLError as error:
+        raise RecipeError([f"{label}: {_one_line(error.problem)}"]) from None
 
 
 def override(document: Document, changes: list[Override]) -> Document:
@@ -187,6 +324,4 @@ def _replaced(values: Any, path: Path, change: Override, above: Path) -> Any:
     if isinstance(values, dict) or values is None:
         values = values or {}
         return {**values, step: _replaced(values.get(step), rest, change, (*above, step))}
-    raise RecipeError(
-        [f"{change.label}: {'.'.join(map(str, above))} is {show(values)}, which has no entry {step!r}"]
-    )
+    raise RecipeError([f"{change.label}: {dotted(above)} is {show(values)}, which has no entry {step!r}"])

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from steer_cli.document import Document, show
+from steer_cli.document import Document, dotted, show
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
 RIGHT = {
@@ -56,17 +56,17 @@ def describe(
             and fault["type"] != "value_error"
         ):
             continue
-        where = ".".join(map(str, path)) or "the document"
+        where = dotted(path) or "the document"
         if fault["type"] == "extra_forbidden":
             said = f"unknown key; {_nearest(path, known_keys)}"
         elif fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
             path = (*path, fault["loc"][-1])
-            where = ".".join(map(str, path))
+            where = dotted(path)
             said = f"missing; write {RIGHT.get(str(path[-1]), 'it')}"
         elif fault["type"] == "value_error":
             said = str(fault["ctx"]["error"])
         else:
-            said = f"{show(value)} is not {_right(path, value)}"
+            said = f"{show(value)} is not {_right(path, value, written)}"
         lines.setdefault(path, f"{written.place(path)}: {where}: {said}")
     return list(lines.values())
 
@@ -85,26 +85,22 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     return path, values
 
 
-def _right(path: tuple, value: Any) -> str:
+def _right(path: tuple, value: Any, written: Document) -> str:
     keys = [step for step in path if isinstance(step, str)]
     key = keys[-1] if keys else ""
     inside_list = bool(path) and isinstance(path[-1], int)
     if not path or (key in ("additions", "pairs") and inside_list):
-        example = (
-            "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
-            if key == "additions"
-            else "{plus: Love, minus: Hate}"
-        )
+        example = _ADDITION if key == "additions" else "{plus: Love, minus: Hate}"
         return f"a mapping of keys, such as {example if path else 'prompt: ... and additions: [...]'}"
+    if "count" in keys[:-1] and not inside_list:
+        return "a list of words such as [wedding, bride]"
     if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:
         if isinstance(value, str):
             return "a text of one character or more"
         if isinstance(value, (bool, int, float)):
-            return f'text; quote it: "{value}"'
-        return (
-            "a list of words such as [wedding, bride]" if "count" in keys[:-1] and not inside_list else "text"
-        )
-    return RIGHT.get(key, "a key of the format; keys are text")
+            return f'text; quote it: "{written.written(path)}"'
+        return "text"
+    return RIGHT.get(key, "a value of the format")
 
 
 def _nearest(path: tuple, known_keys: Callable[[str], list[str]]) -> str:

@@ -5,11 +5,8 @@ This module knows neither tokens nor models: whether a layer exists or a text fi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
@@ -18,6 +15,7 @@ from steer_cli import document
 from steer_cli.document import Document, Override, parse_override, show
 from steer_cli.errors import RecipeError
 from steer_cli.faults import describe
+from steer_cli.library import DEFAULT_MODEL, find, is_file, shipped
 
 __all__ = [
     "Addition",
@@ -32,11 +30,33 @@ __all__ = [
     "shipped",
 ]
 
-DEFAULT_MODEL = "smollm2-135m"
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Block = Annotated[int, Field(ge=0)]
 Share = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
+
+
+Layers = Annotated[
+    tuple[Block | Share, ...],
+    Strict(False),
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+]
+
+# What the validators below ask for beyond the types, in the words of JSON Schema.
+ONE_KIND_OF_TEXT = {
+    "oneOf": [
+        {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
+        {
+            "required": ["pairs"],
+            "properties": {"pairs": {"minItems": 1}, "plus": {"type": "null"}, "minus": {"type": "null"}},
+        },
+    ]
+}
+ONE_KIND_OF_PROMPT = {
+    "not": {
+        "required": ["prompt", "prompts"],
+        "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
+    }
+}
 
 
 class _Part(BaseModel):
@@ -71,12 +91,14 @@ class Random(_Part):
 class Addition(_Part):
     """One entry of a recipe: texts, layers, a coefficient, a position."""
 
+    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
+
     plus: Annotated[str | None, Field(description="steer towards this text")] = None
     minus: Annotated[str | None, Field(description='and away from this one; "" is a row of pads')] = None
     pairs: Annotated[tuple[Pair, ...], Field(strict=False, description="many pairs instead of one")] = ()
     combine: Annotated[Literal["mean", "sum"], Field(description="how the pairs become one vector")] = "mean"
     layer: Annotated[
-        Block | Share | Annotated[tuple[Block | Share, ...], Strict(False)],
+        Block | Share | Layers,
         Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
     ]
     coefficient: Annotated[Finite, Field(description="the vector is multiplied by this")] = 1.0
@@ -137,6 +159,8 @@ Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=
 class Recipe(_Part):
     """A steering recipe: prompts, additions and sampling, as one small file of text."""
 
+    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_PROMPT)
+
     name: str = ""
     description: str = ""
     source: Annotated[str, Field(description="where the recipe comes from")] = ""
@@ -189,39 +213,6 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
 
 
-def shipped() -> dict[str, Path]:
-    """The recipes that ship with the tool: `model/name` -> file, the default model's first."""
-    inside = Path(__file__).parent / "recipes"
-    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
-    files = sorted(folder.glob("*/*.yaml"), key=lambda file: (file.parent.name != DEFAULT_MODEL, file))
-    return {f"{file.parent.name}/{file.stem}": file for file in files}
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
-        return False
-
-
-def find(name: str) -> Path:
-    """The file of a path or of a shipped recipe's name; a bare name means the default model's first.
-
-    Raises:
-        RecipeError: there is neither; names the nearest shipped recipes.
-    """
-    if name == "-" or _is_file(name):
-        return Path(name)
-    known = shipped()
-    for full, file in known.items():
-        if name in (full, full.split("/")[1]):
-            return file
-    near = difflib.get_close_matches(name, [*known, *(full.split("/")[1] for full in known)], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists those that ship"
-    kind = "is a folder, not a recipe file" if os.path.isdir(name) else "no such file or shipped recipe"
-    raise RecipeError([f"{name[:200]}: {kind}; {hint}"])
-
-
 def load(name: str, changes: list[Override] | None = None) -> Recipe:
     """Read, change and validate a recipe: a path, `-` for standard input, or a shipped name.
 
@@ -229,7 +220,7 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
         RecipeError: the file cannot be read or is no recipe; holds one line for each fault.
     """
     file, changes = find(name), changes or []
-    source = "<stdin>" if name == "-" else str(file) if _is_file(name) else name
+    source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
     try:
         content = sys.stdin.buffer.read() if name == "-" else file.read_bytes()
         text = content.decode("utf-8-sig")

@@ -231,7 +231,7 @@ def test_what_cannot_be_measured_is_one_clear_line(
 
 
 def test_the_embedding_added_to_a_space_is_the_prompt(command, recipe_file, tiny_folder):
-    """At layer 0 a space plus (" wedding" - " ") is the token " wedding": vector and baseline are the same."""
+    """At layer 0 a space plus (" wedding" - " ") is " wedding": vector and baseline are the same."""
     at_0 = {**WEDDING, "layer": 0, "coefficient": 1}
     arguments = ("--corpus", "five.txt", "--lines", "--baseline", "prompt")
     vector, prompt = figures(command, recipe_file(tiny_folder("gpt_neox"), at_0), *arguments)

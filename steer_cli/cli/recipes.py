@@ -29,7 +29,8 @@ def recipes(
     json: Annotated[bool, typer.Option("--json", help="A JSON record for each recipe.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.recipe import find, load, shipped
+    from steer_cli.library import find, shipped
+    from steer_cli.recipe import load
     from steer_cli.report import jsonl, terminal
 
     if name is not None:

@@ -13,8 +13,8 @@ HELP = options.help_text(
     "Measure a recipe over a grid of layers, coefficients, positions and dims.\n\nAxes are lists (6,16) or "
     "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
-    "every finished point is on the disk at once, and the same command goes on where it was stopped. --best names "
-    "corpora (their ratio), corpus/label, counted labels, kl, effect or damage.",
+    "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
+    "names corpora (their ratio), corpus/label, counted labels, kl, effect or damage.",
     "steer sweep wedding-shift --layers 0:30 --corpus weddings=weddings.txt --corpus shipping=shipping.txt",
     'steer sweep wedding-shift --layers 6,16 --coefficients=-1:4:0.5 --measure kl --best "max kl"',
     "steer sweep wedding-word --layers 16 --positions front,middle,back --measure counts --samples 100",

@@ -1,0 +1,49 @@
+"""A recipe's name -> its file: those that ship with the tool, and the user's own.
+
+This module does not know what is in a recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from steer_cli.errors import RecipeError
+
+# The model of a recipe that names none, and of a bare recipe name.
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the tool: `model/name` -> file, the default model's first."""
+    inside = Path(__file__).parent / "recipes"
+    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+    files = sorted(folder.glob("*/*.yaml"), key=lambda file: (file.parent.name != DEFAULT_MODEL, file))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def is_file(name: str) -> bool:
+    """Whether there is such a file; False for what cannot be a file's name."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
+        return False
+
+
+def find(name: str) -> Path:
+    """The file of a path or of a shipped recipe's name; a bare name means the default model's first.
+
+    Raises:
+        RecipeError: there is neither; names the nearest shipped recipes.
+    """
+    if name == "-" or is_file(name):
+        return Path(name)
+    known = shipped()
+    for full, file in known.items():
+        if name in (full, full.split("/")[1]):
+            return file
+    near = difflib.get_close_matches(name, [*known, *(full.split("/")[1] for full in known)], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists those that ship"
+    kind = "is a folder, not a recipe file" if os.path.isdir(name) else "no such file or shipped recipe"
+    raise RecipeError([f"{name[:200]}: {kind}; {hint}"])
