@@ -168,92 +168,6 @@ def parse(text: str, source: str) -> Document:
     return Document(source, values, node)
 
 
-# Quotes exactly the words that the loader would not read as text.
-_Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
-
-
-def written(self, path: Path) -> str | None:
-        """The text of a plain value, before YAML made a number or a flag of it."""
-        for override in reversed(self.overrides):
-            if override.path == path:
-                return override.text
-        _, node = self._find(path)
-        return node.value if isinstance(node, yaml.ScalarNode) else None
-
-    def _find(self, path: Path) -> tuple[int, yaml.Node | None]:
-        """Line and node of a path; the nearest parent's line and no node where nothing was written."""
-        node, line = self.node, 1
-        if node is not None:
-            line = node.start_mark.line + 1
-        for step in path:
-            found = None
-            if isinstance(node, yaml.MappingNode):
-                found = next(((key, value) for key, value in node.value if key.value == step), None)
-            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-                found = (node.value[step], node.value[step])
-            if found is None:
-                return line, None
-            line, node = found[0].start_mark.line + 1, found[1]
-        return line, node
-
-
-def show(value: Any) -> str:
-    """A value as one short line, for an error."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 60
-    return _shortened(short.repr(value))
-
-
-def dotted(path: Path) -> str:
-    """A path as `additions.0.plus`, on one line whatever its keys hold."""
-    steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
-    return ".".join(_shortened(step) for step in steps)
-
-
-def _shortened(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def parse(text: str, source: str) -> Document:
-    """YAML text -> Document.
-
-    Raises:
-        RecipeError: the text is not one YAML document, or writes a key twice; names the line.
-    """
-    try:
-        # The constructor also holds the reader, which refuses control characters at once.
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        _check_keys(node, source)
-        values = None if node is None else loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(
-            [f"{source}{line}: not readable as YAML: {_one_line(error.problem or error.context)}"]
-        ) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        code = error.character if isinstance(error.character, int) else ord(error.character)
-        said = f"the character #x{code:04x} is not allowed"
-        raise RecipeError([f"{source}:{line}: not readable as YAML: {said}"]) from None
-    except RecursionError:
-        raise RecipeError([f"{source}: not readable as YAML: nested too deeply"]) from None
-    return Document(source, values, node)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the words that `_Loader` would not read as text."""
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def written(values: Any) -> str:
-    """Plain values -> YAML text that `parse` reads as the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
 def _check_keys(root: yaml.Node | None, source: str) -> None:
     """Refuse keys that YAML reads as a number, a flag or nothing: the format's keys are text."""
     waiting: list[tuple[yaml.Node | None, Path]] = [(root, ())]
@@ -271,6 +185,15 @@ def _check_keys(root: yaml.Node | None, source: str) -> None:
                     line, where = key.start_mark.line + 1, dotted((*path, key.value))
                     raise RecipeError([f'{source}:{line}: {where}: keys are text; quote it: "{key.value}"'])
                 waiting.append((value, (*path, getattr(key, "value", ""))))
+
+
+# Quotes exactly the words that the loader would not read as text.
+_Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
+
+
+def as_yaml(values: Any) -> str:
+    """Plain values -> YAML text that `parse` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _one_line(message: object) -> str:

@@ -20,6 +20,12 @@ HELP = options.help_text(
 )
 
 
+Control = Annotated[
+    Literal["random", "embedding", "prompt", "shuffled"] | None,
+    typer.Option(help="A third column: noise, the pair's embedding or its plus text in the vector's place."),
+]
+
+
 def generate(
     recipe: options.Recipe,
     prompt: options.Prompt = None,
@@ -40,22 +46,10 @@ def generate(
             metavar="N", min=1, help="Rows that decode together; by default as many as fit in memory."
         ),
     ] = None,
-    control: Annotated[
-        Literal["random", "embedding", "prompt", "shuffled"] | None,
-        typer.Option(
-            help="A third column with noise, the pair's embedding or its plus text in the vector's place."
-        ),
-    ] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."),
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
-    ] = "auto",
-    device_map: Annotated[
-        Literal["auto"] | None, typer.Option(help="Spread a model that is larger than one accelerator.")
-    ] = None,
+    control: Control = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import run

@@ -123,3 +123,7 @@ Plot = Annotated[
         "--plot", metavar="FILE", help="Also draw it to a .png or .svg file (needs the extra `plot`)."
     ),
 ]
+Want = Annotated[
+    list[str] | None,
+    typer.Option("--want", metavar="WORD", help="With KL: a word whose mass gives effect and damage."),
+]

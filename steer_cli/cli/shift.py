@@ -28,12 +28,7 @@ def shift(
         int | None,
         typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
     ] = None,
-    want: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--want", metavar="WORD", help="A word whose mass gives effect and damage; may be repeated."
-        ),
-    ] = None,
+    want: options.Want = None,
     top: Annotated[
         int, typer.Option("--top", "-k", metavar="K", min=1, help="Likeliest tokens of each side.")
     ] = 10,

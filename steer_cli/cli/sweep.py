@@ -21,56 +21,61 @@ HELP = options.help_text(
 )
 
 
+Layers = Annotated[str, typer.Option("--layers", metavar="RANGE", help="Such as 0:30 or 6,16.")]
+Coefficients = Annotated[
+    str | None, typer.Option("--coefficients", metavar="RANGE", help="Such as -1:4:0.5 or 1,2.")
+]
+Positions = Annotated[
+    str | None, typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, numbers.")
+]
+Dims = Annotated[
+    str | None, typer.Option("--dims", metavar="RANGE", help="Shares of the width, such as 0:1:0.1.")
+]
+Measure = Annotated[
+    str | None,
+    typer.Option("--measure", metavar="LIST", help="Of perplexity, kl, counts; else what the options allow."),
+]
+Additions = Annotated[
+    list[int] | None,
+    typer.Option("--addition", metavar="N", help="Move this addition only; may be repeated."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", "-n", metavar="N", help="With counts: completions of each prompt."),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FILE", help="Keep finished points here, and go on from them."),
+]
+Best = Annotated[
+    str | None,
+    typer.Option(
+        "--best", metavar="WISH", help='Such as "min weddings where shipping <= 1.02"; prints its recipe.'
+    ),
+]
+
+
 def sweep(
     recipe: options.Recipe,
-    layers: Annotated[str, typer.Option("--layers", metavar="RANGE", help="Such as 0:30 or 6,16.")],
-    coefficients: Annotated[
-        str | None, typer.Option("--coefficients", metavar="RANGE", help="Such as -1:4:0.5 or 1,2.")
-    ] = None,
-    positions: Annotated[
-        str | None,
-        typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, numbers."),
-    ] = None,
-    dims: Annotated[
-        str | None, typer.Option("--dims", metavar="RANGE", help="Shares of the width, such as 0:1:0.1.")
-    ] = None,
-    measure: Annotated[
-        str | None,
-        typer.Option(
-            "--measure", metavar="LIST", help="Of perplexity, kl, counts; else what the options allow."
-        ),
-    ] = None,
+    layers: Layers,
+    coefficients: Coefficients = None,
+    positions: Positions = None,
+    dims: Dims = None,
+    measure: Measure = None,
     corpus: options.Corpora = None,
-    addition: Annotated[
-        list[int] | None,
-        typer.Option("--addition", metavar="N", help="Move this addition only; may be repeated."),
-    ] = None,
-    want: Annotated[
-        list[str] | None,
-        typer.Option("--want", metavar="WORD", help="With kl: a word whose mass gives effect and damage."),
-    ] = None,
+    addition: Additions = None,
+    want: options.Want = None,
     prompt: options.Prompt = None,
     model: options.Model = None,
-    samples: Annotated[
-        int | None,
-        typer.Option("--samples", "-n", metavar="N", help="With counts: completions of each prompt."),
-    ] = None,
+    samples: Samples = None,
     set: options.Set = None,
     method: options.Method = "pad",
     lines: options.Lines = False,
     column: options.Column = None,
     label: options.Label = None,
     group: options.Group = None,
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", metavar="FILE", help="Keep finished points here, and go on from them."),
-    ] = None,
-    best: Annotated[
-        str | None,
-        typer.Option(
-            "--best", metavar="WISH", help='Such as "min weddings where shipping <= 1.02"; prints its recipe.'
-        ),
-    ] = None,
+    store: Store = None,
+    best: Best = None,
     plot: options.Plot = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each point.")] = False,
     dtype: options.Dtype = "auto",
@@ -107,7 +112,7 @@ def sweep(
 
 def _show(question, records, wish, jsonl: bool) -> list:
     """Records as they come, or a table when all are there; the winner and its recipe last."""
-    from steer_cli.document import written
+    from steer_cli.document import as_yaml
     from steer_cli.errors import SweepError
     from steer_cli.report import sweeps, terminal
     from steer_cli.report.jsonl import line
@@ -121,7 +126,7 @@ def _show(question, records, wish, jsonl: bool) -> list:
             print(line(record), flush=True)
     winner = None if wish is None else best(wish, found)
     point = None if winner is None else list(question.grid)[winner]
-    recipe = None if point is None else written(as_values(question.recipe_at(point)))
+    recipe = None if point is None else as_yaml(as_values(question.recipe_at(point)))
     named = [values(record) for record in found]
     if not jsonl:
         screen = terminal.console()
