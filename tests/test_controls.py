@@ -62,6 +62,14 @@ def test_the_prompt_control_is_the_plus_text_behind_bos(generated, tiny_folder):
     assert [record["control"]["tokens"] for record in records] == wanted
 
 
+def test_the_prompt_control_is_unsteered_in_slots_that_were_steered(generated, tiny_folder):
+    """With `every`, decoding adds to rows; few slots, so that the control's rows take over used ones."""
+    folder, arguments = tiny_folder("gpt2"), ("--control", "prompt")
+    front = generated(folder, *arguments)
+    every = generated(folder, *arguments, "--batch-rows", 4, addition={**LOVE, "position": "every"})
+    assert [each["control"]["tokens"] for each in every] == [each["control"]["tokens"] for each in front]
+
+
 def test_shuffled_keeps_the_values_of_every_position():
     import torch
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -25,8 +26,11 @@ def plain_table(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text and whose others are figures."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
     for number, column in enumerate(columns):
+        # Only texts give way where the screen is narrow; a figure that is folded cannot be read.
         text = number < left
-        table.add_column(column, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+        width = cell_len(column)
+        side = "left" if text else "right"
+        table.add_column(column, justify=side, no_wrap=not text, overflow="fold", min_width=width)
     return table
 
 
