@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: .venv/ready
 	$(BIN)/steer generate love-hate
@@ -13,6 +13,12 @@ test: .venv/ready-test
 check: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# BENCH takes options, as in: make bench BENCH='--rounds 1 --samples 8'
+bench: .venv/ready
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/start.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -26,4 +32,4 @@ check: .venv/ready-test
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench

@@ -75,6 +75,8 @@ class Observer:
 
 
 def _receipt(placement: Placement, rows: Tensor, stream: Tensor) -> Receipt:
+    if rows.device.type != "mps":  # which has no float64; elsewhere no norm overflows
+        rows, stream = rows.double(), stream.double()
     vector, met = rows.norm(dim=-1), stream.norm(dim=-1)
     values = (vector, met, vector / met, cosine_similarity(rows, stream, dim=-1))
     return Receipt(placement, *(tuple(value.tolist()) for value in values))

@@ -96,7 +96,7 @@ def _right(path: tuple, value: Any, written: Document) -> str:
         return "a list of words such as [wedding, bride]"
     if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:
         if isinstance(value, str):
-            return "a text of one character or more"
+            return "a text of one character or more" if value.isprintable() else "UTF-8 text"
         if isinstance(value, (bool, int, float)):
             return f'text; quote it: "{written.written(path)}"'
         return "text"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from pathlib import Path
 
 from steer_cli.errors import RecipeError
@@ -29,6 +30,35 @@ def is_file(name: str) -> bool:
         return Path(name).is_file()
     except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
         return False
+
+
+def read(file: Path, source: str) -> bytes:
+    """The content of a file, or of standard input for `-`.
+
+    Raises:
+        RecipeError: it cannot be read; names `source`.
+    """
+    try:
+        if str(file) != "-":
+            return file.read_bytes()
+        if sys.stdin is None:
+            raise RecipeError([f"{source}: standard input is closed; give a file"])
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise RecipeError([f"{source}: {error.strerror or error}"]) from None
+
+
+def decode(content: bytes, source: str) -> str:
+    """UTF-8 -> text, with or without a byte order mark.
+
+    Raises:
+        RecipeError: it is something else; names the line.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise RecipeError([f"{source}:{line}: not UTF-8 text; save the file as UTF-8"]) from None
 
 
 def find(name: str) -> Path:

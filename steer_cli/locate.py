@@ -36,12 +36,12 @@ class Located:
     @property
     def blocks(self) -> int | None:
         """Depth by config.json; None where the folder has none."""
-        return self._number("num_hidden_layers", "n_layer")
+        return self._number("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
     @property
     def context(self) -> int | None:
         """Longest row that the model was made for, in tokens; None where it is not said."""
-        return self._number("max_position_embeddings", "n_positions")
+        return self._number("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
     def _number(self, *keys: str) -> int | None:
         try:
@@ -91,6 +91,8 @@ def locate(
         located = Located(name, _from_hub(name, weights, note))
     if weights:
         _check_weights(located.folder, name)
+        if located.blocks is None:
+            raise ModelError(f"model {show(name)}: config.json does not say how many blocks it has")
     return located
 
 
@@ -126,7 +128,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
     # Read once, at import: without it a hub that does not answer is waited for much longer.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_SECONDS))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_SECONDS))
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     texts = ["*.json", "merges.txt"]
@@ -141,6 +143,8 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         raise ModelError(f"model {show(name)}: not a hub id, a folder or a file; {_ways()}") from None
     note(f"looking for {name} on the hub")
     try:
+        # Asked first because only this call takes a time limit.
+        HfApi().model_info(name, timeout=HUB_SECONDS)
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=HUB_SECONDS))
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
@@ -148,7 +152,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         raise ModelError(
             f"model {show(name)}: {reason.get(status, f'the hub answered {status}')}; {_ways()}"
         ) from None
-    except (LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the hub's library lets those of whichever client it uses pass
         cause = error.__cause__ or error
         reason = f"not on this machine, and the hub is out of reach ({type(cause).__name__})"
         raise ModelError(f"model {show(name)}: {reason}; {_ways()}") from None

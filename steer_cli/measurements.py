@@ -183,7 +183,7 @@ def perplexity(
     """
     check_names(corpora)
     located, tokenizer = find(recipe, True, progress, note)
-    alignments = align_additions(recipe, tokenizer, located.blocks)
+    alignments = align_additions(recipe, tokenizer, located.blocks, located.context)
     from steer_cli.measure import lines
     from steer_cli.measure import perplexity as measure
     from steer_cli.vectors import compute

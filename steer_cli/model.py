@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from steer_cli.document import show
 from steer_cli.errors import ModelError
 
+# Local attention by the longest row, biases by distance, a state instead of keys and values.
+NOT_BATCHED = {"bloom", "gpt_neo", "openai-gpt", "rwkv", "llama4_text", "gemma3n_text"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,6 +77,7 @@ def load(
     place = _device(device)
     wanted = DTYPES.get(dtype, torch.float32 if place.type == "cpu" and device_map is None else "auto")
     network = _from_pretrained(folder, name, wanted, device_map or place).eval().requires_grad_(False)
+    _check_kind(network, name)
     config = network.config.get_text_config()
     return Model(
         name=name,
@@ -93,11 +96,35 @@ def _device(device: str) -> torch.device:
         return torch.device((*accelerators, "cpu")[0])
     try:
         place = torch.device(device)
+        if place.type not in ("cuda", "mps", "xpu", "cpu"):
+            raise NotImplementedError
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError):
         there = ", ".join([*accelerators, "cpu"])
         raise ModelError(f"--device {show(device)}: not on this machine; it has {there}") from None
     return place
+
+
+def _check_kind(network: nn.Module, name: str) -> None:
+    """Raises ModelError for models whose rows cannot share a batch at different lengths.
+
+    They keep their past in something else than keys and values, or place it by more than positions and
+    a mask: running them would give wrong texts, not errors.
+    """
+    config = network.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    stateful = getattr(network, "_is_stateful", False) or not hasattr(network, "get_input_embeddings")
+    if (
+        stateful
+        or getattr(config, "alibi", False)
+        or config.model_type in NOT_BATCHED
+        or kinds - {"full_attention", "sliding_attention"}
+        or getattr(config, "is_encoder_decoder", False)
+    ):
+        raise ModelError(
+            f"model {show(name)}: {config.model_type} keeps its past in a way that steer cannot batch; "
+            "use a model with plain or sliding attention, such as Llama, Gemma, Qwen or GPT-2"
+        )
 
 
 def _accelerators() -> list[tuple[str, bool]]:
@@ -133,7 +160,8 @@ def find_blocks(network: nn.Module, depth: int, name: str) -> nn.ModuleList:
     Raises:
         ModelError: there is none.
     """
-    for _, module in network.named_modules():
+    # Only the text's part: an image encoder beside it may have a list of the same length.
+    for _, module in network.get_decoder().named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
     raise ModelError(f"model {show(name)}: no list of {depth} blocks in {type(network).__name__}")

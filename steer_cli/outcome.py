@@ -31,14 +31,20 @@ class Receipt:
 class Completion:
     """One text that follows the prompt.
 
+    `counted`: for each label of the recipe's word lists, where its words stand, [start, end) in the text.
     `mean_logprob` is in nats a token, under the unsteered model for both arms; None where not asked for.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish: str  # eos or length
-    counts: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     mean_logprob: float | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Uses of each label's words."""
+        return {label: len(spans) for label, spans in self.counted.items()}
 
 
 @dataclass(frozen=True)

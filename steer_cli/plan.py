@@ -55,11 +55,14 @@ class Placement:
         return self.alignment.addition.position == "every"
 
 
-def align_additions(recipe: Recipe, tokenizer: Tokenizer, blocks: int | None) -> tuple[Alignment, ...]:
+def align_additions(
+    recipe: Recipe, tokenizer: Tokenizer, blocks: int | None, context: int | None = None
+) -> tuple[Alignment, ...]:
     """All additions of a recipe, one entry for each of their layers.
 
     Args:
         blocks: depth of the model, None where it is not known (then layers are not checked).
+        context: longest row of the model in tokens, None where it is not known.
 
     Raises:
         PlanError: a layer too deep, or an addition that does nothing.
@@ -71,9 +74,20 @@ def align_additions(recipe: Recipe, tokenizer: Tokenizer, blocks: int | None) ->
         pad = pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
         _check_texts(pairs, addition, where)
+        longest = max(pair.length for pair in pairs)
+        if context is not None and longest > context:
+            raise PlanError(
+                f"{where}: a text of {longest} tokens, but {recipe.model} takes {context}; shorten it"
+            )
+        added: set[int | str] = set()
         for layer in addition.layers:
             source = layer if addition.source_layer is None else addition.source_layer
             at, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
+            if at in added:
+                raise PlanError(
+                    f"{where}: layer {layer} is block {at}, which is listed twice; leave one of them out"
+                )
+            added.add(at)
             aligned.append(Alignment(index, addition, pairs, at, source))
     return tuple(aligned)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from steer_cli.errors import VectorError
+from steer_cli.document import show
+from steer_cli.errors import ModelError, VectorError
 from steer_cli.model import Model
 from steer_cli.residual import inject
 from steer_cli.slots import Prefix
@@ -74,16 +76,24 @@ def prefill(model: Model, jobs: Sequence[Job]) -> list[Started]:
             use_cache=True,
             logits_to_keep=ends.to(model.device),
         ).logits
+    whole = _whole_past(model, cache, longest)
     logits = logits[torch.arange(len(rows)), place].float()
     if not logits.isfinite().all():
         raise VectorError("the logits are not finite any more; use a smaller coefficient or --dtype float32")
-    whole = Prefix(tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers))
     started, at = [], 0
     for job in jobs:
         prefixes = tuple(whole.row(at + arm, len(job.prompt)) for arm in range(len(job.arms)))
         started.append(Started(job, prefixes, logits[at : at + len(job.arms)]))
         at += len(job.arms)
     return started
+
+
+def _whole_past(model: Model, cache: Any, positions: int) -> Prefix:
+    """The keys and values that a pass has left, checked to be all of them."""
+    layers = cache.layers
+    if len(layers) != model.depth or any(layer.keys.shape[2] != positions for layer in layers):
+        raise ModelError(f"model {show(model.name)}: it does not keep keys and values of every position")
+    return Prefix(tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
 
 def _each_its_own(jobs: Sequence[Job]) -> Callable[[int, Tensor], None]:

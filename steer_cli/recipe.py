@@ -6,29 +6,15 @@ This module knows neither tokens nor models: whether a layer exists or a text fi
 from __future__ import annotations
 
 import hashlib
-import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from steer_cli import document
-from steer_cli.document import Document, Override, parse_override, show
+from steer_cli.document import Document, Override, show
 from steer_cli.errors import RecipeError
 from steer_cli.faults import describe
-from steer_cli.library import DEFAULT_MODEL, find, is_file, shipped
-
-__all__ = [
-    "Addition",
-    "At",
-    "AtToken",
-    "Pair",
-    "Recipe",
-    "Sampling",
-    "find",
-    "load",
-    "parse_override",
-    "shipped",
-]
+from steer_cli.library import DEFAULT_MODEL, decode, find, is_file, read
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Block = Annotated[int, Field(ge=0)]
@@ -221,15 +207,8 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
     """
     file, changes = find(name), changes or []
     source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else file.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise RecipeError([f"{source}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise RecipeError([f"{source}:{line}: not UTF-8 text; save the file as UTF-8"]) from None
-    written = document.override(document.parse(text, source), changes)
+    content = read(file, source)
+    written = document.override(document.parse(decode(content, source), source), changes)
     recipe = validate(written)
     digest = hashlib.sha256(content)
     for change in changes:

@@ -16,7 +16,7 @@ from steer_cli import catalogue
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.controls import control_vectors, prompted
 from steer_cli.locate import Located, locate
-from steer_cli.measure.words import count_words
+from steer_cli.measure.words import find_words
 from steer_cli.outcome import Completion, Outcome, Receipt
 from steer_cli.plan import Placement, align_additions, check_length, place
 from steer_cli.recipe import Recipe
@@ -69,7 +69,7 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
     """
     recipe = recipe.with_prompts([])
     located, tokenizer = find(recipe, weights, progress, note)
-    alignments = align_additions(recipe, tokenizer, located.blocks)
+    alignments = align_additions(recipe, tokenizer, located.blocks, located.context)
     prompts = []
     for text in recipe.all_prompts:
         ids = tokenizer.prompt(text)
@@ -211,7 +211,7 @@ def _outcome(
     texts = []
     for row, mean_logprob in zip(rows, oddness or [None] * len(rows), strict=True):
         text = tokenizer.completion(prompt.ids, row.ids)
-        texts.append(Completion(text, row.ids, row.finish, count_words(text, recipe.count), mean_logprob))
+        texts.append(Completion(text, row.ids, row.finish, find_words(text, recipe.count), mean_logprob))
     return Outcome(
         recipe=recipe,
         model=planned.located.name,

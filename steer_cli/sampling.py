@@ -15,8 +15,9 @@ from torch import Tensor
 
 from steer_cli.recipe import Sampling
 
-# Most nuclei are small: this many of the most probable tokens are looked at first, then all of them.
-FIRST_LOOK = 128
+# Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
+LOOKS = (128, 2048)
+TINY = 1e-30
 
 
 def row_generator(seed: int, sample: int) -> torch.Generator:
@@ -57,31 +58,48 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
     """
     scores = logits.float()
     if sampling.temperature not in (0.0, 1.0):
-        scores = scores / sampling.temperature
+        # Less the largest, which changes no probability, so that a tiny temperature overflows to -inf alone.
+        scores = (scores - scores.amax(-1, keepdim=True)) / max(sampling.temperature, TINY)
     if counts is not None:
-        scores = scores - sampling.frequency_penalty * counts
+        # Bounded, so that no use of a token is not a product of infinity and 0.
+        scores = scores - min(max(sampling.frequency_penalty, -1 / TINY), 1 / TINY) * counts
     if sampling.temperature == 0:
         return scores.argmax(-1)
     if sampling.top_p == 1 and sampling.top_k is None:
         return _invert(scores.to(exact(scores.device)).softmax(-1), uniform)
-    probability, token = _nucleus(scores, sampling.top_p)
-    probability, token = probability[:, : sampling.top_k], token[:, : sampling.top_k]
+    probability, token = _kept(scores, sampling.top_p, sampling.top_k)
     token, order = token.sort(-1)
     return token.gather(1, _invert(probability.gather(1, order), uniform)[:, None]).squeeze(1)
 
 
-def _nucleus(scores: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The most probable tokens in falling order, [rows, looked at]; probability 0 outside the nucleus."""
+def _kept(scores: Tensor, top_p: float, top_k: int | None) -> tuple[Tensor, Tensor]:
+    """The most probable tokens in falling order, [rows, looked at]; probability 0 for those not kept."""
+    vocabulary = scores.shape[1]
     whole = scores.logsumexp(-1, keepdim=True)
-    for size in (FIRST_LOOK, scores.shape[1]):
-        value, token = scores.topk(min(size, scores.shape[1]))
+    for size in (*(look for look in LOOKS if look < vocabulary), vocabulary):
+        value, token = _largest(scores, size)
         probability = (value - whole).to(exact(scores.device)).exp()
         before = probability.cumsum(-1) - probability
-        # The token that crosses p is kept: one is dropped when those before it already hold p.
-        if size >= scores.shape[1] or bool((before[:, -1] >= top_p).all()):
+        # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
+        # 1 keeps all, whatever rounding makes of the sum.
+        inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
+        count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
+        # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
+        # sight might have a lower id.
+        if size == vocabulary or bool((value.gather(1, count - 1) > value[:, -1:]).all()):
             break
-    # A share of 1 keeps all, whatever rounding makes of the sum.
-    return probability if top_p == 1 else probability.masked_fill(before >= top_p, 0.0), token
+    rank = torch.arange(size, device=scores.device)
+    return probability.masked_fill(rank >= count, 0.0), token
+
+
+def _largest(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The largest scores of each row in falling order and their tokens; of equal ones the lower id first."""
+    if size == scores.shape[1]:
+        return scores.sort(dim=-1, descending=True, stable=True)
+    value, token = scores.topk(size)
+    token, order = token.sort(-1)
+    value, order = value.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    return value, token.gather(1, order)
 
 
 def _invert(probability: Tensor, uniform: Tensor) -> Tensor:

@@ -45,12 +45,22 @@ class _Graph:
         self._tokens = torch.zeros(slots.rows, dtype=torch.long, device=model.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
+        self._refused = False
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        if self._refused:
+            return _forward(self._model, self._slots, tokens)
         self._tokens[: len(tokens)] = tokens
-        if self._graph is None:
-            self._record()
-        self._graph.replay()
+        # Streams and graphs belong to the current device, which need not be the model's.
+        with torch.cuda.device(self._model.device):
+            if self._graph is None:
+                try:
+                    self._record()
+                except RuntimeError:
+                    # Some models wait for the device within a pass, which no graph can hold.
+                    self._refused = True
+                    return _forward(self._model, self._slots, tokens)
+            self._graph.replay()
         return self._logits
 
     def _record(self) -> None:

@@ -20,6 +20,7 @@ class TableRow:
     used, the texts are shown from position 0. `padding` counts the pads at the end.
     """
 
+    addition: int | None  # index in the recipe
     layer: int | str
     coefficient: float
     role: str  # prompt, plus or minus
@@ -34,7 +35,7 @@ def table_rows(
     tokenizer: Tokenizer, prompt: Sequence[int], placements: Sequence[Placement]
 ) -> list[TableRow]:
     """The prompt's row, then one for each text of each addition and layer."""
-    rows = [TableRow(0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
+    rows = [TableRow(None, 0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
     for placement in placements:
         alignment = placement.alignment
         addition = alignment.addition
@@ -49,8 +50,9 @@ def table_rows(
                 cut = len(row.ids) - first - len(ids)
                 rows.append(
                     TableRow(
+                        addition=alignment.index,
                         layer=alignment.layer,
-                        coefficient=sign * share,
+                        coefficient=sign * share or 0.0,
                         role=role,
                         start=start,
                         tokens=_pieces(tokenizer, ids),

@@ -75,7 +75,8 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     """Read a folder's tokenizer.json (or GPT-2's vocab.json and merges.txt).
 
     Args:
-        bos: auto (the tokenizer's BOS, else its EOS), none, or the text of one token.
+        bos: auto (the tokenizer's BOS, else the one that config.json names, else EOS), none, or the text
+            of one token.
         also_eos: text of one more token that ends a row.
 
     Raises:
@@ -89,11 +90,11 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     eos = [named["eos"], *(stops if isinstance(stops, list) else [stops])]
     if also_eos is not None:
         eos.append(_token_id(backend, also_eos))
-    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
+    eos = tuple(dict.fromkeys(id for id in eos if isinstance(id, int)))
     if bos == "none":
         first = None
     elif bos == "auto":
-        first = named["bos"] if named["bos"] is not None else ids.get("bos_token_id")
+        first = named["bos"] if named["bos"] is not None else _whole(ids.get("bos_token_id"))
         first = first if first is not None or not eos else eos[0]
         if first is None:
             raise TokenError(
@@ -143,6 +144,10 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
 def _token_id(backend: Backend, token: str | dict | None) -> int | None:
     if isinstance(token, dict):
         token = token.get("content")
@@ -169,10 +174,13 @@ def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
                 f"{where}.pad: the tokenizer has no EOS; use `pad: space` or a text of one token"
             )
         return tokenizer.eos[0]
+    if pad == "space":
+        # Some tokenizers put a space in front of every text, so that a lone one would be encoded as two.
+        for sign in ("Ġ", "▁", " "):
+            id = tokenizer.backend.token_to_id(sign)
+            if id is not None and tokenizer.piece(id) == " ":
+                return id
     id = _token_id(tokenizer.backend, " " if pad == "space" else pad)
-    if id is None and pad == "space":
-        # A tokenizer that writes a space as a sign of its own may not give it for a lone space.
-        id = next((i for sign in ("▁", "Ġ") if (i := tokenizer.backend.token_to_id(sign)) is not None), None)
     if id is None:
         raise TokenError(
             f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"

@@ -44,7 +44,9 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
         for index, row in enumerate(batch):
             for layer in layers:
                 if (row, layer) in wanted:
-                    streams[row, layer] = recorded[layer][index, : len(row)].float()
+                    streams[row, layer] = recorded[layer][index, : len(row)].to(
+                        model.device, torch.float32, copy=True
+                    )
     return streams
 
 
@@ -110,12 +112,20 @@ def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) 
     every = alignment.addition.position == "every"
     total = torch.zeros(1 if every else alignment.length, model.width, device=model.device)
     for pair in alignment.pairs:
-        difference = _difference(pair, layer, streams).to(total)
         if every:
-            total += difference[-1:]
+            total += _last_difference(pair, layer, streams)
         else:
+            difference = _difference(pair, layer, streams)
             total[: len(difference)] += difference
     return total / len(alignment.pairs) if alignment.addition.combine == "mean" else total
+
+
+def _last_difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor | int:
+    """plus - minus at the last position of each, [1, width]; a side without tokens is 0."""
+    sides = [
+        streams[row.ids, layer][-1:] if row.ids else 0 for row in (pair.plus, pair.minus) if row is not None
+    ]
+    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
 
 
 def _difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor:

@@ -98,9 +98,11 @@ def combined(model, tokenizer, names, front, addition, layer):
         length = max(map(len, sides))
         if pad_id is not None:
             sides = [ids + [pad_id] * (length - len(ids)) for ids in sides]
-        rows = [extended(record(model, ids, layer), length) for ids in sides]
-        difference = rows[0] - rows[1] if len(rows) == 2 else rows[0]
-        differences.append(difference[-1:] if addition.get("position") == "every" else difference)
+        rows = [record(model, ids, layer) for ids in sides]
+        if addition.get("position") == "every":
+            rows = [row[-1:] for row in rows]
+        rows = [extended(row, max(map(len, rows))) for row in rows]
+        differences.append(rows[0] - rows[1] if len(rows) == 2 else rows[0])
     length = max(map(len, differences))
     total = sum(extended(difference, length) for difference in differences)
     return total if addition.get("combine", "mean") == "sum" else total / len(differences)

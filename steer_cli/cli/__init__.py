@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -22,34 +24,54 @@ from steer_cli.errors import SteerError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """Errors that are foreseen become one line on standard error and an exit code."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except SteerError as error:
+        if Debug.on:
+            raise
+        from steer_cli.report.plain import one_line
+
+        typer.echo(f"error: {one_line(str(error))}", err=True)
+        raise typer.Exit(1) from None
+    except BrokenPipeError:
+        _discard_output()
+        raise typer.Exit(0) from None
+    except SystemExit as leaving:
+        # Rich leaves with 1 where it prints help to a reader that has gone.
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        raise typer.Exit(0) from None
+    except OSError as error:
+        if error.errno not in FULL or Debug.on:
+            raise
+        _discard_output()
+        typer.echo(f"error: standard output: {error.strerror}; what was printed is cut off", err=True)
+        raise typer.Exit(1) from None
+
+
 class _Group(TyperGroup):
-    """Commands whose foreseen errors are one line on standard error."""
+    """Help and commands, both with foreseen errors."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _foreseen():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except SteerError as error:
-            if Debug.on:
-                raise
-            from steer_cli.report.plain import visible
-
-            typer.echo(f"error: {visible(' '.join(str(error).splitlines()))}", err=True)
-            raise typer.Exit(1) from None
-        except BrokenPipeError:
-            _discard_output()
-            raise typer.Exit(0) from None
-        except OSError as error:
-            if error.errno not in FULL or Debug.on:
-                raise
-            _discard_output()
-            typer.echo(f"error: standard output: {error.strerror}; what was printed is cut off", err=True)
-            raise typer.Exit(1) from None
+        with _foreseen():
+            return super().invoke(ctx)
 
 
 def _discard_output() -> None:
     # The interpreter flushes once more at exit, and would complain about the same output.
+    if sys.stdout is None:
+        return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -90,15 +112,20 @@ def _version(wanted: bool) -> None:
 def _main(
     debug: Debug.option = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version and leave."
+        ),
     ] = False,
 ) -> None: ...
 
 
 def main() -> None:
     """The command `steer`."""
+    if sys.stdout is not None and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a sign gets a question mark, not a traceback.
-        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
+        if stream is not None and stream.encoding.lower() != "utf-8":
+            # A terminal that cannot show a sign gets a question mark, not a traceback.
             stream.reconfigure(errors="replace")
-    app()
+    app(prog_name="steer")

@@ -11,7 +11,7 @@ from steer_cli.cli import options
 HELP = options.help_text(
     "Validate recipes: one line for each fault, with its file and line.",
     "steer check my-recipe.yaml",
-    "steer check recipes/*.yaml && git commit -a",
+    "steer check recipes/*/*.yaml && git commit -a",
 )
 
 
@@ -19,7 +19,7 @@ def check(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            metavar="RECIPE...",
+            metavar="RECIPE",
             help="Recipe files, names of shipped recipes, or - for standard input.",
             autocompletion=options.recipe_names,
             show_default=False,
@@ -29,7 +29,7 @@ def check(
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe import load
-    from steer_cli.report.plain import visible
+    from steer_cli.report.plain import one_line
 
     faulty = False
     for name in recipes:
@@ -40,10 +40,10 @@ def check(
                 raise
             faulty = True
             for problem in error.problems:
-                typer.echo(f"error: {visible(problem)}", err=True)
+                typer.echo(f"error: {one_line(problem)}", err=True)
         else:
             amounts = [(len(recipe.additions), "addition"), (len(recipe.all_prompts), "prompt")]
             said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in amounts)
-            typer.echo(visible(f"{name}: ok ({said})"))
+            typer.echo(one_line(f"{name}: ok ({said})"))
     if faulty:
         raise typer.Exit(1)

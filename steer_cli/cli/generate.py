@@ -14,9 +14,9 @@ HELP = options.help_text(
     "the completions. Sample i of both columns draws with the same random numbers, so what differs is the"
     " steering.",
     "steer generate love-hate",
-    'steer generate love-hate --prompt "I hate it when" --samples 8 --set additions.0.coefficient=3',
+    'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
     "steer generate love-hate --control random",
-    "cat prompts.txt | steer generate wedding-word --prompts - --jsonl | jq -r .steered.text",
+    "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
 
 
@@ -39,7 +39,9 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws.")] = None,
     set: options.Set = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt and sample.")] = False,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", metavar="", help="A JSON record for each prompt and sample.")
+    ] = False,
     batch_rows: Annotated[
         int | None,
         typer.Option(

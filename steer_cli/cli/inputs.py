@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
-from steer_cli.corpus import Columns, Corpus, parse_groups, read
+from steer_cli import corpus as corpora
+from steer_cli.corpus import Columns, Corpus, parse_groups
+from steer_cli.document import Override, parse_override
 from steer_cli.errors import CorpusError, PlotError, RecipeError
-from steer_cli.recipe import Override, Recipe, load, parse_override
+from steer_cli.library import decode, read
+from steer_cli.recipe import Recipe, load
 
 
 def recipe_from(
@@ -51,17 +53,12 @@ def read_prompts(file: str) -> list[str]:
     Raises:
         RecipeError: the file cannot be read, is not UTF-8 or holds no prompt.
     """
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise RecipeError([f"--prompts {file}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise RecipeError([f"--prompts {file}:{number}: not UTF-8 text; save the file as UTF-8"]) from None
+    source = f"--prompts {file}"
+    # Only a line feed ends a line: a text may hold the other separators that Unicode knows.
+    lines = [line.removesuffix("\r") for line in decode(read(Path(file), source), source).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise RecipeError([f"--prompts {file}: no prompt in it; write one a line"])
+        raise RecipeError([f"{source}: no prompt in it; write one a line"])
     return prompts
 
 
@@ -76,7 +73,7 @@ def read_corpora(
     if groups and label is None:
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))
-    return [read(option, lines, columns) for option in options or []]
+    return [corpora.read(option, lines, columns) for option in options or []]
 
 
 def plot_file(file: Path | None) -> None:

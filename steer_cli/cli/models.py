@@ -25,7 +25,7 @@ app = typer.Typer(help=HELP, rich_markup_mode="rich", invoke_without_command=Tru
 @app.callback()
 def models(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="A JSON record for each model.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each model.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
     if context.invoked_subcommand is not None:

@@ -23,7 +23,7 @@ class Debug:
     def switch(wanted: bool) -> None:
         Debug.on = Debug.on or wanted
 
-    option = Annotated[bool, typer.Option("--debug", callback=switch, help="Show tracebacks.")]
+    option = Annotated[bool, typer.Option("--debug", metavar="", callback=switch, help="Show tracebacks.")]
 
 
 def recipe_names(incomplete: str) -> Iterator[str]:

@@ -26,15 +26,18 @@ def recipes(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="A JSON record for each recipe.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each recipe.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.library import find, shipped
+    from steer_cli.errors import RecipeError
+    from steer_cli.library import decode, find, read, shipped
     from steer_cli.recipe import load
     from steer_cli.report import jsonl, terminal
 
     if name is not None:
-        typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
+        if name == "-":
+            raise RecipeError(["-: not a recipe's name; `steer recipes` lists them"])
+        typer.echo(decode(read(find(name), name), name), nl=False)
         return
     rows = []
     for full in shipped():

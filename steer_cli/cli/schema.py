@@ -7,7 +7,7 @@ from steer_cli.cli import options
 HELP = options.help_text(
     "Print the JSON Schema of a recipe, for completion in an editor.",
     "steer schema > recipe.schema.json",
-    'echo "# yaml-language-server: $schema=recipe.schema.json" | cat - my-recipe.yaml',
+    "steer schema | jq .properties.additions",
 )
 
 

@@ -22,7 +22,7 @@ def table(
     prompt: options.Prompt = None,
     model: options.Model = None,
     set: options.Set = None,
-    json: Annotated[bool, typer.Option("--json", help="A JSON record for each prompt.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each prompt.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import run

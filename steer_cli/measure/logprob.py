@@ -49,6 +49,6 @@ def _means(model: Model, prefix: Prefix, logits: Tensor, rows: list[tuple[int, .
             )
         )
         after = model.network(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
-        rest = after.float().log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+        rest = after.gather(2, ids[:, 1:, None]).squeeze(2).float() - after.float().logsumexp(-1)
         logprobs = torch.cat([logprobs, rest], 1)
     return [float(values[: len(row)].double().mean()) for values, row in zip(logprobs, rows, strict=True)]

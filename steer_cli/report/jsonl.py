@@ -6,6 +6,8 @@ This module does not know files or terminals.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,7 +20,9 @@ from steer_cli.table import TableRow
 
 def line(record: dict[str, Any]) -> str:
     """A record as one line of UTF-8 JSON."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    # JSON asks only for the first 32 to be escaped; a terminal also obeys these.
+    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def generation_records(outcome: Outcome) -> Iterator[dict[str, Any]]:
@@ -61,9 +65,14 @@ def _addition(receipt: Receipt) -> dict[str, Any]:
         "coefficient": placement.alignment.addition.coefficient,
         "position": position.model_dump() if isinstance(position, BaseModel) else position,
         "span": [placement.start, placement.end],
-        "ratio": [round(value, 6) for value in receipt.ratio],
-        "cosine": [round(value, 6) for value in receipt.cosine],
+        "ratio": _numbers(receipt.ratio),
+        "cosine": _numbers(receipt.cosine),
     }
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    """JSON has no infinity: a ratio to a stream of zeros is null."""
+    return [round(value, 6) if math.isfinite(value) else None for value in values]
 
 
 def table_record(recipe: Recipe, model: str, prompt: str, rows: Iterable[TableRow]) -> dict[str, Any]:

@@ -15,8 +15,14 @@ def visible(text: str) -> str:
     return "".join(_shown(character) for character in text)
 
 
+def one_line(text: str) -> str:
+    """A text for one line of a terminal, whatever it holds."""
+    return visible(" ".join(text.split()))
+
+
 def _shown(character: str) -> str:
-    if character in "\n\t" or character.isprintable():
+    # The two joiners shape emoji and some scripts.
+    if character in "\n\t\u200c\u200d" or character.isprintable():
         return character
     code = ord(character)
     if code < 0x20:

@@ -24,9 +24,15 @@ SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would leave with an exit code of 1: a reader that has enough is no fault.
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output, on which no text is ever read as markup."""
-    return Console(highlight=False, markup=False, emoji=False)
+    return _Screen(highlight=False, markup=False, emoji=False)
 
 
 def title(recipe: Recipe, model: str) -> Text:
@@ -42,7 +48,7 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
 
     Args:
         width: columns of the screen.
-        texts: leave out the texts of an addition behind this many.
+        texts: leave out the texts behind this many, and parts that hold the prompt alone.
     """
     merged, left_out = _merge_layers(rows, texts)
     end = max(row.start + len(row.tokens) for row, _ in merged)
@@ -51,13 +57,18 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
     ]
     labels = max(cell_len(label) for _, label in merged)
     room = width - max(5, labels) - 5 - 6 * 2
-    at = 0
+    at = untouched = 0
     while at < end:
         stop = at + 1
         while stop < end and sum(widths[at : stop + 1]) + 2 * (stop + 1 - at) <= room:
             stop += 1
-        yield _alignment_part(merged, at, stop)
+        if texts is None or any(_reaches(row, at, stop) for row, _ in merged[1:]):
+            yield _alignment_part(merged, at, stop)
+        else:
+            untouched += stop - at
         at = stop
+    if untouched:
+        yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
     if left_out:
         yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
     yield Text("  · space   ␣ padding", style="dim")
@@ -67,7 +78,7 @@ def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tup
     """Rows that differ in nothing but the layer become one, labelled with all of them."""
     layers: dict[tuple, list] = {}
     for row in rows:
-        key = (row.role, row.coefficient, row.start, row.ids, row.padding, row.every)
+        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.every)
         layers.setdefault(key, []).append(row)
     merged = [(same[0], _range([row.layer for row in same])) for same in layers.values()]
     merged = [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
@@ -81,6 +92,10 @@ def _range(layers: Sequence[int | str]) -> str:
     if len(unique) > 2 and isinstance(first, int) and unique == list(range(first, first + len(unique))):
         return f"{unique[0]}-{unique[-1]}"
     return ", ".join(map(str, unique))
+
+
+def _reaches(row: TableRow, start: int, stop: int) -> bool:
+    return row.start < stop and start < row.start + len(row.tokens)
 
 
 def _token(row: TableRow, position: int) -> str:
@@ -98,7 +113,7 @@ def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int)
         table.add_column(str(position), overflow="fold")
     for row, label in rows:
         # In a folded part, a text that has no token there is left out.
-        if row.role != "prompt" and not (row.start < stop and start < row.start + len(row.tokens)):
+        if row.role != "prompt" and not _reaches(row, start, stop):
             continue
         style = ROLE_STYLE[row.role]
         cells = []
@@ -110,7 +125,10 @@ def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int)
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
-    """Where each addition acted: tokens, norms, their ratio and cosine, a line for each position."""
+    """Where each addition acted: tokens, norms, their ratio and cosine, a line for each position.
+
+    `added` is how large the change was, in norms of the stream: the ratio times the coefficient.
+    """
     for taken in receipts:
         placement = taken.placement
         addition = placement.alignment.addition
@@ -124,10 +142,10 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
             f"  {visible(where)} [{placement.start}, {placement.end}){also}",
         )
         table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-        table.add_column("position", justify="right")
+        table.add_column("position", justify="right", overflow="fold")
         table.add_column("token", overflow="fold", style="bold")
-        for name in ("|vector|", "|stream|", "ratio", "cosine"):
-            table.add_column(name, justify="right")
+        for name in ("|vector|", "|stream|", "ratio", "cosine", "added"):
+            table.add_column(name, justify="right", overflow="fold")
         for index in range(min(len(taken.ratio), SHOWN_POSITIONS)):
             table.add_row(
                 str(placement.start + index),
@@ -136,6 +154,7 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
                 f"{taken.stream[index]:.4g}",
                 f"{taken.ratio[index]:.3f}",
                 f"{taken.cosine[index]:+.2f}",
+                f"{abs(addition.coefficient) * taken.ratio[index]:.2f} x",
             )
         yield Padding(table, (0, 0, 0, 2))
         hidden = taken.ratio[SHOWN_POSITIONS:]
@@ -147,18 +166,18 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
 def completions(outcome: Outcome) -> Table:
     """Unsteered on the left, then steered, then a control; a row for each sample, the prompt in bold."""
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, header_style="dim", padding=(0, 1))
-    words = [word for listed in outcome.recipe.count.values() for word in listed]
     for name in outcome.columns:
         table.add_column(name, ratio=1, overflow="fold")
     for sample in zip(*outcome.columns.values(), strict=True):
-        table.add_row(*(_completion(outcome.prompt, completion, words) for completion in sample))
+        table.add_row(*(_completion(outcome.prompt, completion) for completion in sample))
     return table
 
 
-def _completion(prompt: str, completion: Completion, words: Sequence[str]) -> Text:
+def _completion(prompt: str, completion: Completion) -> Text:
     text = Text(visible(completion.text))
-    if words:
-        text.highlight_words([visible(word) for word in words], style="underline cyan", case_sensitive=False)
+    for spans in completion.counted.values():
+        for start, end in spans:  # `visible` puts one character for one
+            text.stylize("underline cyan", start, end)
     return Text.assemble((visible(prompt), "bold"), text)
 
 

@@ -155,7 +155,7 @@ def _check_points(question: Question) -> tuple[Line, ...]:
     lines: tuple[Line, ...] = ()
     for position in question.grid.positions:
         point = Point(question.grid.layers[0], position=position)
-        alignments = align_additions(question.recipe_at(point), tokenizer, located.blocks)
+        alignments = align_additions(question.recipe_at(point), tokenizer, located.blocks, located.context)
         if question.measures != ("perplexity",):
             for text, ids in question.prompts:
                 check_length(ids, text, new, located.context, located.name)

@@ -1,0 +1,58 @@
+"""What the peers on transformers share: the model, its generate, and a vector for each position."""
+
+import torch
+from protocol import threads
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+
+def load_network(job: dict) -> nn.Module:
+    torch.set_num_threads(threads())
+    config = AutoConfig.from_pretrained(job["folder"])
+    # Releases before 5 look for it here, and would quietly take their default.
+    if theta := (getattr(config, "rope_parameters", None) or {}).get("rope_theta"):
+        config.rope_theta = theta
+    network = AutoModelForCausalLM.from_pretrained(job["folder"], config=config, dtype=torch.float32).eval()
+    # `generate` fills what a call leaves open from here, EOS included.
+    network.generation_config = GenerationConfig()
+    return network.requires_grad_(False)
+
+
+def load_tokenizer(job: dict):
+    # By its file, as older releases do not know the class that newer ones name in the folder.
+    return PreTrainedTokenizerFast(tokenizer_file=f"{job['folder']}/tokenizer.json")
+
+
+def settings(job: dict, new_tokens: int, greedy: bool) -> GenerationConfig:
+    draw = {} if greedy else {"temperature": job["temperature"], "top_p": job["top_p"], "top_k": 0}
+    # Without EOS every row has all of its tokens. The pad is never used, and silences a warning.
+    return GenerationConfig(
+        max_new_tokens=new_tokens, do_sample=not greedy, eos_token_id=None, pad_token_id=0, **draw
+    )
+
+
+def blocks(network: nn.Module) -> nn.ModuleList:
+    return network.transformer.h if hasattr(network, "transformer") else network.model.layers
+
+
+def prompts(job: dict, rows: int) -> dict[str, Tensor]:
+    """Ids [rows, positions] and a mask of ones; without it `generate` hides a BOS whose id is the pad's."""
+    ids = torch.tensor([job["prompt"]] * rows)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def completions(job: dict, output: Tensor, tokenizer) -> list[list[int]]:
+    """New ids of each row; the texts are made too, as a user would."""
+    new = output[:, len(job["prompt"]) :]
+    tokenizer.batch_decode(new)
+    return new.tolist()
+
+
+@torch.inference_mode()
+def vector(job: dict, network: nn.Module) -> Tensor:
+    """Coefficient times the difference of the streams that enter the block: [positions, width]."""
+    streams = network.base_model(
+        input_ids=torch.tensor([job["plus"], job["minus"]]), output_hidden_states=True, use_cache=False
+    ).hidden_states
+    entering = streams[job["layer"]]
+    return job["coefficient"] * (entering[0] - entering[1])

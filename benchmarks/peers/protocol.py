@@ -1,0 +1,79 @@
+"""How a peer talks to the harness: a JSON job on standard input, a JSON result on the last line of output.
+
+Only the standard library is imported here, so that the time of a peer's own imports is in its load time.
+"""
+
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+
+STARTED = time.perf_counter()
+
+# (job, samples, new tokens, greedy) -> [unsteered rows, steered rows], each row a list of new token ids
+Work = Callable[[dict, int, int, bool], list[list[list[int]]]]
+
+WARM_TOKENS = 4
+GREEDY_TOKENS = 8
+
+
+def serve(load: Callable[[dict], Work], packages: tuple[str, ...]) -> None:
+    """Load once, then do the work for each number of samples: a warm-up of few tokens, then the timed run."""
+    job = json.load(sys.stdin)
+    # Libraries print; standard output is for the result.
+    with redirect_stdout(sys.stderr):
+        work = load(job)
+        result = {
+            "load_seconds": time.perf_counter() - STARTED,
+            "versions": versions(packages),
+            "greedy": [rows[0] for rows in work(job, 1, GREEDY_TOKENS, True)],
+            "runs": [run(work, job, samples) for samples in job["samples"]],
+        }
+    print(json.dumps(result), flush=True)
+
+
+def run(work: Work, job: dict, samples: int) -> dict:
+    work(job, samples, min(WARM_TOKENS, job["new_tokens"]), False)
+    forget_peak()
+    begin = time.perf_counter()
+    arms = work(job, samples, job["new_tokens"], False)
+    seconds = time.perf_counter() - begin
+    lengths = [[len(row) for row in rows] for rows in arms]
+    if lengths != [[job["new_tokens"]] * samples] * 2:
+        raise SystemExit(f"not the work that was asked for: rows of {lengths} tokens")
+    tokens = sum(map(sum, lengths))
+    return {"samples": samples, "tokens": tokens, "seconds": seconds, "peak_rss_mb": peak_mb()}
+
+
+def forget_peak() -> None:
+    """Let the peak start anew, so that a run's figure is not that of loading or of a larger run."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass  # the figure is then the peak since the start
+
+
+def peak_mb() -> float:
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in packages:
+        found[package] = importlib.metadata.version(package)
+    return found
+
+
+def threads() -> int:
+    """The number of threads that the harness asked for."""
+    return int(os.environ["OMP_NUM_THREADS"])

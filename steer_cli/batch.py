@@ -1,0 +1,174 @@
+"""The rows that decode together: they enter with a prefilled prompt, draw a token a step, and leave.
+
+This module does not know which rows come next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from steer_cli.errors import VectorError
+from steer_cli.model import Model
+from steer_cli.prefill import Started, stacked
+from steer_cli.recipe import Sampling
+from steer_cli.residual import inject
+from steer_cli.sampling import draw, exact, token_counts, uniforms
+from steer_cli.slots import Slots
+from steer_cli.step import decode_step
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion: token ids with the EOS that ended it, if one did."""
+
+    ids: tuple[int, ...]
+    finish: str  # eos or length
+
+
+@dataclass
+class Task:
+    """A job on its way: samples not yet begun, rows not yet ended."""
+
+    started: Started
+    samples: int
+    begun: int = 0
+    rows: dict[tuple[int, int], Row] = field(default_factory=dict)  # (arm, sample) -> row
+
+    @property
+    def arms(self) -> int:
+        return len(self.started.job.arms)
+
+    def by_arm(self) -> tuple[tuple[Row, ...], ...] | None:
+        """For each arm one row a sample; None while some have not ended."""
+        if len(self.rows) < self.arms * self.samples:
+            return None
+        return tuple(
+            tuple(self.rows[arm, sample] for sample in range(self.samples)) for arm in range(self.arms)
+        )
+
+
+class Batch:
+    """The rows that decode together. The first `used` slots are running, the others free."""
+
+    def __init__(
+        self,
+        model: Model,
+        like: Started,
+        rows: int,
+        capacity: int,
+        sampling: Sampling,
+        eos: Sequence[int],
+        fixed: bool,
+    ):
+        self._model, self._sampling = model, sampling
+        self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
+        self._owners: list[tuple[Task, int, int]] = []  # (task, arm, sample) of each running row
+        self._lengths: list[int] = []  # of each running row, as on the device
+        self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=model.device)
+        steps = sampling.max_new_tokens
+        self._drawn = torch.zeros(rows, steps, dtype=torch.long, device=model.device)
+        self._number = torch.zeros(rows, dtype=torch.long, device=model.device)  # tokens drawn so far
+        self._uniform = torch.zeros(rows, steps, dtype=exact(model.device), device=model.device)
+        self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
+        self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
+        layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
+        self._deltas = {layer: torch.zeros(rows, 1, model.width, device=model.device) for layer in layers}
+        self._decode = decode_step(model, self._slots)
+
+    @property
+    def used(self) -> int:
+        return len(self._owners)
+
+    @property
+    def free(self) -> int:
+        return self._slots.rows - self.used
+
+    def admit(self, task: Task, samples: int) -> None:
+        """Begin the next samples of a task, a row for each arm."""
+        job, sampling = task.started.job, self._sampling
+        numbers = range(task.begun, task.begun + samples)
+        task.begun += samples
+        device = self._model.device
+        uniform = uniforms(sampling.seed, numbers, sampling.max_new_tokens).to(device, exact(device))
+        first = self.used
+        for index, sample in enumerate(numbers):
+            for arm, prefix in enumerate(task.started.prefixes):
+                slot = self.used
+                self._slots.fill(slot, prefix, len(job.prompt))
+                self._uniform[slot] = uniform[index]
+                self._owners.append((task, arm, sample))
+                self._lengths.append(len(job.prompt))
+        rows = slice(first, self.used)
+        self._number[rows] = 0
+        self._logits[rows] = task.started.logits.repeat(samples, 1)
+        if self._counts is not None:
+            ids = torch.tensor([job.prompt], device=self._model.device)
+            self._counts[rows] = token_counts(ids, self._counts.shape[1])
+        for delta in self._deltas.values():
+            delta[rows] = 0  # a job of other arms may have had these slots
+        one_row = [{layer: delta[None] for layer, delta in arm.decode.items()} for arm in job.arms]
+        for layer, delta in stacked(one_row, (1, self._model.width), self._model).items():
+            self._deltas[layer][rows] = delta.repeat(samples, 1, 1)
+
+    def step(self) -> int:
+        """Draw one token in every running row and run the rows that go on; returns how many ended."""
+        used, number = self.used, self._number[: self.used]
+        rows = torch.arange(used, device=self._model.device)
+        counts = None if self._counts is None else self._counts[:used]
+        token = draw(self._logits[:used], counts, self._sampling, self._uniform[rows, number])
+        self._drawn[rows, number] = token
+        number += 1
+        at_eos = torch.isin(token, self._eos)
+        over = at_eos | (number == self._sampling.max_new_tokens)
+        finite = self._logits[:used].amax(-1).isfinite()
+        # The one wait for the device.
+        over, ended_by_eos, finite = torch.stack([over, at_eos, finite]).tolist()
+        if not all(finite):
+            raise VectorError(
+                "the logits are not finite any more; use a smaller coefficient or --dtype float32"
+            )
+        gone = [row for row in range(used) if over[row]]
+        if gone:
+            self._leave(gone, ended_by_eos)
+        if self.used:
+            self._forward()
+        return len(gone)
+
+    def _leave(self, gone: Sequence[int], at_eos: Sequence[bool]) -> None:
+        for row in gone:
+            task, arm, sample = self._owners[row]
+            ids = tuple(self._drawn[row, : int(self._number[row])].tolist())
+            task.rows[arm, sample] = Row(ids, "eos" if at_eos[row] else "length")
+        # The last running row moves into each gap, the highest gap first, so that it is one that goes on.
+        for row in sorted(gone, reverse=True):
+            last = self.used - 1
+            if row != last:
+                self._move(last, row)
+                self._owners[row], self._lengths[row] = self._owners[last], self._lengths[last]
+            self._owners.pop()
+            self._lengths.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        self._slots.move(source, target)
+        tensors = [self._drawn, self._number, self._uniform, *self._deltas.values()]
+        for tensor in tensors if self._counts is None else [*tensors, self._counts]:
+            tensor[target] = tensor[source]
+
+    def _forward(self) -> None:
+        used = self.used
+        token = self._drawn[torch.arange(used, device=self._model.device), self._number[:used] - 1]
+        if self._counts is not None:
+            self._counts[:used].scatter_add_(
+                1, token[:, None], torch.ones_like(token[:, None], dtype=torch.float32)
+            )
+        self._slots.begin_step(used, max(self._lengths))
+        # Only the position `every` acts on new tokens; without it there is no hook and no cost. The hooks
+        # do not outlive the step, since whoever takes the results may run the model too.
+        deltas = {layer: delta[: self._slots.used] for layer, delta in self._deltas.items()}
+        with inject(self._model, deltas):
+            self._logits[:used] = self._decode(token)[:used]
+        self._slots.end_step()
+        self._lengths = [length + 1 for length in self._lengths]
