@@ -19,7 +19,19 @@ ORDER = [
     # files of models
     *("once", "wheels", "catalogue", "locate"),
     # tensors
-    *("model", "residual", "vectors", "slots", "step", "prefill", "arms", "controls", "sampling", "batch", "generate"),
+    *(
+        "model",
+        "residual",
+        "vectors",
+        "slots",
+        "step",
+        "prefill",
+        "arms",
+        "controls",
+        "sampling",
+        "batch",
+        "generate",
+    ),
     *("measure", "run", "measurements", "sweep"),
     # the edge
     *("report", "cli", "__main__"),
