@@ -12,10 +12,9 @@ HELP = options.help_text(
     "Measure how likely the sentences of a corpus become under steering.\n\nThe ratio of the perplexities is "
     "below 1 where steering makes a text likelier. Each sentence stands by itself; predictions made from the "
     "vector's own positions are left out on both sides. The standard error is over sentences.",
-    "steer perplexity wedding-shift --corpus weddings=weddings.txt --corpus shipping=shipping.txt --lines",
-    "steer perplexity wedding-shift --corpus weddings=weddings.txt --baseline prompt --sentences",
-    "steer perplexity worst --corpus reviews=reviews.csv --column text --label stars "
-    "--group negative=1,2 --group neutral=3 --group positive=4,5 --jsonl",
+    "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
+    "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
+    "steer perplexity worst --corpus reviews.csv --column text --label stars",
 )
 
 

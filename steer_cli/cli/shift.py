@@ -15,7 +15,7 @@ HELP = options.help_text(
     "is the KL among all other tokens.",
     "steer shift wedding-shift",
     "steer shift wedding-shift --want wedding --want weddings --top 20",
-    "steer shift love-hate --at 3 --jsonl | jq '.tokens[] | [.token, .ratio]'",
+    "steer shift love-hate --at 3 --jsonl | jq .kl",
 )
 
 

@@ -15,9 +15,9 @@ HELP = options.help_text(
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
     "names corpora (their ratio), corpus/label, counted labels, kl, effect or damage.",
-    "steer sweep wedding-shift --layers 0:30 --corpus weddings=weddings.txt --corpus shipping=shipping.txt",
-    'steer sweep wedding-shift --layers 6,16 --coefficients=-1:4:0.5 --measure kl --best "max kl"',
-    "steer sweep wedding-word --layers 16 --positions front,middle,back --measure counts --samples 100",
+    "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
+    "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
+    'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
 )
 
 
