@@ -107,6 +107,8 @@ class Batch:
         if self._counts is not None:
             ids = torch.tensor([job.prompt], device=self._model.device)
             self._counts[rows] = token_counts(ids, self._counts.shape[1])
+        for delta in self._deltas.values():
+            delta[rows] = 0  # a job of other arms may have had these slots
         one_row = [{layer: delta[None] for layer, delta in arm.decode.items()} for arm in job.arms]
         for layer, delta in stacked(one_row, (1, self._model.width), self._model).items():
             self._deltas[layer][rows] = delta.repeat(samples, 1, 1)

@@ -187,6 +187,15 @@ def _check_keys(root: yaml.Node | None, source: str) -> None:
                 waiting.append((value, (*path, getattr(key, "value", ""))))
 
 
+# Quotes exactly the words that the loader would not read as text.
+_Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
+
+
+def as_yaml(values: Any) -> str:
+    """Plain values -> YAML text that `parse` reads as the same values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]
 

@@ -39,3 +39,15 @@ class CatalogueError(SteerError):
 
 class ModelError(SteerError):
     """A model that cannot be found or loaded."""
+
+
+class CorpusError(SteerError):
+    """A corpus that cannot be read, or in which nothing can be measured."""
+
+
+class SweepError(SteerError):
+    """A grid, a condition or a store that does not fit the sweep."""
+
+
+class PlotError(SteerError):
+    """A plot that cannot be drawn or written."""

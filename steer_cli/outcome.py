@@ -49,7 +49,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All completions of one prompt; sample i of both arms drew with the same random numbers."""
+    """All completions of one prompt; sample i of all arms drew with the same random numbers."""
 
     recipe: Recipe
     model: str
@@ -59,3 +59,11 @@ class Outcome:
     receipts: tuple[Receipt, ...]
     unsteered: tuple[Completion, ...]
     steered: tuple[Completion, ...]
+    control: tuple[Completion, ...] = ()
+    control_kind: str | None = None  # random, embedding, prompt or shuffled
+
+    @property
+    def columns(self) -> dict[str, tuple[Completion, ...]]:
+        """The arms by name, in the order in which they are shown."""
+        arms = {"unsteered": self.unsteered, "steered": self.steered}
+        return arms | ({f"control: {self.control_kind}": self.control} if self.control_kind else {})

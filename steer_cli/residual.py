@@ -1,4 +1,4 @@
-"""Record the residual stream, and add to it: the only hooks.
+"""Record the residual stream, add to it, and go on from it: the only hooks.
 
 Layer L is the stream that enters block L, for recording and for adding alike. Hooks live in an
 ExitStack, so that they are gone after the `with`, however it ends. This module does not know where
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer_cli.model import Model
 
@@ -87,4 +89,92 @@ def inject(
         return stream + deltas[layer].to(stream)
 
     with _at_layers(model, deltas, add):
+        yield
+
+
+@torch.inference_mode()
+def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
+    """The stream that enters block `stop`, from the one that enters block `start` <= `stop`.
+
+    Args:
+        stream: [rows, positions, width]; whole texts from their first position on, none masked.
+
+    Returns:
+        [rows, positions, width]; what one pass from the tokens gives, at the cost of the blocks between.
+    """
+    if start == stop:
+        return stream
+    reached: list[Tensor] = []
+
+    def swap(layer: int, met: Tensor) -> Tensor | None:
+        if layer == start:
+            return stream
+        reached.append(met)
+        raise _Enough
+
+    with _skip_below(model, start), _at_layers(model, (start, stop), swap), suppress(_Enough):
+        model.network(inputs_embeds=stream, use_cache=False)
+    return reached[0]
+
+
+@torch.inference_mode()
+def resume(
+    model: Model, start: int, stream: Tensor, deltas: Mapping[int, Tensor], kept: range | None = None
+) -> Tensor:
+    """Logits of a pass that begins at block `start` with a recorded stream, and adds on its way.
+
+    Args:
+        stream: [rows, positions, width], entering block `start`.
+        deltas: layer >= `start` -> what is added there, [rows, positions, width].
+        kept: the positions whose logits are wanted; None is all of them.
+
+    Returns:
+        [rows, kept positions, vocabulary], in the model's dtype.
+    """
+
+    def change(layer: int, met: Tensor) -> Tensor:
+        met = stream if layer == start else met
+        return met + deltas[layer].to(met) if layer in deltas else met
+
+    keep = 0 if kept is None else torch.arange(kept.start, kept.stop, device=model.device)
+    with _skip_below(model, start), _at_layers(model, {start, *deltas}, change):
+        return model.network(inputs_embeds=stream, use_cache=False, logits_to_keep=keep).logits
+
+
+# What a block of a network returns: 0 for the stream itself, else the length of a tuple that begins with it.
+_RETURNED: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def _returned(model: Model) -> int:
+    if model.network not in _RETURNED:
+
+        def look(_: Any, __: Any, output: Any) -> None:
+            _RETURNED[model.network] = len(output) if isinstance(output, tuple) else 0
+
+        with ExitStack() as stack:
+            stack.callback(model.blocks[0].register_forward_hook(look).remove)
+            model.network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    return _RETURNED[model.network]
+
+
+@contextmanager
+def _skip_below(model: Model, layer: int) -> Iterator[None]:
+    """Within the `with`, blocks below `layer` hand on what they were given.
+
+    The list of blocks stays whole, because networks look up masks and kinds of attention by a block's number.
+    """
+    length = _returned(model) if layer else 0
+
+    def hand_on(*args: Tensor, **kwargs: Any) -> Any:
+        stream = args[0] if args else kwargs["hidden_states"]
+        return (stream, *[None] * (length - 1)) if length else stream
+
+    with ExitStack() as stack:
+        for block in model.blocks[:layer]:
+            # A device map puts a `forward` of its own on the instance; it has to come back.
+            own = vars(block).get("forward")
+            stack.callback(
+                partial(setattr, block, "forward", own) if own else partial(delattr, block, "forward")
+            )
+            block.forward = hand_on
         yield

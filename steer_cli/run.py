@@ -7,13 +7,14 @@ know the terminal: progress and notes are handed in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_cli import catalogue
 from steer_cli.catalogue import Note, Progress, silent
+from steer_cli.controls import control_vectors, prompted
 from steer_cli.locate import Located, locate
 from steer_cli.measure.words import find_words
 from steer_cli.outcome import Completion, Outcome, Receipt
@@ -25,7 +26,7 @@ from steer_cli.tokens import Tokenizer, open_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer_cli.generate import Finished
+    from steer_cli.generate import Finished, Row
     from steer_cli.model import Model
 
 
@@ -67,9 +68,7 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
         SteerError: anything that is wrong with the recipe, the prompts or the model's files.
     """
     recipe = recipe.with_prompts([])
-    located = locate(recipe.model, _convert_gguf, weights, progress, note)
-    bos = located.bos if recipe.bos == "auto" else recipe.bos
-    tokenizer = open_tokenizer(located.folder, bos, located.also_eos)
+    located, tokenizer = find(recipe, weights, progress, note)
     alignments = align_additions(recipe, tokenizer, located.blocks, located.context)
     prompts = []
     for text in recipe.all_prompts:
@@ -78,6 +77,19 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
             check_length(ids, text, recipe.sampling.max_new_tokens, located.context, located.name)
         prompts.append(PlannedPrompt(text, ids, place(alignments, tokenizer, ids, text)))
     return Planned(recipe, located, tokenizer, tuple(prompts))
+
+
+def find(
+    recipe: Recipe, weights: bool, progress: Progress = silent, note: Note = silent
+) -> tuple[Located, Tokenizer]:
+    """The recipe's model and tokenizer; whether the recipe fits them is not looked at.
+
+    Raises:
+        SteerError: there is no such model, or it has no usable tokenizer.
+    """
+    located = locate(recipe.model, _convert_gguf, weights, progress, note)
+    bos = located.bos if recipe.bos == "auto" else recipe.bos
+    return located, open_tokenizer(located.folder, bos, located.also_eos)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
@@ -102,31 +114,48 @@ def generate(
     batch_rows: int | None = None,
     progress: Progress = silent,
     note: Note = silent,
+    control: str | None = None,
 ) -> Iterator[Outcome]:
     """Completions of every prompt, unsteered and steered, a prompt at a time.
 
     Args:
         score: also take each completion's mean log probability under the unsteered model.
         batch_rows: rows that decode together; None fits them to a memory budget.
+        control: a third arm, random, embedding, prompt or shuffled; see `controls`.
 
     Raises:
         SteerError: the input is at fault.
     """
     planned = plan(recipe, weights=True, progress=progress, note=note)
+    fronted = _fronted(planned) if control == "prompt" else ()
     from steer_cli.model import load
     from steer_cli.vectors import compute
 
     progress("load", 0, None)
     model = load(planned.located.folder, planned.located.name, **vars(hardware))
     progress("load", 1, 1)
-    vectors = compute(model, [placement.alignment for placement in planned.prompts[0].placements])
-    yield from _complete(planned, model, vectors, score, batch_rows, progress)
+    alignments = [placement.alignment for placement in planned.prompts[0].placements]
+    vectors = [compute(model, alignments)]
+    if control not in (None, "prompt"):
+        vectors.append(control_vectors(model, alignments, vectors[0], control, recipe.sampling.seed))
+    outcomes = _complete(planned, model, vectors, fronted, score, batch_rows, progress)
+    yield from (replace(outcome, control_kind=control) for outcome in outcomes)
+
+
+def _fronted(planned: Planned) -> tuple[tuple[int, ...], ...]:
+    """Each prompt's ids with the plus text in front, for the control `prompt`."""
+    recipe, located = planned.recipe, planned.located
+    rows = tuple(prompted(recipe, prompt.ids, planned.tokenizer) for prompt in planned.prompts)
+    for prompt, ids in zip(planned.prompts, rows, strict=True):
+        check_length(ids, prompt.text, recipe.sampling.max_new_tokens, located.context, located.name)
+    return rows
 
 
 def _complete(
     planned: Planned,
     model: Model,
-    vectors: list[Tensor],
+    vectors: list[list[Tensor]],
+    fronted: tuple[tuple[int, ...], ...],
     score: bool,
     batch_rows: int | None,
     progress: Progress,
@@ -138,12 +167,14 @@ def _complete(
     sampling, observers = planned.recipe.sampling, deque()
 
     def jobs() -> Iterator[Job]:
-        for prompt in planned.prompts:
-            observers.append(Observer(1, prompt.placements, vectors))
-            arms = (UNSTEERED, arm_of(model, prompt.placements, vectors, len(prompt.ids)))
-            yield Job(prompt.ids, arms, observers[-1].see)
+        for number, prompt in enumerate(planned.prompts):
+            observers.append(Observer(1, prompt.placements, vectors[0]))
+            arms = (arm_of(model, prompt.placements, each, len(prompt.ids)) for each in vectors)
+            yield Job(prompt.ids, (UNSTEERED, *arms), observers[-1].see)
+            if fronted:
+                yield Job(fronted[number], (UNSTEERED,))
 
-    rows = 2 * sampling.samples * len(planned.prompts)
+    rows = (1 + len(vectors) + bool(fronted)) * sampling.samples * len(planned.prompts)
     ended = 0
 
     def count(more: int) -> None:
@@ -151,17 +182,19 @@ def _complete(
         ended += more
         progress("decode", ended, rows)
 
-    longest = max(len(prompt.ids) for prompt in planned.prompts)
+    longest = max(map(len, [*(prompt.ids for prompt in planned.prompts), *fronted]))
     finished = decode(model, jobs(), sampling, planned.tokenizer.eos, longest, batch_rows, count)
-    for prompt, done in zip(planned.prompts, finished, strict=True):
-        receipts = observers.popleft().taken()
-        yield _outcome(planned, prompt, receipts, done, _oddness(model, done) if score else None)
+    for prompt in planned.prompts:
+        done = next(finished)
+        arms = [*done.rows, *(next(finished).rows if fronted else ())]
+        oddness = _oddness(model, done, arms) if score else None
+        yield _outcome(planned, prompt, observers.popleft().taken(), arms, oddness)
 
 
-def _oddness(model: Model, done: Finished) -> list[float]:
+def _oddness(model: Model, done: Finished, arms: Sequence[Sequence[Row]]) -> list[float]:
     from steer_cli.measure.logprob import mean_logprobs
 
-    rows = [row.ids for arm in done.rows for row in arm]
+    rows = [row.ids for arm in arms for row in arm]
     return mean_logprobs(model, done.started.prefixes[0], done.started.logits[0], rows)
 
 
@@ -169,11 +202,12 @@ def _outcome(
     planned: Planned,
     prompt: PlannedPrompt,
     receipts: tuple[Receipt, ...],
-    done: Finished,
+    arms: Sequence[Sequence[Row]],
     oddness: list[float] | None,
 ) -> Outcome:
     tokenizer, recipe = planned.tokenizer, planned.recipe
-    rows = [row for arm in done.rows for row in arm]
+    samples = recipe.sampling.samples
+    rows = [row for arm in arms for row in arm]
     texts = []
     for row, mean_logprob in zip(rows, oddness or [None] * len(rows), strict=True):
         text = tokenizer.completion(prompt.ids, row.ids)
@@ -185,6 +219,7 @@ def _outcome(
         pieces=tuple(tokenizer.piece(id) for id in prompt.ids),
         table=planned.table(prompt),
         receipts=receipts,
-        unsteered=tuple(texts[: recipe.sampling.samples]),
-        steered=tuple(texts[recipe.sampling.samples :]),
+        unsteered=tuple(texts[:samples]),
+        steered=tuple(texts[samples : 2 * samples]),
+        control=tuple(texts[2 * samples :]),
     )

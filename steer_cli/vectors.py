@@ -56,7 +56,13 @@ def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:
     Raises:
         VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
     """
-    wanted = {
+    streams = capture(model, read_by(alignments))
+    return [vector_of(alignment, streams, model) for alignment in alignments]
+
+
+def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
+    """(ids, layer) of every stream that the vectors are made of."""
+    return {
         (row.ids, layer)
         for alignment in alignments
         for layer in _layers_read(alignment)
@@ -64,8 +70,6 @@ def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:
         for row in (pair.plus, pair.minus)
         if row is not None and row.ids
     }
-    streams = capture(model, wanted)
-    return [_vector(alignment, streams, model) for alignment in alignments]
 
 
 def _layers_read(alignment: Alignment) -> set[int]:
@@ -76,7 +80,8 @@ def _layers_read(alignment: Alignment) -> set[int]:
     )
 
 
-def _vector(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
+def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
+    """The vector of one alignment from recorded streams; see `compute`."""
     addition = alignment.addition
     vector = _combined(alignment, alignment.source_layer, streams, model)
     if addition.match_norm:

@@ -171,3 +171,44 @@ def gpt2_tokenizer_folder(tmp_path_factory) -> Path:
     names["tokenizer_class"] = "GPT2Tokenizer"
     (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
     return folder
+
+
+# What measurements of corpora are tried on: longer and shorter than the vectors of the tests.
+FIVE = (
+    "The wedding of my friend was late because of the rain.",
+    "People flock to Rome.",
+    "Love wins, and the bride ate the cake at the gate with the groom and my friend.",
+    "The ship sailed with a cargo of salt, wine and stone.",
+    "I talk about weddings.",
+)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """A function: arguments -> (exit code, stdout, stderr) of `steer`, in a folder that holds five.txt."""
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "five.txt").write_text("\n".join(FIVE), encoding="utf-8")
+
+    def run(*arguments):
+        from steer_cli.cli import app
+
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """A function: folder of a model, additions -> a recipe file, without a prompt unless one is given."""
+
+    def write(folder, *additions, **more):
+        path = tmp_path / "r.yaml"
+        path.write_text(json.dumps({"model": str(folder), "additions": additions, **more}), encoding="utf-8")
+        return path
+
+    return write

@@ -14,7 +14,19 @@ import typer
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from steer_cli.cli import app, check, generate, models, recipes, schema, table
+from steer_cli.cli import (
+    app,
+    check,
+    generate,
+    models,
+    norms,
+    perplexity,
+    recipes,
+    schema,
+    shift,
+    sweep,
+    table,
+)
 from steer_cli.library import find, shipped
 from steer_cli.recipe import schema as recipe_schema
 
@@ -639,6 +651,10 @@ HELPS = {
     ("recipes",): recipes.HELP,
     ("models",): models.HELP,
     ("models", "pull"): models.PULL_HELP,
+    ("shift",): shift.HELP,
+    ("perplexity",): perplexity.HELP,
+    ("norms",): norms.HELP,
+    ("sweep",): sweep.HELP,
 }
 
 

@@ -13,19 +13,31 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "errors",
     # the file
-    *("document", "faults", "library", "recipe"),
+    *("document", "faults", "library", "recipe", "corpus"),
     # texts and integers
-    *("tokens", "plan", "table", "outcome"),
+    *("tokens", "plan", "table", "outcome", "findings"),
     # files of models
     *("once", "wheels", "catalogue", "locate"),
     # tensors
-    *("model", "residual", "vectors", "slots", "step", "prefill", "arms", "sampling", "batch", "generate"),
-    *("measure", "run", "sweep"),
+    *(
+        "model",
+        "residual",
+        "vectors",
+        "slots",
+        "step",
+        "prefill",
+        "arms",
+        "controls",
+        "sampling",
+        "batch",
+        "generate",
+    ),
+    *("measure", "run", "measurements", "sweep"),
     # the edge
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
-SHOWN = {"errors", "document", "recipe", "tokens", "plan", "table", "outcome", "report"}
+SHOWN = {"errors", "document", "recipe", "tokens", "plan", "table", "outcome", "findings", "report"}
 WITH_TORCH = {*ORDER[ORDER.index("model") : ORDER.index("report")]}
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import check, generate, models, recipes, schema, table
+from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
 from steer_cli.cli.options import Debug
 from steer_cli.errors import SteerError
 
@@ -88,6 +88,10 @@ app = typer.Typer(
 for module, function in (
     (generate, generate.generate),
     (table, table.table),
+    (shift, shift.shift),
+    (perplexity, perplexity.perplexity),
+    (norms, norms.norms),
+    (sweep, sweep.sweep),
     (check, check.check),
     (schema, schema.schema),
     (recipes, recipes.recipes),

@@ -15,8 +15,15 @@ HELP = options.help_text(
     " steering.",
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
+    "steer generate love-hate --control random",
     "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
+
+
+Control = Annotated[
+    Literal["random", "embedding", "prompt", "shuffled"] | None,
+    typer.Option(help="A third column: noise, the pair's embedding or its plus text in the vector's place."),
+]
 
 
 def generate(
@@ -41,16 +48,10 @@ def generate(
             metavar="N", min=1, help="Rows that decode together; by default as many as fit in memory."
         ),
     ] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."),
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
-    ] = "auto",
-    device_map: Annotated[
-        Literal["auto"] | None, typer.Option(help="Spread a model that is larger than one accelerator.")
-    ] = None,
+    control: Control = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import run
@@ -64,7 +65,13 @@ def generate(
     screen = terminal.console()
     with Display() as display:
         outcomes = run.generate(
-            chosen, hardware, score=jsonl, batch_rows=batch_rows, progress=display.progress, note=display.note
+            chosen,
+            hardware,
+            score=jsonl,
+            batch_rows=batch_rows,
+            progress=display.progress,
+            note=display.note,
+            control=control,
         )
         for number, outcome in enumerate(outcomes):
             display.clear()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+from steer_cli import corpus as corpora
+from steer_cli.corpus import Columns, Corpus, parse_groups
 from steer_cli.document import Override, parse_override
-from steer_cli.errors import RecipeError
+from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.library import decode, read
 from steer_cli.recipe import Recipe, load
 
@@ -17,11 +20,13 @@ def recipe_from(
     prompts: list[str] | None = None,
     prompts_file: str | None = None,
     model: str | None = None,
+    needs_prompt: bool = True,
     **sampling: Any,
 ) -> Recipe:
     """Load a recipe and apply what the command line changes.
 
     Args:
+        needs_prompt: False where the prompts are not looked at, so that a recipe may have none.
         sampling: options that stand for keys of `sampling`; None leaves the recipe's value.
 
     Raises:
@@ -39,7 +44,7 @@ def recipe_from(
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
-    return recipe.with_prompts(texts)
+    return recipe.with_prompts(texts) if needs_prompt else recipe
 
 
 def read_prompts(file: str) -> list[str]:
@@ -55,3 +60,29 @@ def read_prompts(file: str) -> list[str]:
     if not prompts:
         raise RecipeError([f"{source}: no prompt in it; write one a line"])
     return prompts
+
+
+def read_corpora(
+    options: list[str] | None, lines: bool, column: str | None, label: str | None, groups: list[str] | None
+) -> list[Corpus]:
+    """The corpora that the options name.
+
+    Raises:
+        CorpusError: a file cannot be read as asked for; or groups without a label column.
+    """
+    if groups and label is None:
+        raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
+    columns = Columns(column, label, parse_groups(groups or []))
+    return [corpora.read(option, lines, columns) for option in options or []]
+
+
+def plot_file(file: Path | None) -> None:
+    """Raises PlotError where no plot could be written at the end of a long run, to say so at its start."""
+    if file is None:
+        return
+    if file.suffix.lower() not in (".png", ".svg"):
+        raise PlotError(f"--plot {file}: write a name that ends in .png or .svg")
+    if not file.absolute().parent.is_dir():
+        raise PlotError(f"--plot {file}: there is no folder {file.parent}; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PlotError("--plot: needs matplotlib; install it with: pip install 'steer-cli[plot]'")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -70,4 +71,59 @@ Set = Annotated[
         metavar="KEY=VALUE",
         help="Change any value, such as additions.0.coefficient=3; may be repeated.",
     ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(
+        "--dtype", help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
+]
+DeviceMap = Annotated[
+    Literal["auto"] | None,
+    typer.Option("--device-map", help="Spread a model that is larger than one accelerator."),
+]
+Corpora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        metavar="NAME=FILE",
+        help="Sentences under a name: plain text, .jsonl or .csv; may be repeated.",
+    ),
+]
+Lines = Annotated[
+    bool, typer.Option("--lines", help="A line (of a table: a cell) is one sentence; nothing is split.")
+]
+Column = Annotated[
+    str | None,
+    typer.Option("--column", metavar="NAME", help="The column of a .csv or .jsonl file that holds the text."),
+]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="The column whose values get figures of their own."),
+]
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group", metavar="LABEL=V,V", help="Put values of the label column together, such as negative=1,2."
+    ),
+]
+Method = Annotated[
+    Literal["pad", "overlay"],
+    typer.Option(
+        "--method",
+        help="pad: spaces keep the vector apart from the text; overlay: it lies on the text's first tokens.",
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE", help="Also draw it to a .png or .svg file (needs the extra `plot`)."
+    ),
+]
+Want = Annotated[
+    list[str] | None,
+    typer.Option("--want", metavar="WORD", help="With KL: a word whose mass gives effect and damage."),
 ]

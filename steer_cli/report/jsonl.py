@@ -38,8 +38,13 @@ def generation_records(outcome: Outcome) -> Iterator[dict[str, Any]]:
             "seed": recipe.sampling.seed,
             "unsteered": _completion(arms[0]),
             "steered": _completion(arms[1]),
+            **({"control": _control(outcome, sample)} if outcome.control_kind else {}),
             "additions": [_addition(receipt) for receipt in outcome.receipts],
         }
+
+
+def _control(outcome: Outcome, sample: int) -> dict[str, Any]:
+    return {"kind": outcome.control_kind} | _completion(outcome.control[sample])
 
 
 def _completion(completion: Completion) -> dict[str, Any]:

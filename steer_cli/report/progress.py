@@ -17,6 +17,7 @@ STAGES = {
     "convert": "converting the model, once",
     "load": "loading the model",
     "decode": "decoding",
+    "sweep": "sweeping",
 }
 
 

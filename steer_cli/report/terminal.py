@@ -164,12 +164,12 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
 
 
 def completions(outcome: Outcome) -> Table:
-    """Unsteered on the left, steered on the right, a row for each sample, the prompt in bold."""
+    """Unsteered on the left, then steered, then a control; a row for each sample, the prompt in bold."""
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, header_style="dim", padding=(0, 1))
-    for name in ("unsteered", "steered"):
+    for name in outcome.columns:
         table.add_column(name, ratio=1, overflow="fold")
-    for pair in zip(outcome.unsteered, outcome.steered, strict=True):
-        table.add_row(*(_completion(outcome.prompt, completion) for completion in pair))
+    for sample in zip(*outcome.columns.values(), strict=True):
+        table.add_row(*(_completion(outcome.prompt, completion) for completion in sample))
     return table
 
 
@@ -185,10 +185,10 @@ def counts(outcome: Outcome) -> Table:
     """Counted words, as means over the completions of each arm."""
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     table.add_column("words a completion")
-    for name in ("unsteered", "steered"):
+    for name in outcome.columns:
         table.add_column(name, justify="right")
     for label in outcome.recipe.count:
-        means = (_mean(arm, label) for arm in (outcome.unsteered, outcome.steered))
+        means = (_mean(arm, label) for arm in outcome.columns.values())
         table.add_row(visible(label), *(f"{mean:.2f}" for mean in means))
     return table
 

@@ -1,0 +1,161 @@
+"""How fast is a sweep against the plain loop over points and sentences, and does its cost grow linearly?
+
+    python benchmarks/sweep.py [--plain-share 0.02] [--layers 30] [--coefficients 5] [--sentences 50]
+
+The plain loop is what one would write with hooks: for every point and sentence one whole steered pass and its
+log-softmax; the unsteered pass of a sentence is done once, before. Both sides compute the same ratios, which
+are compared. The plain loop may run on a share of the points, spread evenly over the layers; its time is
+then scaled up linearly, and the output says so. It knows nothing of the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from steer_cli.corpus import Corpus, read
+from steer_cli.document import Document
+from steer_cli.measurements import load_model
+from steer_cli.recipe import validate
+from steer_cli.run import Hardware
+from steer_cli.sweep.question import Asked, Question, ask
+from steer_cli.sweep.runner import Runner
+
+CORPORA = Path(__file__).parent / "corpora"
+RECIPE = {"name": "bench", "additions": [{"plus": " weddings", "minus": " ", "layer": 0}]}
+
+
+def question_of(options: argparse.Namespace, layers: int, coefficients: int, sentences: int) -> Question:
+    """The sweep over the first `layers` layers; no coefficient is 0, whose points would cost nothing."""
+    whole = [read(str(CORPORA / f"{name}.txt"), lines=True) for name in ("weddings", "shipping")]
+    pool = [
+        sentence for pair in zip(*(corpus.sentences for corpus in whole), strict=False) for sentence in pair
+    ]
+    corpus = Corpus("both", tuple(pool[:sentences]), "")
+    if len(corpus.sentences) < sentences:
+        raise SystemExit(f"--sentences {sentences}: the corpora hold {len(pool)}")
+    values = ",".join(f"{0.5 + 0.5 * number:g}" for number in range(coefficients))
+    recipe = validate(Document("bench", RECIPE | {"model": options.model}))
+    return ask(recipe, [corpus], Asked(f"0:{layers}", values))
+
+
+def tool(model, question: Question) -> tuple[float, dict]:
+    """Seconds, and point -> ratio."""
+    begun = time.perf_counter()
+    runner, ratios = Runner(model, question), {}
+    for group in question.grid.groups():
+        for point, figures in zip(group, runner.figures(group), strict=True):
+            ratios[point.layer, point.coefficient] = figures["perplexity"][0]["ratio"]
+    return time.perf_counter() - begun, ratios
+
+
+@torch.inference_mode()
+def token_logprobs(model, ids: torch.Tensor) -> torch.Tensor:
+    logits = model.network(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    return logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+
+
+def plain(model, question: Question, points: list[tuple[int, float]]) -> tuple[float, float, dict]:
+    """Seconds for the unsteered arm, seconds for the points, and point -> ratio."""
+    begun = time.perf_counter()
+    rows = [torch.tensor(line.ids) for line in question.lines]
+    unsteered = [token_logprobs(model, ids) for ids in rows]
+    once = time.perf_counter() - begun
+    begun, ratios, vectors = time.perf_counter(), {}, {}
+    pair = torch.stack([torch.tensor(question.tokenizer.prompt(text)) for text in (" weddings", " ")])
+    for layer, coefficient in points:
+        if layer not in vectors:
+            with torch.inference_mode():
+                states = model.network(
+                    input_ids=pair, output_hidden_states=True, use_cache=False
+                ).hidden_states
+            vectors[layer] = states[layer][0] - states[layer][1]
+        total, count = 0.0, 0
+        for ids, base in zip(rows, unsteered, strict=True):
+            handle = model.blocks[layer].register_forward_pre_hook(
+                adding(coefficient * vectors[layer]), with_kwargs=True
+            )
+            steered = token_logprobs(model, ids)
+            handle.remove()
+            total += float((steered - base)[len(vectors[layer]) :].double().sum())
+            count += len(ids) - 1 - len(vectors[layer])
+        ratios[layer, coefficient] = math.exp(-total / count)
+    return once, time.perf_counter() - begun, ratios
+
+
+def adding(delta: torch.Tensor):
+    def hook(_, args, kwargs):
+        stream = (args[0] if args else kwargs["hidden_states"]).clone()
+        stream[:, : len(delta)] += delta
+        return ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
+
+    return hook
+
+
+def peak() -> float:
+    """Megabytes that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument(
+        "--plain-share", type=float, default=1.0, help="share of the points the plain loop runs"
+    )
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--coefficients", type=int, default=5)
+    parser.add_argument("--sentences", type=int, default=50)
+    parser.add_argument("--no-growth", action="store_true", help="leave out the part on growth")
+    options = parser.parse_args()
+    question = question_of(options, options.layers, options.coefficients, options.sentences)
+    model = load_model(question.located, Hardware(), lambda *_: None)
+    token_logprobs(model, torch.tensor(question.lines[0].ids))  # warm
+    loaded = peak()
+    points = [(point.layer, point.coefficient) for point in question.grid]
+    wanted = max(1, round(len(points) * options.plain_share))
+    # Half a step in, so that a few points stand for all depths.
+    some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
+    seconds, ratios = tool(model, question)
+    once, looped, checked = plain(model, question, some)
+    whole = once + looped * len(points) / len(some)
+    wrong = max(abs(ratios[point] / checked[point] - 1) for point in some)
+    result = {
+        "points": len(points),
+        "sentences": len(question.lines),
+        "steer_seconds": round(seconds, 2),
+        "plain_seconds": round(whole, 2),
+        "plain_points_run": len(some),
+        "times_as_fast": round(whole / seconds, 2),
+        "largest_relative_difference": wrong,
+        "megabytes_loaded": round(loaded),
+        "megabytes_over": round(peak() - loaded),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(result))
+    if len(some) < len(points):
+        print(f"the plain loop ran {len(some)} of {len(points)} points; its time is scaled up linearly")
+    if not options.no_growth:
+        growth(model, options)
+
+
+def growth(model, options: argparse.Namespace) -> None:
+    """Seconds and memory over a factor of 16 in points x sentences, by both."""
+    for coefficients, sentences in ((1, 5), (2, 10), (4, 20)):
+        question = question_of(options, 6, coefficients, sentences)
+        before = peak()
+        seconds, _ = tool(model, question)
+        work = len(question.grid) * sum(len(line.ids) for line in question.lines)
+        row = {"points": len(question.grid), "sentences": sentences, "point_tokens": work}
+        row |= {"seconds": round(seconds, 2), "microseconds_each": round(1e6 * seconds / work, 1)}
+        print(json.dumps(row | {"megabytes_more": round(peak() - before)}))
+
+
+if __name__ == "__main__":
+    main()

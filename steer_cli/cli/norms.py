@@ -1,0 +1,62 @@
+"""`steer norms`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "Measure |vector| / |stream| by layer and position, at coefficient 1.\n\nFor each addition of the recipe:"
+    " the vector as it would be read and added at every layer, against the prompt's stream there, in one "
+    "pass.",
+    "steer norms love-hate",
+    "steer norms gpt2-xl/anger --model ./gpt2 --centre",
+    "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
+)
+
+
+def norms(
+    recipe: options.Recipe,
+    prompt: options.Prompt = None,
+    model: options.Model = None,
+    set: options.Set = None,
+    centre: Annotated[
+        bool, typer.Option("--centre", help="Take the mean over the width away first; for LayerNorm models.")
+    ] = False,
+    plot: options.Plot = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="A JSON record for each prompt, addition and layer.")
+    ] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli import measurements
+    from steer_cli.cli.inputs import plot_file, recipe_from
+    from steer_cli.report import measure_records as records
+    from steer_cli.report import measures, terminal
+    from steer_cli.report.jsonl import line
+    from steer_cli.report.progress import Display
+    from steer_cli.run import Hardware
+
+    chosen = recipe_from(recipe, set, prompt, None, model)
+    plot_file(plot)
+    with Display() as display:
+        hardware = Hardware(dtype, device, device_map)
+        found = list(measurements.norms(chosen, hardware, centre, display.progress, display.note))
+    if jsonl:
+        for each in found:
+            print(line(records.norms_record(each)))
+    else:
+        screen = terminal.console()
+        screen.print(terminal.title(chosen, found[0].model))
+        for part in measures.norms_parts(found, screen.width):
+            screen.print(part)
+    if plot is not None:
+        from steer_cli.report import plots
+
+        plots.norms(found, plot)

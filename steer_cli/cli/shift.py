@@ -1,0 +1,71 @@
+"""`steer shift`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli import options
+
+HELP = options.help_text(
+    "Compare the next-token distributions after the prompt, steered against unsteered.\n\nFor the likeliest "
+    "tokens of both: probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered || "
+    "unsteered), in nats. With wanted words: effect is ln of their steered over their unsteered mass, damage "
+    "is the KL among all other tokens.",
+    "steer shift wedding-shift",
+    "steer shift wedding-shift --want wedding --want weddings --top 20",
+    "steer shift love-hate --at 3 --jsonl | jq .kl",
+)
+
+
+def shift(
+    recipe: options.Recipe,
+    prompt: options.Prompt = None,
+    model: options.Model = None,
+    set: options.Set = None,
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
+    ] = None,
+    want: options.Want = None,
+    top: Annotated[
+        int, typer.Option("--top", "-k", metavar="K", min=1, help="Likeliest tokens of each side.")
+    ] = 10,
+    plot: options.Plot = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt.")] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli import measurements
+    from steer_cli.cli.inputs import plot_file, recipe_from
+    from steer_cli.report import measure_records as records
+    from steer_cli.report import measures, terminal
+    from steer_cli.report.jsonl import line
+    from steer_cli.report.progress import Display
+    from steer_cli.run import Hardware
+
+    chosen = recipe_from(recipe, set, prompt, None, model)
+    plot_file(plot)
+    screen = terminal.console()
+    with Display() as display:
+        shifts = measurements.shift(
+            chosen, Hardware(dtype, device, device_map), at, want or (), top, display.progress, display.note
+        )
+        found = []
+        for number, each in enumerate(shifts):
+            display.clear()
+            found.append(each)
+            if jsonl:
+                print(line(records.shift_record(each)), flush=True)
+                continue
+            if number == 0:
+                screen.print(terminal.title(chosen, each.model))
+            for part in measures.shift_parts(each):
+                screen.print(part)
+    if plot is not None:
+        from steer_cli.report import plots
+
+        plots.shift(found, plot)

@@ -1,0 +1,69 @@
+"""How do the next-token distributions differ, token by token?
+
+This module does not know prompts or how logits came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer_cli.findings import TokenShift
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Log probabilities of the next token, both [vocabulary], float64."""
+
+    steered: Tensor
+    unsteered: Tensor
+
+    @classmethod
+    def from_logits(cls, steered: Tensor, unsteered: Tensor) -> Distributions:
+        return cls(steered.double().log_softmax(-1), unsteered.double().log_softmax(-1))
+
+    @property
+    def parts(self) -> Tensor:
+        """Each token's signed part p ln(p/q) of KL(steered || unsteered), in nats (Turner et al. 2023)."""
+        return self.steered.exp() * (self.steered - self.unsteered)
+
+
+def entropy(logprobs: Tensor) -> float:
+    """Of a distribution given by its log probabilities, in nats."""
+    return float(-(logprobs.exp() * logprobs).sum())
+
+
+def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float, float]:
+    """How much likelier the wanted tokens became, and how far the rest moved among itself.
+
+    Effect is ln of the steered over the unsteered mass of the wanted tokens; damage is KL(steered ||
+    unsteered) of the two distributions over all other tokens, each scaled to sum to 1. Both in nats.
+    """
+    inside = torch.zeros(len(both.steered), dtype=torch.bool, device=both.steered.device)
+    inside[list(wanted)] = True
+    effect = both.steered[inside].logsumexp(0) - both.unsteered[inside].logsumexp(0)
+    steered, unsteered = (side[~inside].log_softmax(0) for side in (both.steered, both.unsteered))
+    return float(effect), float((steered.exp() * (steered - unsteered)).sum())
+
+
+def top(both: Distributions, count: int, piece: Callable[[int], str]) -> tuple[TokenShift, ...]:
+    """The union of the `count` likeliest tokens of both sides, the likeliest when steered first."""
+    count = min(count, len(both.steered))
+    ids = {int(id) for side in (both.steered, both.unsteered) for id in side.topk(count).indices}
+    parts = both.parts
+    # 700: the largest exponent that is still a number; only a broken model gets there.
+    shifts = [
+        TokenShift(
+            token=piece(id),
+            id=id,
+            p_unsteered=float(both.unsteered[id].exp()),
+            p_steered=float(both.steered[id].exp()),
+            ratio=float((both.steered[id] - both.unsteered[id]).clamp(max=700).exp()),
+            kl=float(parts[id]),
+        )
+        for id in ids
+    ]
+    return tuple(sorted(shifts, key=lambda shift: (-shift.p_steered, shift.id)))

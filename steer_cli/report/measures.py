@@ -1,0 +1,134 @@
+"""Findings -> a screen: shifts, perplexities, norms and the heat map of sentences.
+
+Colours are few and never carry meaning alone. This module does not know how anything was computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.report.plain import cell, visible
+
+BRIGHTEST = math.log(100)  # a change by a hundredfold, as in Turner et al. 2023
+SHOWN_POSITIONS = 10
+DAMAGED = 1.05  # a ratio from here on is marked as damage
+
+
+def plain_table(*columns: str, left: int = 1) -> Table:
+    """A table whose first `left` columns are text and whose others are figures."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
+    for number, column in enumerate(columns):
+        # Only texts give way where the screen is narrow; a figure that is folded cannot be read.
+        text = number < left
+        width = cell_len(column)
+        side = "left" if text else "right"
+        table.add_column(column, justify=side, no_wrap=not text, overflow="fold", min_width=width)
+    return table
+
+
+def shift_parts(shift: Shift) -> Iterator[RenderableType]:
+    """The screen of one prompt."""
+    yield Text.assemble(
+        "\n", (visible("".join(shift.pieces)), "bold"), f"  … next, from position {shift.position}"
+    )
+    table = plain_table("token", "unsteered", "steered", "ratio", "part of KL")
+    for token in shift.tokens:
+        style = "green" if token.ratio > 1 else "red" if token.ratio < 1 else ""
+        table.add_row(
+            cell(token.token),
+            f"{token.p_unsteered:.5f}",
+            f"{token.p_steered:.5f}",
+            Text(f"{token.ratio:.4g}", style=style),
+            f"{token.kl:+.4f}",
+        )
+    yield table
+    lines = [
+        f"  KL(steered || unsteered)  {shift.kl:.4f} nats",
+        f"  entropy  unsteered {shift.entropy_unsteered:.3f}  steered {shift.entropy_steered:.3f} nats",
+    ]
+    if shift.effect is not None:
+        lines.append(f"  wanted words  effect {shift.effect:+.3f}  damage {shift.damage:.4f} nats")
+    yield Text("\n".join(lines))
+
+
+def perplexities(figures: Sequence[Perplexity]) -> Table:
+    """A row for each corpus, label and method."""
+    labels = any(figure.label is not None for figure in figures)
+    names = ("corpus", *(("label",) if labels else ()), "method")
+    columns = ("unsteered", "steered", "ratio", "std. error", "sentences", "tokens")
+    table = plain_table(*names, *columns, left=len(names))
+    for figure in figures:
+        table.add_row(
+            visible(figure.corpus),
+            *((visible(figure.label or ""),) if labels else ()),
+            figure.method,
+            f"{figure.perplexity_unsteered:.4g}",
+            f"{figure.perplexity_steered:.4g}",
+            ratio(figure.ratio),
+            "" if figure.stderr is None else f"{figure.stderr:.3f}",
+            str(figure.sentences),
+            str(figure.tokens),
+        )
+    return table
+
+
+def ratio(value: float) -> Text:
+    """A ratio of perplexities: green below 1, red where it is damage."""
+    return Text(f"{value:.3f}", style="green" if value < 1 else "red" if value >= DAMAGED else "")
+
+
+def heat_parts(sentences: Sequence[SentenceChange]) -> Iterator[Text]:
+    """Each sentence with its tokens green where they became likelier and red where less; dim if left out."""
+    head = (
+        "green: likelier, red: less likely, brightest at a hundredfold; dim: left out; first the mean change"
+    )
+    yield Text(f"  {head}", style="dim")
+    for sentence in sentences:
+        known = [change for change in sentence.changes if change is not None]
+        mean = f"{sum(known) / len(known):+.2f}  " if known else "  --   "
+        line = Text(f"{visible(sentence.corpus)} ", style="dim").append(mean, style="not dim")
+        for piece, change in zip(sentence.pieces, sentence.changes, strict=True):
+            line.append(visible(piece), style=_heat(change))
+        yield line
+
+
+def _heat(change: float | None) -> str:
+    if change is None:
+        return "dim"
+    strength = min(abs(change) / BRIGHTEST, 1.0)
+    level = round(210 * strength)
+    colour = (0, 30 + level, 0) if change > 0 else (30 + level, 0, 0)
+    # Dark letters on a bright ground, light ones on a dark ground.
+    letters = "black" if strength > 0.6 else "white"
+    return f"{letters} on rgb({colour[0]},{colour[1]},{colour[2]})" if strength > 0.02 else ""
+
+
+def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
+    """For each prompt and addition a table of ratios: layers down, positions across."""
+    groups: dict[tuple[str, int], list[Norms]] = {}
+    for each in found:
+        groups.setdefault((each.prompt, each.addition), []).append(each)
+    room = max(1, min(SHOWN_POSITIONS, (width - 8) // 11))
+    for (prompt, _), layers in groups.items():
+        first = layers[0]
+        centred = "  centred" if first.centred else ""
+        yield Text.assemble(
+            "\n",
+            (visible(prompt), "bold"),
+            f"\n  |{visible(first.label)}| / |stream| at coefficient 1{centred}",
+        )
+        heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens[:room])]
+        table = plain_table("layer", *heads)
+        for each in layers:
+            table.add_row(str(each.layer), *(f"{value:.3f}" for value in each.ratio[:room]))
+        yield table
+        if len(first.tokens) > room:
+            yield Text(f"  and {len(first.tokens) - room} more positions (--jsonl has all)", style="dim")

@@ -1,0 +1,1 @@
+"""Measurements over a grid of layers, coefficients, positions and dims."""

@@ -1,0 +1,192 @@
+"""Ranges as text -> the points of a grid; a point is a recipe.
+
+This module knows neither tokens nor models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from steer_cli.errors import SweepError
+from steer_cli.recipe import Addition, Recipe
+
+LARGEST = 100_000  # values of one axis; more is a slip of the pen
+TOGETHER = 16  # points of one layer that are computed in one go
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of the grid; None leaves what the recipe says."""
+
+    layer: int
+    coefficient: float | None = None
+    position: str | int | None = None  # a number stands for {at: number}
+    dims: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points in the order in which they are computed: layer by layer, upwards."""
+
+    layers: tuple[int, ...]
+    coefficients: tuple[float | None, ...] = (None,)
+    positions: tuple[str | int | None, ...] = (None,)
+    dims: tuple[float | None, ...] = (None,)
+
+    def __iter__(self) -> Iterator[Point]:
+        for layer in self.layers:
+            for position in self.positions:
+                for dims in self.dims:
+                    for coefficient in self.coefficients:
+                        yield Point(layer, coefficient, position, dims)
+
+    def __len__(self) -> int:
+        return len(self.layers) * len(self.coefficients) * len(self.positions) * len(self.dims)
+
+    def groups(self) -> Iterator[list[Point]]:
+        """Points that share a layer, and so a recorded stream; at most TOGETHER, which bounds memory."""
+        group: list[Point] = []
+        for point in self:
+            if group and (point.layer != group[0].layer or len(group) == TOGETHER):
+                yield group
+                group = []
+            group.append(point)
+        if group:
+            yield group
+
+
+def parse_grid(
+    layers: str, coefficients: str | None, positions: str | None, dims: str | None, depth: int | None
+) -> Grid:
+    """What the options say, checked.
+
+    Raises:
+        SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
+    """
+    blocks = _axis("--layers", layers, _layer)
+    for layer in blocks:
+        if layer < 0 or (depth is not None and layer >= depth):
+            known = (
+                "0 or more" if depth is None else f"0 to {depth - 1}, so --layers 0:{depth} is all of them"
+            )
+            raise SweepError(f"--layers {layers}: no layer {layer}; the model has {known}")
+    shares = _axis("--dims", dims, float)
+    for share in shares:
+        if share is not None and not 0 <= share <= 1:
+            raise SweepError(
+                f"--dims {dims}: {share:g} is not a share of the width; write 0 to 1, such as 0:1:0.1"
+            )
+    return Grid(
+        tuple(sorted(blocks)),
+        tuple(_axis("--coefficients", coefficients, float)),
+        tuple(_positions(positions)),
+        tuple(shares),
+    )
+
+
+def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list:
+    """`1,2,5` or `START:STOP[:STEP]`, or both, without repetition.
+
+    A range of layers stops before STOP, as ranges of blocks do everywhere; one of figures includes it.
+    """
+    if text is None:
+        return [None]
+    values: list = []
+    for part in text.split(","):
+        bounds = part.split(":")
+        try:
+            numbers = [Decimal(bound.strip()) for bound in bounds]
+            if len(numbers) > 3 or not all(number.is_finite() for number in numbers):
+                raise InvalidOperation
+            values += [
+                kind(number) for number in (_range(numbers, kind is _layer) if len(numbers) > 1 else numbers)
+            ]
+        except (InvalidOperation, ValueError, OverflowError):
+            example = "0:30 or 6,16" if kind is _layer else "-1:4:0.5 or 1,2"
+            raise SweepError(
+                f"{option} {text}: {part.strip() or 'nothing'} is not a value; write {example}"
+            ) from None
+    if len(values) > LARGEST:
+        raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer")
+    # 0.0 for -0.0, which is the same figure.
+    return list(dict.fromkeys(value + 0 for value in values))
+
+
+def _layer(number: Decimal) -> int:
+    if number != number.to_integral_value():
+        raise ValueError
+    return int(number)
+
+
+def _range(numbers: Sequence[Decimal], half_open: bool) -> list[Decimal]:
+    start, stop, step = (*numbers, Decimal(1))[:3]
+    if step <= 0 or stop < start:
+        raise ValueError
+    count = (math.ceil if half_open else math.floor)((stop - start) / step) + (not half_open)
+    if count > LARGEST:
+        raise OverflowError
+    return [start + step * index for index in range(count)]
+
+
+def _positions(text: str | None) -> list[str | int | None]:
+    if text is None:
+        return [None]
+    values: list[str | int | None] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part not in ("front", "middle", "back", "every") and not part.isdecimal():
+            raise SweepError(
+                f"--positions {text}: {part!r} is none; write front, middle, back, every or a number"
+            )
+        values.append(int(part) if part.isdecimal() else part)
+    return list(dict.fromkeys(values))
+
+
+def recipe_at(recipe: Recipe, point: Point, swept: Sequence[int]) -> Recipe:
+    """The point as a recipe: the additions `swept` with the point's values.
+
+    A share of 0 leaves nothing of the vector, which is coefficient 0.
+    """
+    additions = [
+        _moved(addition, point) if index in swept else addition
+        for index, addition in enumerate(recipe.additions)
+    ]
+    return recipe.model_copy(update={"additions": tuple(additions)})
+
+
+def _moved(addition: Addition, point: Point) -> Addition:
+    values: dict[str, Any] = {"layer": point.layer}
+    if point.position is not None:
+        at = {"at": point.position}
+        values["position"] = at if isinstance(point.position, int) else point.position
+    for key in ("coefficient", "dims"):
+        if getattr(point, key) is not None:
+            values[key] = getattr(point, key)
+    if point.dims == 0:
+        values["coefficient"] = 0.0
+    return Addition.model_validate(addition.model_dump() | values)
+
+
+def as_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a file would hold it: defaults left out, but not the coefficient, which was chosen."""
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    for written, addition in zip(values["additions"], recipe.additions, strict=True):
+        written["coefficient"] = addition.coefficient
+    return values
+
+
+def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
+    """The additions that the grid moves: those chosen, else all.
+
+    Raises:
+        SweepError: the recipe has no such addition.
+    """
+    for index in chosen:
+        if not 0 <= index < len(recipe.additions):
+            raise SweepError(
+                f"--addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}"
+            )
+    return tuple(chosen) or tuple(range(len(recipe.additions)))

@@ -1,0 +1,185 @@
+"""What a sweep is asked for -> a question that is known to have an answer at every point.
+
+Everything that can be wrong with the input is found here, before torch is imported. This module does not know
+activations or the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steer_cli.catalogue import Note, Progress, silent
+from steer_cli.corpus import Corpus
+from steer_cli.errors import SweepError
+from steer_cli.locate import Located
+from steer_cli.measure.lines import Line, lay_out, pads_in_front
+from steer_cli.measurements import check_names, wanted_ids
+from steer_cli.plan import align_additions, check_length, place
+from steer_cli.recipe import Recipe
+from steer_cli.run import find
+from steer_cli.sweep.grid import Grid, Point, parse_grid, recipe_at, swept_additions
+from steer_cli.tokens import Tokenizer
+
+MEASURES = ("perplexity", "kl", "counts")
+
+Prompt = tuple[str, tuple[int, ...]]  # text, ids with BOS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of a sweep as they were given."""
+
+    layers: str
+    coefficients: str | None = None
+    positions: str | None = None
+    dims: str | None = None
+    measures: tuple[str, ...] = ()
+    additions: tuple[int, ...] = ()
+    want: tuple[str, ...] = ()
+    method: str = "pad"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What every point of the grid is asked, and on what it is measured."""
+
+    recipe: Recipe
+    located: Located
+    tokenizer: Tokenizer
+    grid: Grid
+    swept: tuple[int, ...]  # the additions that the grid moves
+    measures: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    corpora: tuple[Corpus, ...]
+    lines: tuple[Line, ...]
+    method: str
+    wanted: tuple[int, ...]
+
+    def recipe_at(self, point: Point) -> Recipe:
+        return recipe_at(self.recipe, point, self.swept)
+
+    def coordinates(self, point: Point) -> dict[str, Any]:
+        """The point as its record names it: what the grid leaves open is what the recipe says."""
+        addition = self.recipe_at(point).additions[self.swept[0]]
+        position = addition.position
+        return {
+            "layer": point.layer,
+            "coefficient": addition.coefficient if point.coefficient is None else point.coefficient,
+            "position": position if isinstance(position, str) else position.model_dump(),
+            "dims": addition.dims,
+        }
+
+    def names(self) -> list[str]:
+        """What a wish may name."""
+        names = []
+        if "perplexity" in self.measures:
+            for corpus in self.corpora:
+                names += [
+                    corpus.name if label is None else f"{corpus.name}/{label}" for label in corpus.labels
+                ]
+        if "kl" in self.measures:
+            names += ["kl", *(("effect", "damage") if self.wanted else ())]
+        return [*names, *(self.recipe.count if "counts" in self.measures else ())]
+
+    def subject(self, dtype: str) -> dict[str, Any]:
+        """What a store must agree on: everything but the grid, so that a grid may grow."""
+        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
+        return {
+            "recipe": f"{self.recipe.name} {_digest(settings)}",
+            "model": f"{self.located.name} {_weights(self.located)}",
+            "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
+            "measure": list(self.measures),
+            "method": self.method,
+            "additions": list(self.swept),
+            "want": list(self.wanted),
+            "dtype": dtype,
+        }
+
+
+def ask(
+    recipe: Recipe, corpora: Sequence[Corpus], asked: Asked, progress: Progress = silent, note: Note = silent
+) -> Question:
+    """Find the model, read the grid, and place its points on prompts and corpora.
+
+    Raises:
+        SteerError: anything that is wrong with the recipe, the options, the corpora or the model's files.
+    """
+    measures = _measures(asked, recipe, corpora)
+    located, tokenizer = find(recipe, True, progress, note)
+    grid = parse_grid(asked.layers, asked.coefficients, asked.positions, asked.dims, located.blocks)
+    question = Question(
+        recipe=recipe,
+        located=located,
+        tokenizer=tokenizer,
+        grid=grid,
+        swept=swept_additions(recipe, asked.additions),
+        measures=measures,
+        prompts=tuple((text, tokenizer.prompt(text)) for text in recipe.all_prompts),
+        corpora=tuple(corpora),
+        lines=(),
+        method=asked.method,
+        wanted=wanted_ids(asked.want, tokenizer),
+    )
+    lines = _check_points(question)
+    return Question(**{**vars(question), "lines": lines})
+
+
+def _measures(asked: Asked, recipe: Recipe, corpora: Sequence[Corpus]) -> tuple[str, ...]:
+    measures = tuple(dict.fromkeys(asked.measures)) or (("perplexity",) if corpora else ("kl",))
+    for measure in measures:
+        if measure not in MEASURES:
+            raise SweepError(f"--measure {measure}: write one or more of {','.join(MEASURES)}")
+    if "perplexity" in measures:
+        check_names(corpora)
+    elif corpora:
+        raise SweepError(f"--corpus {corpora[0].name}: only --measure perplexity reads corpora; add it")
+    if "counts" in measures and not recipe.count:
+        raise SweepError(
+            f"--measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`"
+        )
+    if asked.want and "kl" not in measures:
+        raise SweepError(f"--want {asked.want[0]}: only --measure kl looks at words; add it")
+    if measures != ("perplexity",):
+        recipe.with_prompts([])  # raises where there is none
+    return measures
+
+
+def _check_points(question: Question) -> tuple[Line, ...]:
+    """Place what may differ between points on every prompt; the corpora laid out, where they are measured."""
+    recipe, tokenizer, located = question.recipe, question.tokenizer, question.located
+    new = recipe.sampling.max_new_tokens if "counts" in question.measures else 0
+    lines: tuple[Line, ...] = ()
+    for position in question.grid.positions:
+        point = Point(question.grid.layers[0], position=position)
+        alignments = align_additions(question.recipe_at(point), tokenizer, located.blocks, located.context)
+        if question.measures != ("perplexity",):
+            for text, ids in question.prompts:
+                check_length(ids, text, new, located.context, located.name)
+                place(alignments, tokenizer, ids, text)
+        if "perplexity" in question.measures:
+            front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
+            lines = lines or lay_out(question.corpora, tokenizer, front, located.context)
+    return lines
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _weights(located: Located) -> str:
+    """Tells models of one name apart: the configuration and each weight file's size, head and tail."""
+    digest = hashlib.sha256()
+    for file in sorted([*located.folder.glob("*.safetensors"), located.folder / "config.json"]):
+        if file.is_file():
+            with file.open("rb") as content:
+                size = content.seek(0, 2)
+                digest.update(f"{file.name} {size}".encode())
+                # Spread over the file: other weights of the same shapes differ everywhere.
+                for part in range(8):
+                    content.seek(size * part // 8)
+                    digest.update(content.read(65536))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""The points of a grid -> their figures; what does not change between points is computed once.
+
+The unsteered arm runs once. Points of one layer begin at one recorded stream, which moves up with the
+layers, and run as rows of one batch. This module does not know files or terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from steer_cli.arms import arm_of
+from steer_cli.catalogue import Note, silent
+from steer_cli.findings import Perplexity
+from steer_cli.generate import generate
+from steer_cli.measure.perplexity import CorpusArm, Sheet, figures
+from steer_cli.measure.scoring import next_logits
+from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
+from steer_cli.measure.words import count_words
+from steer_cli.measurements import tell_left_out
+from steer_cli.model import Model
+from steer_cli.plan import Alignment, Placement, align_additions, place
+from steer_cli.prefill import UNSTEERED, Arm, Job
+from steer_cli.sweep.grid import Point
+from steer_cli.sweep.question import Prompt, Question
+from steer_cli.tokens import Tokenizer
+from steer_cli.vectors import compute
+
+
+@dataclass(frozen=True)
+class Pointed:
+    """A point as it runs: the recipe's alignments with the point's values, and their vectors."""
+
+    alignments: tuple[Alignment, ...]
+    vectors: tuple[Tensor, ...]
+
+    def placed(self, tokenizer: Tokenizer, prompt: Prompt) -> tuple[Placement, ...]:
+        return place(self.alignments, tokenizer, prompt[1], prompt[0])
+
+    @property
+    def nothing(self) -> bool:
+        return all(alignment.addition.coefficient == 0 for alignment in self.alignments)
+
+
+@dataclass
+class Runner:
+    """A model with what its unsteered arm gave, computed when the first point asks for it."""
+
+    model: Model
+    question: Question
+    note: Note = silent
+    _sheet: Sheet | None = field(default=None, init=False)
+    _unsteered_counts: dict[str, float] | None = field(default=None, init=False)
+    _told: bool = field(default=False, init=False)
+
+    def figures(self, group: Sequence[Point]) -> list[dict[str, Any]]:
+        """The measures of some points of one layer; layers in rising order cost least.
+
+        Raises:
+            SteerError: a point that cannot be run.
+        """
+        pointed = self._pointed(group)
+        records: list[dict[str, Any]] = [{} for _ in group]
+        for measure in self.question.measures:
+            found = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}[measure](pointed)
+            for record, figure in zip(records, found, strict=True):
+                record[measure] = figure
+        return records
+
+    def _pointed(self, group: Sequence[Point]) -> list[Pointed]:
+        recipes = [self.question.recipe_at(point) for point in group]
+        aligned = [align_additions(recipe, self.question.tokenizer, self.model.depth) for recipe in recipes]
+        # All at once: points of one layer mostly read the same streams.
+        vectors = iter(compute(self.model, [alignment for each in aligned for alignment in each]))
+        return [Pointed(each, tuple(islice(vectors, len(each)))) for each in aligned]
+
+    def _perplexity(self, group: Sequence[Pointed]) -> list[Any]:
+        if self._sheet is None:
+            self._sheet = Sheet(self.model, self.question.tokenizer, self.question.lines)
+        arms = [CorpusArm(pointed.alignments, pointed.vectors) for pointed in group]
+        found = [
+            figures(self._sheet, changes, self.question.corpora, self.question.method)
+            for changes in self._sheet.changes(arms)
+        ]
+        if not self._told:
+            tell_left_out(found[0], self.note)
+            self._told = True
+        return [[_fields(figure) for figure in of_point] for of_point in found]
+
+    def _kl(self, group: Sequence[Pointed]) -> list[Any]:
+        found: list[list[dict[str, Any]]] = [[] for _ in group]
+        for prompt in self.question.prompts:
+            arms = [self._prompt_arm(pointed, prompt).prompt for pointed in group]
+            logits = next_logits(self.model, prompt[1], [{}, *arms], len(prompt[1]) - 1)
+            for index, (pointed, figures_of) in enumerate(zip(group, found, strict=True)):
+                both = Distributions.from_logits(logits[0 if pointed.nothing else index + 1], logits[0])
+                figure: dict[str, Any] = {
+                    "prompt": prompt[0],
+                    "kl": float(both.parts.sum()),
+                    "entropy_unsteered": entropy(both.unsteered),
+                    "entropy_steered": entropy(both.steered),
+                }
+                if self.question.wanted:
+                    figure["effect"], figure["damage"] = effect_and_damage(both, self.question.wanted)
+                figures_of.append(figure)
+        return found
+
+    def _prompt_arm(self, pointed: Pointed, prompt: Prompt) -> Arm:
+        placements = pointed.placed(self.question.tokenizer, prompt)
+        return arm_of(self.model, placements, pointed.vectors, len(prompt[1]))
+
+    def _counts(self, group: Sequence[Pointed]) -> list[Any]:
+        """Mean uses of the recipe's words in a completion, over all prompts and samples."""
+        if self._unsteered_counts is None:
+            self._unsteered_counts = self._counted([lambda _: UNSTEERED])[0]
+        plain = self._unsteered_counts
+        acting = [pointed for pointed in group if not pointed.nothing]
+        arms = [partial(self._prompt_arm, pointed) for pointed in acting]
+        found = iter(self._counted(arms))
+        means = [plain if pointed.nothing else next(found) for pointed in group]
+        return [
+            {label: {"unsteered": plain[label], "steered": mean} for label, mean in of_point.items()}
+            for of_point in means
+        ]
+
+    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, float]]:
+        recipe, tokenizer = self.question.recipe, self.question.tokenizer
+        pairs = [(number, prompt) for number in range(len(arms)) for prompt in self.question.prompts]
+        jobs = (Job(prompt[1], (arms[number](prompt),)) for number, prompt in pairs)
+        longest = max(len(prompt[1]) for prompt in self.question.prompts)
+        totals = [dict.fromkeys(recipe.count, 0) for _ in arms]
+        finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest)
+        for (number, prompt), done in zip(pairs, finished, strict=True):
+            for row in done.rows[0]:
+                uses = count_words(tokenizer.completion(prompt[1], row.ids), recipe.count)
+                totals[number] = {label: totals[number][label] + more for label, more in uses.items()}
+        completions = len(self.question.prompts) * recipe.sampling.samples
+        return [{label: uses / completions for label, uses in total.items()} for total in totals]
+
+
+def _fields(figure: Perplexity) -> dict[str, Any]:
+    return {name: value for name, value in asdict(figure).items() if name != "left_out"}

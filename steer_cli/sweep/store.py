@@ -1,0 +1,110 @@
+"""The file of a sweep: what was swept in its first line, then a line for each finished point.
+
+Finished points are pushed to the disk before the next ones begin; what a kill left unfinished is cut off at
+the next start. This module does not know how points are computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from steer_cli.errors import SweepError
+
+VERSION = 1
+
+
+class Store:
+    """A context that holds the file alone; `records` are the points that it had, in order.
+
+    Raises:
+        SweepError: the file belongs to another sweep or to something else, or another process holds it.
+    """
+
+    def __init__(self, path: Path, subject: dict[str, Any]):
+        self.path = path
+        self.subject = {"steer_sweep": VERSION} | subject
+        self.records: list[dict[str, Any]] = []
+        self._lock = FileLock(f"{path}.lock")
+        self._file: int | None = None
+
+    def __enter__(self) -> Store:
+        if not self.path.absolute().parent.is_dir():
+            raise SweepError(f"--store {self.path}: there is no folder {self.path.parent}; make it first")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise SweepError(
+                f"--store {self.path}: another sweep is writing to it; wait, or use another file"
+            ) from None
+        except OSError as error:
+            raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self._lock.release()
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            content = self.path.read_bytes()
+            # A line without its end is what a kill interrupted.
+            whole = content[: content.rfind(b"\n") + 1]
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except OSError as error:
+            raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
+        except ValueError:
+            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file") from None
+        if not lines and content and not self._first_line.startswith(content):
+            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
+        if lines:
+            self._check(lines[0])
+        os.ftruncate(self._file, len(whole))
+        os.lseek(self._file, 0, os.SEEK_END)
+        self.records = lines[1:]
+        if not lines:
+            self._write(self._first_line)
+
+    @property
+    def _first_line(self) -> bytes:
+        return json.dumps(self.subject, ensure_ascii=False).encode() + b"\n"
+
+    def _check(self, found: Any) -> None:
+        if not isinstance(found, dict) or "steer_sweep" not in found:
+            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
+        for key, wanted in self.subject.items():
+            if found.get(key) != wanted:
+                raise SweepError(
+                    f"--store {self.path}: holds a sweep of another {key} ({_short(found.get(key))}, now "
+                    f"{_short(wanted)}); use another file, or delete this one"
+                )
+
+    def append(self, records: Sequence[dict[str, Any]]) -> None:
+        """Write finished points, a line each, and wait until they are on the disk."""
+        self._write(b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
+        self.records += records
+
+    def _write(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._file, view) :]
+        os.fsync(self._file)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:59]}…"

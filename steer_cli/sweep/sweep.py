@@ -1,0 +1,74 @@
+"""A question -> a record for every point of its grid: what the store has, and what is missing.
+
+This module does not know the terminal: progress and notes are handed in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from steer_cli.catalogue import Note, Progress, silent
+from steer_cli.measurements import load_model
+from steer_cli.run import Hardware
+from steer_cli.sweep.question import Question
+from steer_cli.sweep.store import Store
+
+Record = dict[str, Any]
+
+
+def sweep(
+    question: Question,
+    hardware: Hardware,
+    store: Path | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
+) -> Iterator[Record]:
+    """The points in the order of the grid; those that the store has are not computed again.
+
+    Raises:
+        SweepError: the store belongs to another sweep.
+        SteerError: a point cannot be run.
+    """
+    keys = [json.dumps(question.coordinates(point)) for point in question.grid]
+    with Store(store, question.subject(hardware.dtype)) if store else nullcontext() as held:
+        stored = {_key(record): record for record in (held.records if held else ())}
+        there = sum(key in stored for key in keys)
+        if there:
+            note(f"{store}: {there} of {len(keys)} points are there already")
+        fresh = _missing(question, hardware, set(stored), progress, note)
+        for done, key in enumerate(keys):
+            progress("sweep", done, len(keys))
+            while key not in stored:
+                group = next(fresh)
+                if held:
+                    held.append(group)
+                stored |= {_key(record): record for record in group}
+            yield stored[key]
+        progress("sweep", len(keys), len(keys))
+
+
+def _key(record: Record) -> str:
+    return json.dumps({name: record.get(name) for name in ("layer", "coefficient", "position", "dims")})
+
+
+def _missing(
+    question: Question, hardware: Hardware, finished: set[str], progress: Progress, note: Note
+) -> Iterator[list[Record]]:
+    """Records of the points that are not finished, a group at a time; the model is loaded for the first."""
+    from steer_cli.sweep.runner import Runner
+
+    runner = Runner(load_model(question.located, hardware, progress), question, note)
+    head = {"recipe": question.recipe.name, "model": question.located.name}
+    for group in question.grid.groups():
+        places = [question.coordinates(point) for point in group]
+        wanted = [json.dumps(place) not in finished for place in places]
+        if any(wanted):
+            # A group is computed whole: a figure's last bits depend on its batch, and so are the same however
+            # often a sweep was interrupted.
+            figures = zip(places, runner.figures(group), strict=True)
+            records = [head | place | figure for place, figure in figures]
+            yield [record for record, new in zip(records, wanted, strict=True) if new]

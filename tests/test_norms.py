@@ -1,0 +1,63 @@
+"""Norms by layer and position against hidden states of plain transformers."""
+
+import json
+
+import pytest
+from conftest import ARCHITECTURES
+
+PROMPT = "I went up to my friend and said"
+LOVE = {"plus": "Love wins", "minus": "Hate", "layer": 2, "coefficient": 5}
+WEDDING = {"plus": " wedding", "layer": [1, 3], "coefficient": 1, "position": "back"}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_ratios_are_those_of_hidden_states(arch, command, recipe_file, tiny_folder):
+    from measuring import opened
+    from reference import placements, record, tokens
+
+    folder = tiny_folder(arch)
+    code, out, err = command("norms", recipe_file(folder, LOVE, WEDDING, prompt=PROMPT), "--jsonl")
+    assert code == 0, err
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(each["addition"], each["layer"]) for each in found] == [(a, x) for a in (0, 1) for x in range(5)]
+    model, tokenizer, names, front = opened(folder)
+    ids = tokens(tokenizer, front, PROMPT)
+    for each in found:
+        addition = {**(LOVE, WEDDING)[each["addition"]], "layer": each["layer"]}
+        [placed] = placements(model, tokenizer, names, front, ids, [addition])
+        stream = record(model, ids, each["layer"])[slice(*placed["span"])]
+        assert each["start"] == placed["span"][0]
+        assert each["vector"] == pytest.approx(placed["vector"].norm(dim=-1).tolist(), rel=1e-4, abs=1e-5)
+        assert each["stream"] == pytest.approx(stream.norm(dim=-1).tolist(), rel=1e-4)
+        ratios = [v / s for v, s in zip(each["vector"], each["stream"], strict=True)]
+        assert each["ratio"] == pytest.approx(ratios, rel=1e-6)
+    assert found[0]["ratio"][0] == 0  # both texts begin with the same BOS
+
+
+def test_centring_takes_the_mean_over_the_width_away(command, recipe_file, tiny_folder):
+    from measuring import opened
+    from reference import record, tokens
+
+    folder = tiny_folder("gpt2")
+    code, out, err = command("norms", recipe_file(folder, LOVE, prompt=PROMPT), "--centre", "--jsonl")
+    assert code == 0, err
+    model, tokenizer, _, front = opened(folder)
+    ids = tokens(tokenizer, front, PROMPT)
+    for line in out.splitlines():
+        each = json.loads(line)
+        stream = record(model, ids, each["layer"])[: len(each["stream"])]
+        centred = stream - stream.mean(-1, keepdim=True)
+        assert each["stream"] == pytest.approx(centred.norm(dim=-1).tolist(), rel=1e-4)
+        assert each["centred"] is True
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_centring_is_refused_where_the_norm_keeps_the_mean(arch, command, recipe_file, tiny_folder):
+    code, out, err = command("norms", recipe_file(tiny_folder(arch), LOVE, prompt=PROMPT), "--centre")
+    assert (code, out) == (1, "") and "RMSNorm" in err and err.count("\n") == 1
+
+
+def test_the_screen_has_a_row_for_each_layer(command, recipe_file, tiny_folder):
+    code, out, _ = command("norms", recipe_file(tiny_folder("gpt2"), LOVE, prompt=PROMPT))
+    assert code == 0 and "|stream|" in out
+    assert [line.split()[0] for line in out.splitlines() if line[1:2].isdigit()] == list("01234")

@@ -1,0 +1,81 @@
+"""Going on from a recorded stream is a whole pass, for every layer and architecture."""
+
+import pytest
+from conftest import ARCHITECTURES
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request, tiny_folder):
+    from steer_cli.model import load
+
+    return load(tiny_folder(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    import torch
+
+    return torch.randint(512, (3, 11), generator=torch.Generator().manual_seed(0))
+
+
+def noise(layer, width):
+    import torch
+
+    return torch.randn(3, 11, width, generator=torch.Generator().manual_seed(layer)) * 0.5
+
+
+def test_prefix_reuse_is_a_full_pass_at_every_layer(model, ids):
+    import torch
+
+    from steer_cli.residual import inject, record, resume
+
+    for layer in range(model.depth):
+        deltas = {at: noise(at, model.width) for at in range(layer, model.depth, 2)}
+        with torch.inference_mode(), inject(model, deltas):
+            whole = model.network(input_ids=ids, use_cache=False).logits
+        stream = record(model, ids, [layer])[layer]
+        torch.testing.assert_close(resume(model, layer, stream, deltas), whole, atol=1e-5, rtol=1e-5)
+        kept = resume(model, layer, stream, deltas, range(4, 7))
+        torch.testing.assert_close(kept, whole[:, 4:7], atol=1e-5, rtol=1e-5)
+
+
+def test_a_stream_moves_up_as_if_it_had_been_recorded_there(model, ids):
+    import torch
+
+    from steer_cli.residual import advance, record
+
+    streams = record(model, ids, range(model.depth))
+    for start in range(model.depth):
+        for stop in range(start, model.depth):
+            reached = advance(model, start, streams[start], stop)
+            torch.testing.assert_close(reached, streams[stop], atol=1e-6, rtol=1e-6)
+
+
+def test_nothing_stays_behind_even_after_an_exception(model, ids):
+    import torch
+
+    from steer_cli.residual import record, resume
+
+    with torch.inference_mode():
+        before = model.network(input_ids=ids, use_cache=False).logits
+        stream = record(model, ids, [3])[3]
+        resume(model, 3, stream, {3: noise(3, model.width)})
+        with pytest.raises(RuntimeError):
+            resume(model, 3, stream, {4: torch.zeros(3, 5, model.width)})  # of a wrong length
+        after = model.network(input_ids=ids, use_cache=False).logits
+    assert torch.equal(before, after)
+    assert not any("forward" in vars(block) for block in model.blocks)
+
+
+def test_a_forward_of_the_instance_comes_back(model, ids):
+    """A device map hangs one on every block."""
+    from steer_cli.residual import record, resume
+
+    block = model.blocks[0]
+    own = type(block).forward.__get__(block)
+    block.forward = own
+    try:
+        resume(model, 2, record(model, ids, [2])[2], {})
+        assert vars(block)["forward"] is own
+    finally:
+        del block.forward
