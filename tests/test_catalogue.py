@@ -280,10 +280,12 @@ def test_what_convert_raises_passes_and_leaves_nothing(tiny, error):
 # --- other processes ----------------------------------------------------------------------------------------
 
 CHILD = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from pathlib import Path
 from steer_cli import catalogue, once, wheels
 from steer_cli.catalogue import *
+# A shell that starts the tests in the background has interrupts ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def say(*words): print(*words, flush=True)
 def stop(*_): say("here"); time.sleep(60)
