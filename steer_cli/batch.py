@@ -76,7 +76,7 @@ class Batch:
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
         self._deltas = {layer: torch.zeros(rows, 1, model.width, device=model.device) for layer in layers}
-        self._decode = decode_step(model, self._slots)
+        self._decode = decode_step(model, self._slots, sampling.max_new_tokens)
 
     @property
     def used(self) -> int:

@@ -6,21 +6,39 @@ On a GPU the step is recorded once as a CUDA graph and replayed. This module doe
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from steer_cli.model import Model
+from steer_cli.packed import PackedLinears, worth_packing
 from steer_cli.slots import Slots
 
 Step = Callable[[Tensor], Tensor]  # tokens [rows] -> logits [rows, vocabulary], float32
 
 
-def decode_step(model: Model, slots: Slots) -> Step:
-    """The quickest step that this device has; all give the same logits."""
+def decode_step(model: Model, slots: Slots, steps: int) -> Step:
+    """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits."""
     if slots.fixed and model.device.type == "cuda":
         return _Graph(model, slots)
-    return lambda tokens: _forward(model, slots, tokens)
+    return _Plain(model, slots, steps)
+
+
+class _Plain:
+    """The step as a pass of the model, with its weights packed for the rows of the first one."""
+
+    def __init__(self, model: Model, slots: Slots, steps: int):
+        self._model, self._slots, self._steps = model, slots, steps
+        self._packed: PackedLinears | None = None
+        self._begun = False
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if not self._begun and worth_packing(self._model, self._slots.used, self._steps):
+            self._packed = PackedLinears(self._model, self._slots.used)
+        self._begun = True
+        with self._packed.used() if self._packed else nullcontext():
+            return _forward(self._model, self._slots, tokens)
 
 
 def _forward(model: Model, slots: Slots, tokens: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Speed changes nothing: rows that share a batch, enter and leave it, give what each gives alone."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,8 @@ from reference import reference
 from steer_cli import generate as batch
 from steer_cli import run
 from steer_cli.arms import arm_of
-from steer_cli.model import load
+from steer_cli.model import Model, load
+from steer_cli.packed import PackedLinears, worth_packing
 from steer_cli.plan import align_additions, place
 from steer_cli.prefill import UNSTEERED, Job
 from steer_cli.recipe import Sampling
@@ -28,6 +30,7 @@ PROMPTS = (
     "The ship sailed to Rome with a cargo of salt, wine and stone, and",
     "Love is all",
 )
+BLANK = Model("blank", torch.nn.Module(), torch.nn.ModuleList(), torch.device("cpu"), torch.float32, 0, 0)
 SAMPLING = {"max_new_tokens": 12, "samples": 3, "temperature": 1.5, "top_p": 0.9, "seed": 7}
 
 
@@ -139,3 +142,36 @@ def test_scoring_between_steps_is_not_steered(tiny_folder, tmp_path):
     for shared, single in zip(together, alone, strict=True):
         for one, other in zip(shared.steered, single.steered, strict=True):
             assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_packed_weights_change_no_token_and_leave_no_trace(tiny_folder, tmp_path, arch):
+    # Long enough, and with enough rows, for the weights to be packed where the machine can do it.
+    recipe = recipe_file(tmp_path, tiny_folder(arch), ADDITIONS, max_new_tokens=32)
+    model, tokenizer, jobs = jobs_on(tiny_folder(arch), recipe, PROMPTS)
+    linears = [module for module in model.network.modules() if isinstance(module, torch.nn.Linear)]
+    assert worth_packing(model, 24, 32) == torch.backends.mkl.is_available()
+    ids = torch.tensor([jobs[0].prompt])
+    before = model.network(ids).logits
+    sampling = Sampling(**{**SAMPLING, "max_new_tokens": 32})
+    longest = max(len(job.prompt) for job in jobs)
+    small, large = (
+        [done.rows for done in batch.generate(model, jobs, sampling, tokenizer.eos, longest, size)]
+        for size in (2, 24)
+    )
+    assert small == large
+    assert not any("forward" in vars(linear) for linear in linears)
+    assert torch.equal(model.network(ids).logits, before)
+
+
+def test_packed_layers_multiply_as_the_plain_ones():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False))
+    model = dataclasses.replace(BLANK, network=network)
+    stream = torch.randn(16, 1, 48)
+    with torch.no_grad():
+        plain = network(stream), network(stream[:5])
+        with PackedLinears(model, 16).used():
+            packed = network(stream), network(stream[:5])
+    for one, other in zip(plain, packed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -24,6 +24,7 @@ ORDER = [
         "residual",
         "vectors",
         "slots",
+        "packed",
         "step",
         "prefill",
         "arms",
