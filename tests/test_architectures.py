@@ -1,0 +1,88 @@
+"""Other architectures: those whose rows can share a batch agree with the reference, the others are refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from reference import reference
+
+from steer_cli import run
+from steer_cli.errors import ModelError
+from steer_cli.model import load
+from steer_cli.recipe import load as load_recipe
+
+torch.set_num_threads(1)
+
+PROMPT = "The ship sailed to Rome with a cargo of salt, wine and stone, and"
+SAMPLING = {"max_new_tokens": 10, "samples": 2, "temperature": 1.5, "top_p": 0.9, "seed": 3}
+WIDE = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+LARGE = {"intermediate_size": 64, "max_position_embeddings": 128, "initializer_range": 0.3}
+SHARED = {
+    # A window smaller than the row, so that what a block sees moves along.
+    "mistral": {**WIDE, **LARGE, "num_key_value_heads": 2, "sliding_window": 6},
+    "qwen2": {**WIDE, **LARGE, "num_key_value_heads": 2},
+    "qwen3": {**WIDE, **LARGE, "num_key_value_heads": 2, "head_dim": 8},
+    "mixtral": {**WIDE, **LARGE, "num_key_value_heads": 2, "num_local_experts": 2},
+    "phi": {**WIDE, **LARGE},
+    "falcon": {**WIDE, "alibi": False, "initializer_range": 0.3},
+    "opt": {
+        **WIDE,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 128,
+        "init_std": 0.3,
+    },
+}
+REFUSED = {
+    "bloom": {"vocab_size": 512, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gpt_neo": {
+        "vocab_size": 512,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "falcon": {**WIDE, "alibi": True},
+    "mamba": {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "rwkv": {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64},
+}
+
+
+@pytest.fixture
+def folder_of(tiny_folder, tmp_path):
+    """A folder with random weights of a configuration, and the tiny tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(kind: str, values: dict):
+        torch.manual_seed(0)
+        ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values, **ids))
+        network.save_pretrained(tmp_path / kind)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny_folder("gpt2") / file, tmp_path / kind / file)
+        return tmp_path / kind
+
+    return make
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_rows_of_a_batch_agree_with_the_reference(folder_of, tmp_path, kind):
+    folder = folder_of(kind, SHARED[kind])
+    addition = {"plus": "Love", "minus": "Hate", "layer": 1, "coefficient": 2}
+    file = tmp_path / "recipe.yaml"
+    prompts = ["I hate you because", PROMPT]
+    values = {"model": str(folder), "prompts": prompts, "additions": [addition], "sampling": SAMPLING}
+    file.write_text(json.dumps(values))  # JSON is YAML
+    *_, outcome = run.generate(load_recipe(str(file)), run.Hardware(device="cpu"))
+    wanted = reference(folder, PROMPT, [addition], SAMPLING)
+    for arm in ("unsteered", "steered"):
+        got = [(completion.tokens, completion.finish) for completion in getattr(outcome, arm)]
+        assert got == [(tuple(row["ids"]), row["finish"]) for row in wanted[arm]["samples"]]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_model_whose_past_cannot_be_batched_is_refused(folder_of, kind):
+    folder = folder_of(kind, REFUSED[kind])
+    with pytest.raises(ModelError, match=r"keeps its past in a way that steer cannot batch"):
+        load(folder, kind, device="cpu")
