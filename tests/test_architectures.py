@@ -1,4 +1,4 @@
-"""Other architectures: those whose rows can share a batch agree with the reference, the others are refused."""
+"""Other architectures: rows that can share a batch agree with the reference, the others are refused."""
 
 import json
 import shutil
