@@ -220,3 +220,25 @@ def test_wishes():
 def test_bad_options_are_one_clear_line(arguments, said, command, recipe_file, tiny_folder):
     code, out, err = command("sweep", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), *arguments)
     assert (code, out) == (1, "") and said in err and err.count("\n") == 1
+
+
+def test_a_share_of_0_does_not_move_the_coefficient_axis(swept):
+    records = swept(
+        "--layers", "1", "--dims", "0:1:0.5", "--measure", "kl", addition={**WEDDING, "coefficient": 3}
+    )
+    assert [(record["coefficient"], record["dims"]) for record in records] == [(3, 0), (3, 0.5), (3, 1)]
+    assert records[0]["kl"][0]["kl"] == 0 < records[2]["kl"][0]["kl"]
+
+
+def test_a_damaged_cell_is_never_marked_best():
+    from steer_cli.report.sweeps import _figure
+
+    assert _figure(1.2, True, 1.2).plain == "1.200!"
+    assert _figure(0.9, True, 0.9).plain == "0.900*"
+
+
+def test_a_position_that_reaches_nothing_is_found_before_the_run(command, recipe_file, tiny_folder):
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
+    arguments = ("--layers", "1", "--positions", "front,back", "--corpus", "five.txt", "--lines")
+    code, out, err = command("sweep", path, *arguments, "--method", "overlay")
+    assert (code, out) == (1, "") and "nothing follows the vector" in err and err.count("\n") == 1

@@ -1,6 +1,6 @@
 """Sentences as rows of tokens: BOS, what keeps a vector apart from the text, the sentence.
 
-This module does not know activations.
+Here it is decided which predictions an arm is compared on. This module does not know activations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from steer_cli.corpus import Corpus
 from steer_cli.errors import CorpusError, PlanError
-from steer_cli.plan import Alignment
+from steer_cli.plan import Alignment, Placement, place
 from steer_cli.tokens import Tokenizer, pad_id
 
 
@@ -24,6 +24,14 @@ class Line:
     ids: tuple[int, ...]
     offset: int
     number: int  # in the order of the files
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The plan of a line, and the positions whose predictions are compared."""
+
+    placements: tuple[Placement, ...]
+    kept: tuple[int, ...]
 
 
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -84,3 +92,46 @@ def prompted(
         replace(line, ids=pairs[0].plus.ids + line.ids[line.offset :], offset=len(pairs[0].plus.ids))
         for line in lines
     )
+
+
+def fit(
+    lines: Sequence[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer
+) -> tuple[dict[int, Fitted], dict[int, str]]:
+    """The plan of every line that the additions fit on; for the others the reason why they do not.
+
+    Predictions before a vector (`middle`, `{at: 5}`) are compared too, although it cannot reach them: the
+    ratio is that of whole sentences.
+
+    Raises:
+        PlanError: the additions fit no line, or one of them has no prediction behind it on any line.
+    """
+    fitted, faults, fault = {}, {}, None
+    for number, line in enumerate(lines):
+        try:
+            placements = place(alignments, tokenizer, line.ids, line.text)
+        except PlanError as error:
+            fault, faults[number] = error, str(error)
+        else:
+            fitted[number] = Fitted(placements, _kept(line, placements))
+    if fault is not None and not fitted:
+        raise fault
+    _check_reach(alignments, [each for each in fitted.values() if each.kept])
+    return fitted, faults
+
+
+def _kept(line: Line, placements: Sequence[Placement]) -> tuple[int, ...]:
+    """Positions whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
+    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
+    return tuple(p for p in range(max(0, line.offset - 1), len(line.ids) - 1) if p not in covered)
+
+
+def _check_reach(alignments: Sequence[Alignment], fitted: Sequence[Fitted]) -> None:
+    """Raises PlanError where an addition reaches no prediction that is compared: its ratio is 1 by plan."""
+    for number, alignment in enumerate(alignments):
+        reached = any(each.kept[-1] >= each.placements[number].start for each in fitted)
+        if fitted and not reached and alignment.addition.coefficient != 0:
+            position = alignment.addition.position
+            where = position if isinstance(position, str) else "position"
+            raise PlanError(
+                f"{alignment.label}: {where}: nothing follows the vector in a sentence; use front or middle"
+            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, perplexity_fields
 
 
 def shift_record(shift: Shift) -> dict[str, Any]:
@@ -17,13 +17,6 @@ def shift_record(shift: Shift) -> dict[str, Any]:
     del record["pieces"]
     if shift.effect is None:
         del record["effect"], record["damage"]
-    return record | {"tokens": record.pop("tokens")}
-
-
-def perplexity_fields(figure: Perplexity) -> dict[str, Any]:
-    """The figures of one corpus and label."""
-    record = asdict(figure)
-    del record["left_out"]
     return record
 
 

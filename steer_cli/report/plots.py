@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
-from steer_cli.findings import Norms, Shift
+from steer_cli.findings import Norms, Shift, figure_name
 from steer_cli.report.plain import cell
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, flo
 
 
 def _corpora(record: Mapping[str, Any]) -> list[str]:
-    return [
-        each["corpus"] if each["label"] is None else f"{each['corpus']}/{each['label']}"
-        for each in record.get("perplexity", ())
-    ]
+    return [figure_name(each["corpus"], each["label"]) for each in record.get("perplexity", ())]
 
 
 def _curves(axes, groups, records, named, across: str, ratios: set[str], split: str | None = None) -> None:

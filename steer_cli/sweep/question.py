@@ -15,8 +15,9 @@ from typing import Any
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
 from steer_cli.errors import SweepError
+from steer_cli.findings import figure_name
 from steer_cli.locate import Located
-from steer_cli.measure.lines import Line, lay_out, pads_in_front
+from steer_cli.measure.lines import Line, fit, lay_out, pads_in_front
 from steer_cli.measurements import check_names, wanted_ids
 from steer_cli.plan import align_additions, check_length, place
 from steer_cli.recipe import Recipe
@@ -64,11 +65,13 @@ class Question:
 
     def coordinates(self, point: Point) -> dict[str, Any]:
         """The point as its record names it: what the grid leaves open is what the recipe says."""
+        own = self.recipe.additions[self.swept[0]]
         addition = self.recipe_at(point).additions[self.swept[0]]
         position = addition.position
         return {
             "layer": point.layer,
-            "coefficient": addition.coefficient if point.coefficient is None else point.coefficient,
+            # Not that of the point's recipe, which is 0 where nothing is left of the vector.
+            "coefficient": own.coefficient if point.coefficient is None else point.coefficient,
             "position": position if isinstance(position, str) else position.model_dump(),
             "dims": addition.dims,
         }
@@ -78,9 +81,7 @@ class Question:
         names = []
         if "perplexity" in self.measures:
             for corpus in self.corpora:
-                names += [
-                    corpus.name if label is None else f"{corpus.name}/{label}" for label in corpus.labels
-                ]
+                names += [figure_name(corpus.name, label) for label in corpus.labels]
         if "kl" in self.measures:
             names += ["kl", *(("effect", "damage") if self.wanted else ())]
         return [*names, *(self.recipe.count if "counts" in self.measures else ())]
@@ -163,6 +164,7 @@ def _check_points(question: Question) -> tuple[Line, ...]:
         if "perplexity" in question.measures:
             front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
             lines = lines or lay_out(question.corpora, tokenizer, front, located.context)
+            fit(lines, alignments, tokenizer)
     return lines
 
 
