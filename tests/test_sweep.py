@@ -1,6 +1,7 @@
 """Sweeps: the grid as written, points that equal single measurements, the winner, what is computed once."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -157,6 +158,38 @@ def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_fo
         assert code == 1 and said in err and err.count("\n") == 1
 
 
+def test_a_store_knows_what_auto_came_to_and_the_tokenizer(command, recipe_file, tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("gpt2"), folder)
+    sweep = ("sweep", recipe_file(folder, WEDDING, prompt=PROMPT), "--layers", "1", "--store", "s.jsonl")
+    sweep += ("--device", "cpu")
+    assert command(*sweep)[0] == 0
+    assert command(*sweep, "--dtype", "float32")[0] == 0
+    code, _, err = command(*sweep, "--dtype", "bfloat16")
+    assert code == 1 and "another dtype (float32, now bfloat16)" in err
+    for name, old, new in (
+        ("tokenizer_config.json", '"bos_token": "<|endoftext|>"', '"bos_token": "!"'),
+        ("tokenizer.json", "{", "{ "),
+    ):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+        code, _, err = command(*sweep)
+        assert code == 1 and "another tokenizer" in err and err.count("\n") == 1
+        (folder / name).write_text(text, encoding="utf-8")
+    assert command(*sweep)[0] == 0
+
+
+def test_the_kind_of_device_and_the_precision_of_the_weights(tmp_path, monkeypatch):
+    from steer_cli import model
+
+    (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}', encoding="utf-8")
+    assert model.resolved(tmp_path, "auto", "cpu") == ("float32", "cpu")
+    assert model.resolved(tmp_path, "float16", "cpu") == ("float16", "cpu")
+    monkeypatch.setattr(model, "_device", lambda _: model.torch.device("cuda:1"))
+    assert model.resolved(tmp_path, "auto", "cuda:1") == ("bfloat16", "cuda")
+
+
 def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe_file, tiny_folder, tmp_path):
     words = "A long description, which no screen may fold, because that would break the file. " * 3
     path = recipe_file(tiny_folder("llama"), WEDDING, prompt=PROMPT, description=words.strip(), name="yes")
@@ -220,6 +253,15 @@ def test_wishes():
 def test_bad_options_are_one_clear_line(arguments, said, command, recipe_file, tiny_folder):
     code, out, err = command("sweep", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), *arguments)
     assert (code, out) == (1, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("corpus", "measures"), [("any", "perplexity,counts"), ("kl", "perplexity,kl")])
+def test_a_name_of_two_figures_is_refused(corpus, measures, command, recipe_file, tiny_folder):
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT, count=COUNT)
+    corpora = ("--corpus", f"{corpus}=five.txt", "--lines")
+    code, out, err = command("sweep", path, "--layers", "1", *corpora, "--measure", measures)
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert f"{corpus}: two figures have this name" in err
 
 
 def test_a_share_of_0_does_not_move_the_coefficient_axis(swept):

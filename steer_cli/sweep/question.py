@@ -86,18 +86,30 @@ class Question:
             names += ["kl", *(("effect", "damage") if self.wanted else ())]
         return [*names, *(self.recipe.count if "counts" in self.measures else ())]
 
-    def subject(self, dtype: str) -> dict[str, Any]:
+    def check_names(self) -> None:
+        """Raises SweepError where a name means two figures, which --best could not tell apart."""
+        names = self.names()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SweepError(
+                f"{twice}: two figures have this name; rename the corpus (--corpus NAME=FILE) or the label "
+                "in `count`"
+            )
+
+    def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What a store must agree on: everything but the grid, so that a grid may grow."""
         settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_weights(self.located)}",
+            "tokenizer": f"{_tokenizer(self.located)}, BOS {self.tokenizer.bos}",
             "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
             "measure": list(self.measures),
             "method": self.method,
             "additions": list(self.swept),
             "want": list(self.wanted),
             "dtype": dtype,
+            "device": device,
         }
 
 
@@ -125,6 +137,7 @@ def ask(
         method=asked.method,
         wanted=wanted_ids(asked.want, tokenizer),
     )
+    question.check_names()
     lines = _check_points(question)
     return Question(**{**vars(question), "lines": lines})
 
@@ -170,6 +183,14 @@ def _check_points(question: Question) -> tuple[Line, ...]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tokenizer(located: Located) -> str:
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        if (located.folder / name).is_file():
+            digest.update((located.folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _weights(located: Located) -> str:

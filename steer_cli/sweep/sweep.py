@@ -34,7 +34,7 @@ def sweep(
         SteerError: a point cannot be run.
     """
     keys = [json.dumps(question.coordinates(point)) for point in question.grid]
-    with Store(store, question.subject(hardware.dtype)) if store else nullcontext() as held:
+    with Store(store, _subject(question, hardware)) if store else nullcontext() as held:
         stored = {_key(record): record for record in (held.records if held else ())}
         there = sum(key in stored for key in keys)
         if there:
@@ -49,6 +49,12 @@ def sweep(
                 stored |= {_key(record): record for record in group}
             yield stored[key]
         progress("sweep", len(keys), len(keys))
+
+
+def _subject(question: Question, hardware: Hardware) -> dict[str, Any]:
+    from steer_cli.model import resolved
+
+    return question.subject(*resolved(question.located.folder, **vars(hardware)))
 
 
 def _key(record: Record) -> str:
