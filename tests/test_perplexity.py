@@ -265,3 +265,13 @@ def test_a_note_is_told_once_and_gives_the_reason(command, recipe_file, tiny_fol
     assert code == 0, err
     assert err.count("3 of 5 sentences are left out") == 1
     assert "no token ' friend'" in err and "too short" not in err
+
+
+def test_the_heat_map_dims_nothing_but_what_was_left_out():
+    from steer_cli.findings import SentenceChange
+    from steer_cli.report.measures import heat_parts
+
+    _, line = heat_parts([SentenceChange("a", None, ("The", " rain"), (None, 2.0))])
+    assert line.style == ""
+    dim = [line.plain[span.start : span.end] for span in line.spans if "dim" in str(span.style)]
+    assert dim == ["a ", "The"]
