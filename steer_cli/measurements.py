@@ -191,7 +191,7 @@ def perplexity(
 
     front = lines.pads_in_front(alignments, tokenizer) if method == "pad" else ()
     rows = lines.lay_out(corpora, tokenizer, front, located.context)
-    fronted = lines.prompted(rows, alignments, tokenizer) if baseline else ()
+    fronted = lines.prompted(rows, alignments, located.context) if baseline else ()
     model = load_model(located, hardware, progress)
     arm = Unplaced(alignments, tuple(compute(model, alignments)))
     sheet = measure.Sheet(model, tokenizer, rows)

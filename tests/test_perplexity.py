@@ -240,6 +240,24 @@ def test_what_cannot_be_measured_is_one_clear_line(
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
 
 
+def test_the_baseline_must_fit_the_context_too(command, recipe_file, tiny_folder, tmp_path):
+    """Under overlay the sentence alone fits, and its row behind the plus text does not."""
+    from measuring import opened
+    from reference import tokens
+
+    folder = tiny_folder("gpt2")
+    _, tokenizer, _, front = opened(folder)
+    text = "rain"
+    while len(tokens(tokenizer, front, text + " rain")) <= 256:
+        text += " rain"
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8")
+    arguments = (recipe_file(folder, WEDDING), "--corpus", "long.txt", "--lines", "--method", "overlay")
+    assert command("perplexity", *arguments)[0] == 0
+    code, out, err = command("perplexity", *arguments, "--baseline", "prompt")
+    assert (code, out) == (1, "") and "--baseline prompt" in err and "context of 256" in err
+    assert err.count("\n") == 1
+
+
 def test_the_embedding_added_to_a_space_is_the_prompt(command, recipe_file, tiny_folder):
     """At layer 0 a space plus (" wedding" - " ") is " wedding": vector and baseline are the same."""
     at_0 = {**WEDDING, "layer": 0, "coefficient": 1}

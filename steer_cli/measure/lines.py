@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from steer_cli.corpus import Corpus
+from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError
 from steer_cli.plan import Alignment, Placement, place
 from steer_cli.tokens import Tokenizer, pad_id
@@ -64,22 +65,25 @@ def lay_out(
     for corpus in corpora:
         for sentence in corpus.sentences:
             ids = (*start, *front, *tokenizer.encode(sentence.text))
-            if context is not None and len(ids) > context:
-                raise CorpusError(
-                    f"{sentence.place}: a sentence of {len(ids)} tokens is longer than the model's context "
-                    f"of {context}; split it"
-                )
+            _check_context(len(ids), sentence.place, context)
             offset = len(start) + len(front)
             lines.append(Line(corpus.name, sentence.label, sentence.text, ids, offset, len(lines)))
     return tuple(sorted(lines, key=lambda line: -len(line.ids)))
 
 
-def prompted(
-    lines: Iterable[Line], alignments: Sequence[Alignment], tokenizer: Tokenizer
-) -> tuple[Line, ...]:
+def _check_context(length: int, place: str, context: int | None) -> None:
+    if context is not None and length > context:
+        raise CorpusError(
+            f"{place}: a sentence of {length} tokens is longer than the model's context of {context}; "
+            "split it"
+        )
+
+
+def prompted(lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None) -> tuple[Line, ...]:
     """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
 
     Raises:
+        CorpusError: a sentence is longer than the model's context with that in front.
         PlanError: the recipe has more than one text to put there.
     """
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
@@ -88,10 +92,11 @@ def prompted(
             f"--baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
             "use a recipe of one pair"
         )
-    return tuple(
-        replace(line, ids=pairs[0].plus.ids + line.ids[line.offset :], offset=len(pairs[0].plus.ids))
-        for line in lines
-    )
+    front = pairs[0].plus.ids
+    fronted = tuple(replace(line, ids=front + line.ids[line.offset :], offset=len(front)) for line in lines)
+    for line in fronted:
+        _check_context(len(line.ids), f"--baseline prompt: {show(line.text[:40])}", context)
+    return fronted
 
 
 def fit(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, perplexity_fields
+from steer_cli.report.jsonl import finite
 
 
 def shift_record(shift: Shift) -> dict[str, Any]:
@@ -32,4 +33,4 @@ def sentence_record(recipe: str, model: str, sentence: SentenceChange) -> dict[s
 
 def norms_record(norms: Norms) -> dict[str, Any]:
     """One addition at one layer of one prompt."""
-    return asdict(norms)
+    return asdict(norms) | {key: finite(getattr(norms, key)) for key in ("vector", "stream", "ratio")}
