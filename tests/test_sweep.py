@@ -141,6 +141,20 @@ def test_a_store_is_continued_and_may_grow(swept, tmp_path, monkeypatch):
     assert swept("--layers", "1,2", "--coefficients", "1,2", *store) == again
 
 
+@pytest.mark.parametrize(("measure", "sizes"), [("kl", [6]), ("counts", [4, 2])])
+def test_points_that_take_long_are_saved_in_small_groups(measure, sizes, swept, tmp_path, monkeypatch):
+    from steer_cli.sweep.store import Store
+
+    saved, append = [], Store.append
+    monkeypatch.setattr(
+        Store, "append", lambda store, group: (saved.append(len(group)), append(store, group))
+    )
+    more = {"sampling": {"samples": 1, "max_new_tokens": 2}, "count": COUNT}
+    store = ("--store", tmp_path / "s.jsonl", "--measure", measure)
+    assert len(swept("--layers", "1", "--coefficients", "1:6", *store, **more)) == 6
+    assert saved == sizes
+
+
 def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_folder, tmp_path):
     (tmp_path / "other.txt").write_text("People flock to France.")
     corpus = ("--corpus", "a=five.txt", "--lines")
@@ -210,10 +224,12 @@ def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe
     assert single["kl"] == pytest.approx(winner["kl"][0]["kl"], abs=1e-5)
 
 
-def test_no_point_keeps_the_condition(command, recipe_file, tiny_folder):
+def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file, tiny_folder, tmp_path):
     path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
-    code, out, err = command("sweep", path, "--layers", "1", "--best", "min kl where kl < 0")
+    wish = ("--best", "min kl where kl < 0", "--plot", "p.svg")
+    code, out, err = command("sweep", path, "--layers", "1,2", *wish)
     assert code == 1 and "layer" in out and "no point keeps the condition" in err
+    assert (tmp_path / "p.svg").is_file()
 
 
 @pytest.mark.parametrize("wish", ["", "small a", "min", "min a where", "min a where b", "min a where b <= x"])
@@ -248,6 +264,9 @@ def test_wishes():
         (["--layers", "1", "--addition", "3"], "has additions 0 to 0"),
         (["--layers", "1", "--best", "min cats"], "cats is not measured; there is kl"),
         (["--layers", "1", "--positions", "99"], "the prompt has 9"),
+        (["--layers", "1", "--samples", "3"], "--samples 3: only --measure counts"),
+        (["--layers", "1", "--column", "text"], "--column: of which corpus?"),
+        (["--layers", "1", "--lines"], "--lines: of which corpus?"),
     ],
 )
 def test_bad_options_are_one_clear_line(arguments, said, command, recipe_file, tiny_folder):

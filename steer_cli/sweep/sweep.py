@@ -14,6 +14,7 @@ from typing import Any
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.measurements import load_model
 from steer_cli.run import Hardware
+from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER
 from steer_cli.sweep.question import Question
 from steer_cli.sweep.store import Store
 
@@ -69,7 +70,8 @@ def _missing(
 
     runner = Runner(load_model(question.located, hardware, progress), question, note)
     head = {"recipe": question.recipe.name, "model": question.located.name}
-    for group in question.grid.groups():
+    together = COUNTED_TOGETHER if "counts" in question.measures else TOGETHER
+    for group in question.grid.groups(together):
         places = [question.coordinates(point) for point in group]
         wanted = [json.dumps(place) not in finished for place in places]
         if any(wanted):
