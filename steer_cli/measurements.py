@@ -223,12 +223,8 @@ def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
     """A note for every corpus of which sentences could not be measured."""
     for each in figures:
         if each.left_out:
-            why = (
-                "because they are too short for the vector"
-                if each.reason is None
-                else f"such as {each.reason}"
-            )
+            why = each.reason or "they are too short for the vector"
             yield (
                 f"{figure_name(each.corpus, each.label)}: {each.left_out} of "
-                f"{each.left_out + each.sentences} sentences are left out, {why}"
+                f"{each.left_out + each.sentences} sentences are left out: {why}"
             )

@@ -44,7 +44,7 @@ class Sheet:
         self.unsteered = logprobs(self.model, self.texts, jobs)
 
     def changes(self, arms: Sequence[Unplaced]) -> list[list[Tensor | None]]:
-        """d of every prediction, for each arm and line: NaN where it is left out, None for a line too short.
+        """d of every prediction, for each arm and line: NaN where it is left out, None for one without.
 
         An arm that adds nothing is the unsteered one, so that its d is exactly 0.
 
@@ -138,7 +138,8 @@ def _figures(
             sums.append(float(changes[index][kept].sum()))
             plain.append(float(sheet.unsteered[index][kept].sum()))
             counts.append(int(kept.sum()))
-    reason = next((sheet.faults[index] for index in own if index in sheet.faults), None)
+    missing = [index for index in own if changes[index] is None]
+    reason = next((sheet.faults[index] for index in missing if index in sheet.faults), None)
     if not counts:
         named = figure_name(corpus.name, label)
         raise CorpusError(
