@@ -259,7 +259,6 @@ MANY = {
     "source layer": [{**LOVE, "layer": 1, "source_layer": 3}],
     "dims": [{**LOVE, "dims": 0.7}],
     "random": [{**LOVE, "random": {"seed": 3}}],
-    "two randoms": [{**LOVE, "random": {"seed": 3}}, {**LOVE, "layer": 1, "random": {"seed": 3}}],
     "random, cut, matched": [
         {**LOVE, "layer": 3, "source_layer": 1, "match_norm": True, "dims": 0.3, "random": {"seed": 1}}
     ],
@@ -270,6 +269,7 @@ MANY = {
     "no minus": [{"plus": "Love", "layer": 2, "coefficient": 2}],
     "empty minus": [{"plus": "I talk about", "minus": "", "layer": 2, "coefficient": 2}],
     "clipped at the end": [{**LOVE, "position": {"at": 7}, "overflow": "clip"}],
+    "two randoms": [{**LOVE, "random": {"seed": 3}}, {**LOVE, "layer": 1, "random": {"seed": 3}}],
 }
 
 
