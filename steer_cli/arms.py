@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from steer_cli.errors import VectorError
 from steer_cli.model import Model
 from steer_cli.outcome import Receipt
-from steer_cli.plan import Placement
+from steer_cli.plan import Alignment, Placement
 from steer_cli.prefill import Arm
 
 
@@ -48,6 +48,24 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
         if placement.every:
             decode[layer] = decode.get(layer, 0) + coefficient * vector[0]
     return Arm(prompt, decode)
+
+
+@dataclass(frozen=True)
+class Unplaced:
+    """What is added in one arm, before it is placed on texts."""
+
+    alignments: tuple[Alignment, ...]
+    vectors: tuple[Tensor, ...]
+
+    @property
+    def layer(self) -> int:
+        """The first block that it changes."""
+        return min(alignment.layer for alignment in self.alignments)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether this is the unsteered arm."""
+        return all(alignment.addition.coefficient == 0 for alignment in self.alignments)
 
 
 @dataclass

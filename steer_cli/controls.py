@@ -33,7 +33,7 @@ def control_vectors(
     """
     import torch
 
-    from steer_cli.vectors import compute
+    from steer_cli.vectors import compute, rescaled
 
     if control == "shuffled":
         generator = torch.Generator().manual_seed(seed)
@@ -47,7 +47,11 @@ def control_vectors(
         )
         for alignment in alignments
     ]
-    return compute(model, changed)
+    # After `dims`: what the cut takes from a control's norm is not what it takes from the vector's.
+    return [
+        rescaled(made, vector.norm(dim=-1, keepdim=True))
+        for made, vector in zip(compute(model, changed), vectors, strict=True)
+    ]
 
 
 def prompted(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ This module does not know how they were computed or how they are shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Perplexity:
     """Perplexity of one label of a corpus; `ratio` is steered over unsteered, `stderr` that of the ratio.
 
     `stderr` is None where there is one sentence only. `tokens` counts the predictions compared; `left_out`
-    the sentences too short for any.
+    the sentences without any, for `reason` or, where that is None, because they are too short.
     """
 
     corpus: str
@@ -76,6 +77,7 @@ class Perplexity:
     sentences: int
     tokens: int
     left_out: int = 0
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,14 @@ class SentenceChange:
     label: str | None
     pieces: tuple[str, ...]
     changes: tuple[float | None, ...]  # log p(steered) - log p(unsteered) of each token, in nats
+
+
+def figure_name(corpus: str, label: str | None) -> str:
+    """How a wish, a table and a plot name the figure of a corpus, or of one of its labels."""
+    return corpus if label is None else f"{corpus}/{label}"
+
+
+def perplexity_fields(figure: Perplexity) -> dict[str, Any]:
+    """The figures of one corpus and label, as a record holds them."""
+    left_to_notes = ("left_out", "reason")
+    return {name: value for name, value in asdict(figure).items() if name not in left_to_notes}

@@ -14,7 +14,7 @@ from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
 from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError, TokenError
-from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, figure_name
 from steer_cli.locate import Located
 from steer_cli.plan import align_additions
 from steer_cli.recipe import Recipe
@@ -147,7 +147,7 @@ def norms(
                 layer=placement.alignment.layer,
                 start=placement.start,
                 tokens=tuple(planned.tokenizer.piece(id) for id in inside),
-                vector=tuple((vector.expand(len(inside)) if placement.every else vector).tolist()),
+                vector=tuple(vector.tolist()),
                 stream=tuple(stream.tolist()),
                 ratio=tuple((vector / stream).tolist()),
                 centred=centre,
@@ -184,21 +184,24 @@ def perplexity(
     check_names(corpora)
     located, tokenizer = find(recipe, True, progress, note)
     alignments = align_additions(recipe, tokenizer, located.blocks, located.context)
+    from steer_cli.arms import Unplaced
     from steer_cli.measure import lines
     from steer_cli.measure import perplexity as measure
     from steer_cli.vectors import compute
 
     front = lines.pads_in_front(alignments, tokenizer) if method == "pad" else ()
     rows = lines.lay_out(corpora, tokenizer, front, located.context)
-    fronted = lines.prompted(rows, alignments, tokenizer) if baseline else ()
+    fronted = lines.prompted(rows, alignments, located.context) if baseline else ()
     model = load_model(located, hardware, progress)
-    arm = measure.CorpusArm(alignments, tuple(compute(model, alignments)))
+    arm = Unplaced(alignments, tuple(compute(model, alignments)))
     sheet = measure.Sheet(model, tokenizer, rows)
     changes = sheet.changes([arm])[0]
     figures = measure.figures(sheet, changes, corpora, method)
     if baseline:
         figures += measure.figures(sheet, measure.prompt_changes(sheet, fronted, changes), corpora, "prompt")
-    tell_left_out(figures, note)
+    # The baseline leaves out the same sentences.
+    for each in dict.fromkeys(left_out_notes(figures)):
+        note(each)
     return CorpusFindings(
         located.name, tuple(figures), tuple(measure.sentence_changes(sheet, changes, tokenizer.piece))
     )
@@ -216,11 +219,12 @@ def check_names(corpora: Sequence[Corpus]) -> None:
         raise CorpusError("no corpus; add --corpus NAME=FILE")
 
 
-def tell_left_out(figures: Sequence[Perplexity], note: Note) -> None:
+def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
     """A note for every corpus of which sentences could not be measured."""
     for each in figures:
         if each.left_out:
-            note(
-                f"{each.corpus}{'' if each.label is None else f' ({each.label})'}: {each.left_out} of "
-                f"{each.left_out + each.sentences} sentences are too short for the vector and left out"
+            why = each.reason or "they are too short for the vector"
+            yield (
+                f"{figure_name(each.corpus, each.label)}: {each.left_out} of "
+                f"{each.left_out + each.sentences} sentences are left out: {why}"
             )

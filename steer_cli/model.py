@@ -5,6 +5,7 @@ This module does not know what is done to the stream between the blocks.
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def load(
         ModelError: no such device, not a causal language model, or weights that do not fit it.
     """
     place = _device(device)
-    wanted = DTYPES.get(dtype, torch.float32 if place.type == "cpu" and device_map is None else "auto")
+    wanted = _dtype(dtype, place, device_map)
     network = _from_pretrained(folder, name, wanted, device_map or place).eval().requires_grad_(False)
     _check_kind(network, name)
     config = network.config.get_text_config()
@@ -88,6 +89,27 @@ def load(
         width=config.hidden_size,
         vocabulary=network.get_output_embeddings().weight.shape[0],
     )
+
+
+def resolved(folder: Path, dtype: str, device: str, device_map: str | None = None) -> tuple[str, str]:
+    """Names of the precision and of the kind of device that `load` comes to, without loading.
+
+    Raises:
+        ModelError: no such device.
+    """
+    place = _device("auto" if device_map else device)
+    wanted = _dtype(dtype, place, device_map)
+    if isinstance(wanted, torch.dtype):
+        return str(wanted).removeprefix("torch."), place.type
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    return config.get("dtype") or config.get("torch_dtype") or "as saved", place.type
+
+
+def _dtype(dtype: str, place: torch.device, device_map: str | None) -> torch.dtype | str:
+    return DTYPES.get(dtype, torch.float32 if place.type == "cpu" and device_map is None else "auto")
 
 
 def _device(device: str) -> torch.device:

@@ -113,7 +113,7 @@ def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
         raise _Enough
 
     with _skip_below(model, start), _at_layers(model, (start, stop), swap), suppress(_Enough):
-        model.network(inputs_embeds=stream, use_cache=False)
+        model.network(inputs_embeds=_embeddings(model, start, stream), use_cache=False)
     return reached[0]
 
 
@@ -138,7 +138,17 @@ def resume(
 
     keep = 0 if kept is None else torch.arange(kept.start, kept.stop, device=model.device)
     with _skip_below(model, start), _at_layers(model, {start, *deltas}, change):
-        return model.network(inputs_embeds=stream, use_cache=False, logits_to_keep=keep).logits
+        embeddings = _embeddings(model, start, stream)
+        return model.network(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
+
+
+def _embeddings(model: Model, start: int, stream: Tensor) -> Tensor:
+    """What a pass that goes on at block `start` begins with; the hook there puts the stream in its place.
+
+    Some networks embed in another width than the stream's, and project: they cannot begin with the stream.
+    """
+    width = model.network.get_input_embeddings().weight.shape[1]
+    return stream if width == stream.shape[-1] else stream.new_zeros(*stream.shape[:-1], width)
 
 
 # What a block of a network returns: 0 for the stream itself, else the length of a tuple that begins with it.

@@ -5,6 +5,7 @@ This module does not know prompts, coefficients or spans.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -86,10 +87,10 @@ def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
     vector = _combined(alignment, alignment.source_layer, streams, model)
     if addition.match_norm:
         wanted = _combined(alignment, alignment.layer, streams, model).norm(dim=-1, keepdim=True)
-        vector = _rescaled(vector, wanted)
+        vector = rescaled(vector, wanted)
     if addition.random is not None:
-        noise = torch.randn(vector.shape, generator=torch.Generator().manual_seed(addition.random.seed))
-        vector = _rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
+        noise = torch.randn(vector.shape, generator=_generator(addition.random.seed, alignment.index))
+        vector = rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
     if addition.dims is not None:
         vector = vector.clone()
         vector[:, round(addition.dims * model.width) :] = 0
@@ -102,7 +103,16 @@ def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
     return vector
 
 
-def _rescaled(vector: Tensor, norm: Tensor) -> Tensor:
+def _generator(seed: int, index: int) -> torch.Generator:
+    """The noise of one addition: additions of one seed must not draw the same, or their noises add up."""
+    if index:
+        digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "little") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
+    """Each row with the norm asked for, [positions, 1]; a row of zeros has no direction and stays zero."""
     own = vector.norm(dim=-1, keepdim=True)
     return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
 

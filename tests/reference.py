@@ -114,15 +114,21 @@ def rescaled(rows, norms):
     return torch.where(own > 0, rows / own * norms, torch.zeros(()))
 
 
-def vector(model, tokenizer, names, front, addition, layer):
-    """The unscaled direction of one addition at one layer: [positions, width], one position for `every`."""
+def vector(model, tokenizer, names, front, addition, layer, index=0):
+    """The unscaled direction of one addition at one layer: [positions, width], one position for `every`.
+
+    `index` is the addition's number in the recipe: every one has noise of its own.
+    """
     source = addition.get("source_layer")
     rows = combined(model, tokenizer, names, front, addition, layer if source is None else source)
     if addition.get("match_norm"):
         at_layer = combined(model, tokenizer, names, front, addition, layer)
         rows = rescaled(rows, at_layer.norm(dim=-1, keepdim=True))
     if addition.get("random") is not None:
-        generator = torch.Generator().manual_seed(addition["random"].get("seed", 0))
+        seed = addition["random"].get("seed", 0)
+        if index > 0:
+            seed = int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "little") >> 1
+        generator = torch.Generator().manual_seed(seed)
         rows = rescaled(torch.randn(*rows.shape, generator=generator), rows.norm(dim=-1, keepdim=True))
     dims = addition.get("dims")
     kept = rows.shape[1] if dims is None else round(dims * rows.shape[1])
@@ -149,11 +155,11 @@ def start(position, n, prompt_ids, tokenizer):
 def placements(model, tokenizer, names, front, prompt_ids, additions):
     """Each addition at each of its layers: layer, coefficient, span, and the vector's rows in the span."""
     placed = []
-    for addition in additions:
+    for index, addition in enumerate(additions):
         layer = addition["layer"]
         layers = layer if isinstance(layer, (list, tuple)) else [layer]
         for layer in layers:
-            rows = vector(model, tokenizer, names, front, addition, layer)
+            rows = vector(model, tokenizer, names, front, addition, layer, index)
             position, size = addition.get("position", "front"), len(prompt_ids)
             if position == "every":
                 span = (len(front), None)  # open at the end: every generated token belongs to it

@@ -81,6 +81,21 @@ def test_shuffled_keeps_the_values_of_every_position():
     assert torch.equal(other.sort(-1).values, vector.sort(-1).values)
 
 
+@pytest.mark.parametrize("control", ["random", "embedding", "shuffled"])
+def test_the_norms_are_those_of_the_vector_that_is_left_after_dims(control, tiny_folder):
+    import torch
+    from tiny import align_additions, compute, open_model, open_tokenizer, recipe_of
+
+    from steer_cli.controls import control_vectors
+
+    folder = tiny_folder("llama")
+    recipe, model = recipe_of({**LOVE, "dims": 0.3}), open_model(folder)
+    alignments = align_additions(recipe, open_tokenizer(folder), model.depth)
+    vectors = compute(model, alignments)
+    [other] = control_vectors(model, alignments, vectors, control, seed=1)
+    torch.testing.assert_close(other.norm(dim=-1), vectors[0].norm(dim=-1))
+
+
 def test_the_screen_has_a_third_column(command, recipe_file, tiny_folder):
     path = recipe_file(tiny_folder("gpt2"), LOVE, prompt=PROMPT, sampling=SAMPLING)
     code, out, _ = command("generate", path, "--control", "shuffled")

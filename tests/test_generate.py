@@ -269,6 +269,7 @@ MANY = {
     "no minus": [{"plus": "Love", "layer": 2, "coefficient": 2}],
     "empty minus": [{"plus": "I talk about", "minus": "", "layer": 2, "coefficient": 2}],
     "clipped at the end": [{**LOVE, "position": {"at": 7}, "overflow": "clip"}],
+    "two randoms": [{**LOVE, "random": {"seed": 3}}, {**LOVE, "layer": 1, "random": {"seed": 3}}],
 }
 
 

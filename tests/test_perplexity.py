@@ -46,7 +46,7 @@ def test_a_vector_of_many_positions_leaves_as_many_predictions_out(
     record = json.loads(out)
     assert record["ratio"] == pytest.approx(perplexity(pairs)["ratio"], rel=1e-4)
     assert (record["sentences"], record["tokens"]) == (2, sum(map(len, pairs)))
-    assert "1 of 3 sentences are too short" in err
+    assert err.count("1 of 3 sentences are left out") == 1 and "covers" in err
 
 
 @pytest.mark.parametrize("method", ["pad", "overlay"])
@@ -218,6 +218,16 @@ def test_every_acts_on_all_positions_and_leaves_none_out(command, recipe_file, t
         (WEDDING, ["--corpus", "one.txt"], "long enough"),
         (WEDDING, ["--corpus", "long.txt"], "context of 256"),
         (LONG, ["--corpus", "one.txt", "--method", "overlay"], "BOS included"),
+        (
+            {**WEDDING, "position": "back"},
+            ["--corpus", "five.txt", "--method", "overlay"],
+            "back: nothing follows the vector in a sentence; use front or middle",
+        ),
+        (
+            {**WEDDING, "position": {"token": " Paris"}},
+            ["--corpus", "five.txt", "--method", "overlay"],
+            "no token ' Paris'",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_one_clear_line(
@@ -230,9 +240,56 @@ def test_what_cannot_be_measured_is_one_clear_line(
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
 
 
+def test_the_baseline_must_fit_the_context_too(command, recipe_file, tiny_folder, tmp_path):
+    """Under overlay the sentence alone fits, and its row behind the plus text does not."""
+    from measuring import opened
+    from reference import tokens
+
+    folder = tiny_folder("gpt2")
+    _, tokenizer, _, front = opened(folder)
+    text = "rain"
+    while len(tokens(tokenizer, front, text + " rain")) <= 256:
+        text += " rain"
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8")
+    arguments = (recipe_file(folder, WEDDING), "--corpus", "long.txt", "--lines", "--method", "overlay")
+    assert command("perplexity", *arguments)[0] == 0
+    code, out, err = command("perplexity", *arguments, "--baseline", "prompt")
+    assert (code, out) == (1, "") and "--baseline prompt" in err and "context of 256" in err
+    assert err.count("\n") == 1
+
+
 def test_the_embedding_added_to_a_space_is_the_prompt(command, recipe_file, tiny_folder):
     """At layer 0 a space plus (" wedding" - " ") is " wedding": vector and baseline are the same."""
     at_0 = {**WEDDING, "layer": 0, "coefficient": 1}
     arguments = ("--corpus", "five.txt", "--lines", "--baseline", "prompt")
     vector, prompt = figures(command, recipe_file(tiny_folder("gpt_neox"), at_0), *arguments)
     assert vector["ratio"] == pytest.approx(prompt["ratio"], rel=1e-5) and vector["ratio"] != 1
+
+
+def test_predictions_before_the_vector_count_and_stay_as_they_are(command, recipe_file, tiny_folder):
+    middle = recipe_file(tiny_folder("gpt2"), {**WEDDING, "position": "middle"})
+    arguments = ("--corpus", "five.txt", "--lines", "--method", "overlay", "--sentences")
+    figure, *rows = figures(command, middle, *arguments)
+    assert figure["ratio"] != 1
+    for row in rows:
+        assert row["changes"][0] == pytest.approx(0, abs=1e-6)
+        assert any(change is not None and abs(change) > 1e-3 for change in row["changes"])
+
+
+def test_a_note_is_told_once_and_gives_the_reason(command, recipe_file, tiny_folder):
+    there = recipe_file(tiny_folder("gpt2"), {**WEDDING, "position": {"token": " friend"}})
+    arguments = ("--corpus", "five.txt", "--lines", "--method", "overlay", "--baseline", "prompt", "--jsonl")
+    code, _, err = command("perplexity", there, *arguments)
+    assert code == 0, err
+    assert err.count("3 of 5 sentences are left out") == 1
+    assert "no token ' friend'" in err and "too short" not in err
+
+
+def test_the_heat_map_dims_nothing_but_what_was_left_out():
+    from steer_cli.findings import SentenceChange
+    from steer_cli.report.measures import heat_parts
+
+    _, line = heat_parts([SentenceChange("a", None, ("The", " rain"), (None, 2.0))])
+    assert line.style == ""
+    dim = [line.plain[span.start : span.end] for span in line.spans if "dim" in str(span.style)]
+    assert dim == ["a ", "The"]

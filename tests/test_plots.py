@@ -56,8 +56,8 @@ def test_png(command, recipe_file, tiny_folder, tmp_path):
 )
 def test_bad_plots_are_one_clear_line(arguments, said, command, recipe_file, tiny_folder):
     name, *options = arguments
-    code, _, err = command(name, recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), *options)
-    assert code == 1 and said in err and err.count("\n") == 1
+    code, out, err = command(name, recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), *options)
+    assert (code, out) == (1, "") and said in err and err.count("\n") == 1
 
 
 def test_without_the_extra_it_is_said_before_any_work(command, recipe_file, tiny_folder, monkeypatch):

@@ -79,3 +79,27 @@ def test_a_forward_of_the_instance_comes_back(model, ids):
         assert vars(block)["forward"] is own
     finally:
         del block.forward
+
+
+def test_an_embedding_of_another_width_than_the_stream(ids, tmp_path):
+    import torch
+    from conftest import randomise
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from steer_cli.model import load
+    from steer_cli.residual import advance, inject, record, resume
+
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "do_layer_norm_before": False}
+    config = OPTConfig(vocab_size=512, num_hidden_layers=3, num_attention_heads=4, **sizes)
+    network = OPTForCausalLM(config).float()
+    randomise(network, seed=0)
+    network.save_pretrained(tmp_path)
+    model = load(tmp_path, "opt", device="cpu")
+    streams = record(model, ids, range(3))
+    for layer in range(3):
+        deltas = {layer: noise(layer, 32)}
+        with torch.inference_mode(), inject(model, deltas):
+            whole = model.network(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(resume(model, layer, streams[layer], deltas), whole, atol=1e-4, rtol=1e-5)
+        reached = advance(model, layer, streams[layer], 2)
+        torch.testing.assert_close(reached, streams[2], atol=1e-5, rtol=1e-5)

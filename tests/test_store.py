@@ -68,7 +68,12 @@ def test_a_store_of_another_sweep_is_refused_and_left_alone(key, tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"hello\n", b'{"a": 1}\n', b"notes without an end", b"\x00\xff"])
+STRAY = json.dumps({"steer_sweep": 1} | SUBJECT).encode() + b"\n[1]\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b'{"a": 1}\n', b"[1]\n", STRAY, b"notes without an end", b"\x00\xff"]
+)
 def test_what_is_no_store_is_refused_and_left_alone(content, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(content)
@@ -88,3 +93,21 @@ def test_one_sweep_at_a_time(tmp_path):
 def test_a_place_where_no_file_can_be(path, tmp_path):
     with pytest.raises(SweepError, match="--store"), Store(tmp_path / path, SUBJECT):
         pass
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_is_one_line_and_what_was_there_stays(call, tmp_path, monkeypatch):
+    import errno
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "s.jsonl"
+    with Store(path, SUBJECT) as store:
+        store.append([{"layer": 1}])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            with pytest.raises(SweepError, match=f"--store .*{os.strerror(errno.ENOSPC)}"):
+                store.append([{"layer": 2}])
+    with Store(path, SUBJECT) as store:
+        assert store.records[0] == {"layer": 1}

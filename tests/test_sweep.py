@@ -1,6 +1,7 @@
 """Sweeps: the grid as written, points that equal single measurements, the winner, what is computed once."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -140,6 +141,20 @@ def test_a_store_is_continued_and_may_grow(swept, tmp_path, monkeypatch):
     assert swept("--layers", "1,2", "--coefficients", "1,2", *store) == again
 
 
+@pytest.mark.parametrize(("measure", "sizes"), [("kl", [6]), ("counts", [4, 2])])
+def test_points_that_take_long_are_saved_in_small_groups(measure, sizes, swept, tmp_path, monkeypatch):
+    from steer_cli.sweep.store import Store
+
+    saved, append = [], Store.append
+    monkeypatch.setattr(
+        Store, "append", lambda store, group: (saved.append(len(group)), append(store, group))
+    )
+    more = {"sampling": {"samples": 1, "max_new_tokens": 2}, "count": COUNT}
+    store = ("--store", tmp_path / "s.jsonl", "--measure", measure)
+    assert len(swept("--layers", "1", "--coefficients", "1:6", *store, **more)) == 6
+    assert saved == sizes
+
+
 def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_folder, tmp_path):
     (tmp_path / "other.txt").write_text("People flock to France.")
     corpus = ("--corpus", "a=five.txt", "--lines")
@@ -155,6 +170,38 @@ def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_fo
     ):
         code, _, err = command("sweep", *changed)
         assert code == 1 and said in err and err.count("\n") == 1
+
+
+def test_a_store_knows_what_auto_came_to_and_the_tokenizer(command, recipe_file, tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("gpt2"), folder)
+    sweep = ("sweep", recipe_file(folder, WEDDING, prompt=PROMPT), "--layers", "1", "--store", "s.jsonl")
+    sweep += ("--device", "cpu")
+    assert command(*sweep)[0] == 0
+    assert command(*sweep, "--dtype", "float32")[0] == 0
+    code, _, err = command(*sweep, "--dtype", "bfloat16")
+    assert code == 1 and "another dtype (float32, now bfloat16)" in err
+    for name, old, new in (
+        ("tokenizer_config.json", '"bos_token": "<|endoftext|>"', '"bos_token": "!"'),
+        ("tokenizer.json", "{", "{ "),
+    ):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+        code, _, err = command(*sweep)
+        assert code == 1 and "another tokenizer" in err and err.count("\n") == 1
+        (folder / name).write_text(text, encoding="utf-8")
+    assert command(*sweep)[0] == 0
+
+
+def test_the_kind_of_device_and_the_precision_of_the_weights(tmp_path, monkeypatch):
+    from steer_cli import model
+
+    (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}', encoding="utf-8")
+    assert model.resolved(tmp_path, "auto", "cpu") == ("float32", "cpu")
+    assert model.resolved(tmp_path, "float16", "cpu") == ("float16", "cpu")
+    monkeypatch.setattr(model, "_device", lambda _: model.torch.device("cuda:1"))
+    assert model.resolved(tmp_path, "auto", "cuda:1") == ("bfloat16", "cuda")
 
 
 def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe_file, tiny_folder, tmp_path):
@@ -177,10 +224,12 @@ def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe
     assert single["kl"] == pytest.approx(winner["kl"][0]["kl"], abs=1e-5)
 
 
-def test_no_point_keeps_the_condition(command, recipe_file, tiny_folder):
+def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file, tiny_folder, tmp_path):
     path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
-    code, out, err = command("sweep", path, "--layers", "1", "--best", "min kl where kl < 0")
+    wish = ("--best", "min kl where kl < 0", "--plot", "p.svg")
+    code, out, err = command("sweep", path, "--layers", "1,2", *wish)
     assert code == 1 and "layer" in out and "no point keeps the condition" in err
+    assert (tmp_path / "p.svg").is_file()
 
 
 @pytest.mark.parametrize("wish", ["", "small a", "min", "min a where", "min a where b", "min a where b <= x"])
@@ -215,8 +264,42 @@ def test_wishes():
         (["--layers", "1", "--addition", "3"], "has additions 0 to 0"),
         (["--layers", "1", "--best", "min cats"], "cats is not measured; there is kl"),
         (["--layers", "1", "--positions", "99"], "the prompt has 9"),
+        (["--layers", "1", "--samples", "3"], "--samples 3: only --measure counts"),
+        (["--layers", "1", "--column", "text"], "--column: of which corpus?"),
+        (["--layers", "1", "--lines"], "--lines: of which corpus?"),
     ],
 )
 def test_bad_options_are_one_clear_line(arguments, said, command, recipe_file, tiny_folder):
     code, out, err = command("sweep", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), *arguments)
     assert (code, out) == (1, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("corpus", "measures"), [("any", "perplexity,counts"), ("kl", "perplexity,kl")])
+def test_a_name_of_two_figures_is_refused(corpus, measures, command, recipe_file, tiny_folder):
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT, count=COUNT)
+    corpora = ("--corpus", f"{corpus}=five.txt", "--lines")
+    code, out, err = command("sweep", path, "--layers", "1", *corpora, "--measure", measures)
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert f"{corpus}: two figures have this name" in err
+
+
+def test_a_share_of_0_does_not_move_the_coefficient_axis(swept):
+    records = swept(
+        "--layers", "1", "--dims", "0:1:0.5", "--measure", "kl", addition={**WEDDING, "coefficient": 3}
+    )
+    assert [(record["coefficient"], record["dims"]) for record in records] == [(3, 0), (3, 0.5), (3, 1)]
+    assert records[0]["kl"][0]["kl"] == 0 < records[2]["kl"][0]["kl"]
+
+
+def test_a_damaged_cell_is_never_marked_best():
+    from steer_cli.report.sweeps import _figure
+
+    assert _figure(1.2, True, 1.2).plain == "1.200!"
+    assert _figure(0.9, True, 0.9).plain == "0.900*"
+
+
+def test_a_position_that_reaches_nothing_is_found_before_the_run(command, recipe_file, tiny_folder):
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
+    arguments = ("--layers", "1", "--positions", "front,back", "--corpus", "five.txt", "--lines")
+    code, out, err = command("sweep", path, *arguments, "--method", "overlay")
+    assert (code, out) == (1, "") and "nothing follows the vector" in err and err.count("\n") == 1

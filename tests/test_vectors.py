@@ -141,6 +141,15 @@ def test_random_has_the_norms_of_the_pair_and_a_direction_of_its_own(arch, tiny_
     assert abs(torch.cosine_similarity(made[0][1], made[0][2], dim=0)) < 0.6
 
 
+@every_architecture
+def test_each_addition_has_noise_of_its_own(arch, tiny_folder):
+    noisy = {**LOVE, "random": {"seed": 7}}
+    first, second = vectors_of(tiny_folder(arch), noisy, noisy)
+    assert torch.equal(first, vector_of(tiny_folder(arch), noisy))
+    close(first.norm(dim=-1), second.norm(dim=-1))
+    assert torch.cosine_similarity(first, second, dim=-1)[1:].abs().max() < 0.6
+
+
 def test_random_values_are_gaussian(tiny_folder):
     from scipy import stats
 

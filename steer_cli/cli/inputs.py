@@ -68,8 +68,12 @@ def read_corpora(
     """The corpora that the options name.
 
     Raises:
-        CorpusError: a file cannot be read as asked for; or groups without a label column.
+        CorpusError: a file cannot be read as asked for; groups without a label column; or no corpus at all.
     """
+    given = {"--lines": lines, "--column": column, "--label": label, "--group": groups}
+    said = next((option for option, value in given.items() if value), None)
+    if said is not None and not options:
+        raise CorpusError(f"{said}: of which corpus? add --corpus NAME=FILE")
     if groups and label is None:
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))

@@ -114,7 +114,7 @@ Method = Annotated[
     Literal["pad", "overlay"],
     typer.Option(
         "--method",
-        help="pad: spaces keep the vector apart from the text; overlay: it lies on the text's first tokens.",
+        help="pad: spaces keep the vector apart from the text; overlay: it lies on the text itself.",
     ),
 ]
 Plot = Annotated[

@@ -11,7 +11,8 @@ from steer_cli.cli import options
 HELP = options.help_text(
     "Measure how likely the sentences of a corpus become under steering.\n\nThe ratio of the perplexities is "
     "below 1 where steering makes a text likelier. Each sentence stands by itself; predictions made from the "
-    "vector's own positions are left out on both sides. The standard error is over sentences.",
+    "vector's own positions are left out on both sides; those before it (middle, a number) count too, and "
+    "stay as they are. The standard error is over sentences.",
     "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
     "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
     "steer perplexity worst --corpus reviews.csv --column text --label stars",

@@ -84,6 +84,8 @@ def sweep(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
+    from steer_cli.errors import SweepError
+    from steer_cli.report import plots
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
     from steer_cli.sweep import best as wishes
@@ -100,20 +102,23 @@ def sweep(
     )
     with Display() as display:
         question = ask(chosen, corpora, asked, display.progress, display.note)
+        if samples is not None and "counts" not in question.measures:
+            raise SweepError(f"--samples {samples}: only --measure counts draws samples; add it")
+        if plot is not None:
+            plots.check_axes(question.grid.varying, plot)
         if wish is not None:
             wishes.check_names(wish, question.names())
         records = run(question, Hardware(dtype, device, device_map), store, display.progress, display.note)
-        found = _show(question, records, wish, jsonl)
+        found, winner = _show(question, records, wish, jsonl)
     if plot is not None:
-        from steer_cli.report import plots
-
         plots.sweep(found, [wishes.values(record) for record in found], plot)
+    if wish is not None and winner is None:
+        raise SweepError(f"--best {wish.text}: no point keeps the condition; loosen it")
 
 
-def _show(question, records, wish, jsonl: bool) -> list:
+def _show(question, records, wish, jsonl: bool) -> tuple[list, int | None]:
     """Records as they come, or a table when all are there; the winner and its recipe last."""
     from steer_cli.document import as_yaml
-    from steer_cli.errors import SweepError
     from steer_cli.report import sweeps, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.sweep.best import best, values
@@ -139,6 +144,4 @@ def _show(question, records, wish, jsonl: bool) -> list:
                 screen.print(part, soft_wrap=True)
     elif recipe is not None:
         typer.echo(f"best of {wish.text!r}: {line(found[winner] | {'recipe_text': recipe})}", err=True)
-    if wish is not None and winner is None:
-        raise SweepError(f"--best {wish.text}: no point keeps the condition")
-    return found
+    return found, winner

@@ -1,6 +1,6 @@
 """Sentences as rows of tokens: BOS, what keeps a vector apart from the text, the sentence.
 
-This module does not know activations.
+Here it is decided which predictions an arm is compared on. This module does not know activations.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from steer_cli.corpus import Corpus
+from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError
-from steer_cli.plan import Alignment
+from steer_cli.plan import Alignment, Placement, place
 from steer_cli.tokens import Tokenizer, pad_id
 
 
@@ -24,6 +25,14 @@ class Line:
     ids: tuple[int, ...]
     offset: int
     number: int  # in the order of the files
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The plan of a line, and the positions whose predictions are compared."""
+
+    placements: tuple[Placement, ...]
+    kept: tuple[int, ...]
 
 
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -56,22 +65,25 @@ def lay_out(
     for corpus in corpora:
         for sentence in corpus.sentences:
             ids = (*start, *front, *tokenizer.encode(sentence.text))
-            if context is not None and len(ids) > context:
-                raise CorpusError(
-                    f"{sentence.place}: a sentence of {len(ids)} tokens is longer than the model's context "
-                    f"of {context}; split it"
-                )
+            _check_context(len(ids), sentence.place, context)
             offset = len(start) + len(front)
             lines.append(Line(corpus.name, sentence.label, sentence.text, ids, offset, len(lines)))
     return tuple(sorted(lines, key=lambda line: -len(line.ids)))
 
 
-def prompted(
-    lines: Iterable[Line], alignments: Sequence[Alignment], tokenizer: Tokenizer
-) -> tuple[Line, ...]:
+def _check_context(length: int, place: str, context: int | None) -> None:
+    if context is not None and length > context:
+        raise CorpusError(
+            f"{place}: a sentence of {length} tokens is longer than the model's context of {context}; "
+            "split it"
+        )
+
+
+def prompted(lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None) -> tuple[Line, ...]:
     """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
 
     Raises:
+        CorpusError: a sentence is longer than the model's context with that in front.
         PlanError: the recipe has more than one text to put there.
     """
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
@@ -80,7 +92,51 @@ def prompted(
             f"--baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
             "use a recipe of one pair"
         )
-    return tuple(
-        replace(line, ids=pairs[0].plus.ids + line.ids[line.offset :], offset=len(pairs[0].plus.ids))
-        for line in lines
-    )
+    front = pairs[0].plus.ids
+    fronted = tuple(replace(line, ids=front + line.ids[line.offset :], offset=len(front)) for line in lines)
+    for line in fronted:
+        _check_context(len(line.ids), f"--baseline prompt: {show(line.text[:40])}", context)
+    return fronted
+
+
+def fit(
+    lines: Sequence[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer
+) -> tuple[dict[int, Fitted], dict[int, str]]:
+    """The plan of every line that the additions fit on; for the others the reason why they do not.
+
+    Predictions before a vector (`middle`, `{at: 5}`) are compared too, although it cannot reach them: the
+    ratio is that of whole sentences.
+
+    Raises:
+        PlanError: the additions fit no line, or one of them has no prediction behind it on any line.
+    """
+    fitted, faults, fault = {}, {}, None
+    for number, line in enumerate(lines):
+        try:
+            placements = place(alignments, tokenizer, line.ids, line.text)
+        except PlanError as error:
+            fault, faults[number] = error, str(error)
+        else:
+            fitted[number] = Fitted(placements, _kept(line, placements))
+    if fault is not None and not fitted:
+        raise fault
+    _check_reach(alignments, [each for each in fitted.values() if each.kept])
+    return fitted, faults
+
+
+def _kept(line: Line, placements: Sequence[Placement]) -> tuple[int, ...]:
+    """Positions whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
+    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
+    return tuple(p for p in range(max(0, line.offset - 1), len(line.ids) - 1) if p not in covered)
+
+
+def _check_reach(alignments: Sequence[Alignment], fitted: Sequence[Fitted]) -> None:
+    """Raises PlanError where an addition reaches no prediction that is compared: its ratio is 1 by plan."""
+    for number, alignment in enumerate(alignments):
+        reached = any(each.kept[-1] >= each.placements[number].start for each in fitted)
+        if fitted and not reached and alignment.addition.coefficient != 0:
+            position = alignment.addition.position
+            where = position if isinstance(position, str) else "position"
+            raise PlanError(
+                f"{alignment.label}: {where}: nothing follows the vector in a sentence; use front or middle"
+            )

@@ -3,8 +3,9 @@
 Every sentence stands by itself behind BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of
 the perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on lots
 of sentences"). Predictions made from positions that a vector lies on are left out for both arms, because
-the stream there was overwritten; with `every` a vector lies on all of them, and none is left out. This
-module does not know files or how figures are shown.
+the stream there was overwritten; with `every` a vector lies on all of them, and none is left out. Those made
+before a vector (`middle`, `{at: 5}`) count too, with a d of 0. This module does not know files or how figures
+are shown.
 """
 
 from __future__ import annotations
@@ -16,32 +17,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steer_cli.arms import arm_of
+from steer_cli.arms import Unplaced, arm_of
 from steer_cli.corpus import Corpus
-from steer_cli.errors import CorpusError, PlanError
-from steer_cli.findings import Perplexity, SentenceChange
-from steer_cli.measure.lines import Line
+from steer_cli.errors import CorpusError
+from steer_cli.findings import Perplexity, SentenceChange, figure_name
+from steer_cli.measure.lines import Line, fit
 from steer_cli.measure.scoring import Deltas, Job, Texts, logprobs, texts_at
 from steer_cli.model import Model
-from steer_cli.plan import Alignment, Placement, place
 from steer_cli.tokens import Tokenizer
-
-
-@dataclass(frozen=True)
-class CorpusArm:
-    """What is added in one arm, before it is placed on sentences; without vectors it is the unsteered one."""
-
-    alignments: tuple[Alignment, ...]
-    vectors: tuple[Tensor, ...]
-
-    @property
-    def layer(self) -> int:
-        """The first block that it changes."""
-        return min(alignment.layer for alignment in self.alignments)
-
-    @property
-    def nothing(self) -> bool:
-        return all(alignment.addition.coefficient == 0 for alignment in self.alignments)
 
 
 @dataclass
@@ -53,19 +36,20 @@ class Sheet:
     lines: tuple[Line, ...]
     texts: Texts = field(init=False)
     unsteered: list[Tensor] = field(init=False)
+    faults: dict[int, str] = field(default_factory=dict, init=False)  # line -> why an arm does not fit on it
 
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
         jobs = [Job(text, {}) for text in range(len(self.lines))]
         self.unsteered = logprobs(self.model, self.texts, jobs)
 
-    def changes(self, arms: Sequence[CorpusArm]) -> list[list[Tensor | None]]:
-        """d of every prediction, for each arm and line: NaN where it is left out, None for a line too short.
+    def changes(self, arms: Sequence[Unplaced]) -> list[list[Tensor | None]]:
+        """d of every prediction, for each arm and line: NaN where it is left out, None for one without.
 
         An arm that adds nothing is the unsteered one, so that its d is exactly 0.
 
         Raises:
-            PlanError: the arm fits no line at all.
+            PlanError: an arm fits no line at all, or reaches no prediction.
             VectorError: log probabilities are not finite any more.
         """
         layer = min((arm.layer for arm in arms if not arm.nothing), default=None)
@@ -74,10 +58,11 @@ class Sheet:
         results: list[list[Tensor | None]] = [[None] * len(self.lines) for _ in arms]
         jobs, targets = [], []
         for number, arm in enumerate(arms):
-            placed = self._placed(arm)
+            fitted, faults = fit(self.lines, arm.alignments, self.tokenizer)
+            self.faults |= faults
             deltas: dict[tuple, Deltas] = {}
-            for text, placements in placed.items():
-                kept = _kept(self.lines[text], placements)
+            for text, each in fitted.items():
+                placements, kept = each.placements, each.kept
                 if not kept:
                     continue
                 if arm.nothing:
@@ -98,24 +83,6 @@ class Sheet:
             number, text, kept = targets[index]
             results[number][text] = _only(values - self.unsteered[text], kept)
         return results
-
-    def _placed(self, arm: CorpusArm) -> dict[int, tuple[Placement, ...]]:
-        """The plan of every line that the arm fits on."""
-        placed, fault = {}, None
-        for text, line in enumerate(self.lines):
-            try:
-                placed[text] = place(arm.alignments, self.tokenizer, line.ids, line.text)
-            except PlanError as error:
-                fault = error
-        if fault is not None and not placed:
-            raise fault
-        return placed
-
-
-def _kept(line: Line, placements: Sequence[Placement]) -> list[int]:
-    """Positions whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
-    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
-    return [p for p in range(max(0, line.offset - 1), len(line.ids) - 1) if p not in covered]
 
 
 def _only(values: Tensor, kept: Sequence[int]) -> Tensor:
@@ -171,10 +138,14 @@ def _figures(
             sums.append(float(changes[index][kept].sum()))
             plain.append(float(sheet.unsteered[index][kept].sum()))
             counts.append(int(kept.sum()))
+    missing = [index for index in own if changes[index] is None]
+    reason = next((sheet.faults[index] for index in missing if index in sheet.faults), None)
     if not counts:
-        named = corpus.name if label is None else f"{corpus.name}, {label}"
+        named = figure_name(corpus.name, label)
         raise CorpusError(
-            f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; "
+            f"corpus {named}: no sentence can be measured: {reason}"
+            if reason
+            else f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; "
             "give longer ones"
         )
     tokens = sum(counts)
@@ -190,6 +161,7 @@ def _figures(
         sentences=len(counts),
         tokens=tokens,
         left_out=len(own) - len(counts),
+        reason=reason,
     )
 
 

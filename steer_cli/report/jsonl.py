@@ -65,14 +65,14 @@ def _addition(receipt: Receipt) -> dict[str, Any]:
         "coefficient": placement.alignment.addition.coefficient,
         "position": position.model_dump() if isinstance(position, BaseModel) else position,
         "span": [placement.start, placement.end],
-        "ratio": _numbers(receipt.ratio),
-        "cosine": _numbers(receipt.cosine),
+        "ratio": finite(round(value, 6) for value in receipt.ratio),
+        "cosine": finite(round(value, 6) for value in receipt.cosine),
     }
 
 
-def _numbers(values: Iterable[float]) -> list[float | None]:
+def finite(values: Iterable[float]) -> list[float | None]:
     """JSON has no infinity: a ratio to a stream of zeros is null."""
-    return [round(value, 6) if math.isfinite(value) else None for value in values]
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def table_record(recipe: Recipe, model: str, prompt: str, rows: Iterable[TableRow]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, perplexity_fields
+from steer_cli.report.jsonl import finite
 
 
 def shift_record(shift: Shift) -> dict[str, Any]:
@@ -17,13 +18,6 @@ def shift_record(shift: Shift) -> dict[str, Any]:
     del record["pieces"]
     if shift.effect is None:
         del record["effect"], record["damage"]
-    return record | {"tokens": record.pop("tokens")}
-
-
-def perplexity_fields(figure: Perplexity) -> dict[str, Any]:
-    """The figures of one corpus and label."""
-    record = asdict(figure)
-    del record["left_out"]
     return record
 
 
@@ -39,4 +33,4 @@ def sentence_record(recipe: str, model: str, sentence: SentenceChange) -> dict[s
 
 def norms_record(norms: Norms) -> dict[str, Any]:
     """One addition at one layer of one prompt."""
-    return asdict(norms)
+    return asdict(norms) | {key: finite(getattr(norms, key)) for key in ("vector", "stream", "ratio")}

@@ -94,7 +94,8 @@ def heat_parts(sentences: Sequence[SentenceChange]) -> Iterator[Text]:
     for sentence in sentences:
         known = [change for change in sentence.changes if change is not None]
         mean = f"{sum(known) / len(known):+.2f}  " if known else "  --   "
-        line = Text(f"{visible(sentence.corpus)} ", style="dim").append(mean, style="not dim")
+        # A style of the whole line would dim the tokens too.
+        line = Text().append(f"{visible(sentence.corpus)} ", style="dim").append(mean)
         for piece, change in zip(sentence.pieces, sentence.changes, strict=True):
             line.append(visible(piece), style=_heat(change))
         yield line

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
-from steer_cli.findings import Norms, Shift
+from steer_cli.findings import Norms, Shift, figure_name
 from steer_cli.report.plain import cell
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def check_axes(varying: Sequence[str], path: Path) -> None:
+    """Raises PlotError where more axes vary than a plot has."""
+    if len(varying) > 2:
+        raise PlotError(f"--plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer")
+
+
 def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, float]], path: Path) -> None:
     """One varying axis: a line a figure. Two: a heat map a figure, or curves where the second has few values.
 
@@ -62,13 +68,12 @@ def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, flo
         PlotError: more axes vary than a plot has, or the file cannot be written.
     """
     varying = [axis for axis in AXES if len({str(record[axis]) for record in records}) > 1] or ["layer"]
+    check_axes(varying, path)
     ratios = {name for record in records for name in _corpora(record)}
     names = list(named[0])
     groups = [
         group for group in ([n for n in names if n in ratios], [n for n in names if n not in ratios]) if group
     ]
-    if len(varying) > 2:
-        raise PlotError(f"--plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer")
     if len(varying) == 1:
         _draw(path, len(groups), lambda axes: _curves(axes, groups, records, named, varying[0], ratios))
     elif min(len({str(record[axis]) for record in records}) for axis in varying) <= 3:
@@ -79,10 +84,7 @@ def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, flo
 
 
 def _corpora(record: Mapping[str, Any]) -> list[str]:
-    return [
-        each["corpus"] if each["label"] is None else f"{each['corpus']}/{each['label']}"
-        for each in record.get("perplexity", ())
-    ]
+    return [figure_name(each["corpus"], each["label"]) for each in record.get("perplexity", ())]
 
 
 def _curves(axes, groups, records, named, across: str, ratios: set[str], split: str | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from steer_cli.findings import figure_name
 from steer_cli.report.measures import DAMAGED, plain_table
 from steer_cli.report.plain import visible
 
@@ -29,7 +30,11 @@ def table(
     """
     axes = [axis for axis in AXES if axis == "layer" or len({str(record[axis]) for record in records}) > 1]
     names = list(named[0]) if named else []
-    ratios = {_name(figure) for record in records for figure in record.get("perplexity", ())}
+    ratios = {
+        figure_name(figure["corpus"], figure["label"])
+        for record in records
+        for figure in record.get("perplexity", ())
+    }
     lowest = {name: min(each[name] for each in named) for name in ratios}
     shown = plain_table(*axes, *map(visible, names), left=0)
     for number, (record, figures) in enumerate(zip(records, named, strict=True)):
@@ -39,10 +44,6 @@ def table(
     yield shown
     if legend := _legend(ratios, winner):
         yield Text(f"  {legend}", style="dim")
-
-
-def _name(figure: Mapping[str, Any]) -> str:
-    return figure["corpus"] if figure["label"] is None else f"{figure['corpus']}/{figure['label']}"
 
 
 def _legend(ratios: set[str], winner: int | None) -> str:
@@ -59,9 +60,9 @@ def _axis(value: Any) -> str:
 def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
     if not is_ratio:
         return Text(f"{value:.4f} ")
-    if value == lowest:
-        return Text(f"{value:.3f}*", style="bold green")
     damaged = value >= DAMAGED
+    if value == lowest and not damaged:
+        return Text(f"{value:.3f}*", style="bold green")
     return Text(f"{value:.3f}{'!' if damaged else ' '}", style="red" if damaged else "")
 
 

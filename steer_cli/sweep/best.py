@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_cli.errors import SweepError
+from steer_cli.findings import figure_name
 
 Record = dict[str, Any]
 
@@ -57,13 +58,12 @@ def values(record: Record) -> dict[str, float]:
     """Everything that a wish may name, for one point."""
     named: dict[str, float] = {}
     for figure in record.get("perplexity", ()):
-        label = figure["label"]
-        named[figure["corpus"] if label is None else f"{figure['corpus']}/{label}"] = figure["ratio"]
+        named[figure_name(figure["corpus"], figure["label"])] = figure["ratio"]
     for key in ("kl", "effect", "damage"):
         if figures := [each[key] for each in record.get("kl", ()) if key in each]:
             named[key] = sum(figures) / len(figures)
     for label, means in record.get("counts", {}).items():
-        named.setdefault(label, means["steered"])
+        named[label] = means["steered"]
     return named
 
 

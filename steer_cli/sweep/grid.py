@@ -16,6 +16,7 @@ from steer_cli.recipe import Addition, Recipe
 
 LARGEST = 100_000  # values of one axis; more is a slip of the pen
 TOGETHER = 16  # points of one layer that are computed in one go
+COUNTED_TOGETHER = 4  # where they generate texts, which takes minutes that a kill would lose
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,22 @@ class Grid:
     def __len__(self) -> int:
         return len(self.layers) * len(self.coefficients) * len(self.positions) * len(self.dims)
 
-    def groups(self) -> Iterator[list[Point]]:
-        """Points that share a layer, and so a recorded stream; at most TOGETHER, which bounds memory."""
+    @property
+    def varying(self) -> list[str]:
+        """Names of the axes with more than one value."""
+        axes = {
+            "layer": self.layers,
+            "coefficient": self.coefficients,
+            "position": self.positions,
+            "dims": self.dims,
+        }
+        return [name for name, values in axes.items() if len(values) > 1]
+
+    def groups(self, together: int = TOGETHER) -> Iterator[list[Point]]:
+        """Points that share a layer, and so a recorded stream; at most `together`, which bounds memory."""
         group: list[Point] = []
         for point in self:
-            if group and (point.layer != group[0].layer or len(group) == TOGETHER):
+            if group and (point.layer != group[0].layer or len(group) == together):
                 yield group
                 group = []
             group.append(point)

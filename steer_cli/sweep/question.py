@@ -15,8 +15,9 @@ from typing import Any
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
 from steer_cli.errors import SweepError
+from steer_cli.findings import figure_name
 from steer_cli.locate import Located
-from steer_cli.measure.lines import Line, lay_out, pads_in_front
+from steer_cli.measure.lines import Line, fit, lay_out, pads_in_front
 from steer_cli.measurements import check_names, wanted_ids
 from steer_cli.plan import align_additions, check_length, place
 from steer_cli.recipe import Recipe
@@ -64,11 +65,13 @@ class Question:
 
     def coordinates(self, point: Point) -> dict[str, Any]:
         """The point as its record names it: what the grid leaves open is what the recipe says."""
+        own = self.recipe.additions[self.swept[0]]
         addition = self.recipe_at(point).additions[self.swept[0]]
         position = addition.position
         return {
             "layer": point.layer,
-            "coefficient": addition.coefficient if point.coefficient is None else point.coefficient,
+            # Not that of the point's recipe, which is 0 where nothing is left of the vector.
+            "coefficient": own.coefficient if point.coefficient is None else point.coefficient,
             "position": position if isinstance(position, str) else position.model_dump(),
             "dims": addition.dims,
         }
@@ -78,25 +81,35 @@ class Question:
         names = []
         if "perplexity" in self.measures:
             for corpus in self.corpora:
-                names += [
-                    corpus.name if label is None else f"{corpus.name}/{label}" for label in corpus.labels
-                ]
+                names += [figure_name(corpus.name, label) for label in corpus.labels]
         if "kl" in self.measures:
             names += ["kl", *(("effect", "damage") if self.wanted else ())]
         return [*names, *(self.recipe.count if "counts" in self.measures else ())]
 
-    def subject(self, dtype: str) -> dict[str, Any]:
+    def check_names(self) -> None:
+        """Raises SweepError where a name means two figures, which --best could not tell apart."""
+        names = self.names()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SweepError(
+                f"{twice}: two figures have this name; rename the corpus (--corpus NAME=FILE) or the label "
+                "in `count`"
+            )
+
+    def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What a store must agree on: everything but the grid, so that a grid may grow."""
         settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_weights(self.located)}",
+            "tokenizer": f"{_tokenizer(self.located)}, BOS {self.tokenizer.bos}",
             "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
             "measure": list(self.measures),
             "method": self.method,
             "additions": list(self.swept),
             "want": list(self.wanted),
             "dtype": dtype,
+            "device": device,
         }
 
 
@@ -124,6 +137,7 @@ def ask(
         method=asked.method,
         wanted=wanted_ids(asked.want, tokenizer),
     )
+    question.check_names()
     lines = _check_points(question)
     return Question(**{**vars(question), "lines": lines})
 
@@ -163,11 +177,20 @@ def _check_points(question: Question) -> tuple[Line, ...]:
         if "perplexity" in question.measures:
             front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
             lines = lines or lay_out(question.corpora, tokenizer, front, located.context)
+            fit(lines, alignments, tokenizer)
     return lines
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tokenizer(located: Located) -> str:
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        if (located.folder / name).is_file():
+            digest.update((located.folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _weights(located: Located) -> str:

@@ -7,44 +7,26 @@ layers, and run as rows of one batch. This module does not know files or termina
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from torch import Tensor
-
-from steer_cli.arms import arm_of
+from steer_cli.arms import Unplaced, arm_of
 from steer_cli.catalogue import Note, silent
-from steer_cli.findings import Perplexity
+from steer_cli.findings import perplexity_fields
 from steer_cli.generate import generate
-from steer_cli.measure.perplexity import CorpusArm, Sheet, figures
+from steer_cli.measure.perplexity import Sheet, figures
 from steer_cli.measure.scoring import next_logits
 from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
 from steer_cli.measure.words import count_words
-from steer_cli.measurements import tell_left_out
+from steer_cli.measurements import left_out_notes
 from steer_cli.model import Model
-from steer_cli.plan import Alignment, Placement, align_additions, place
+from steer_cli.plan import align_additions, place
 from steer_cli.prefill import UNSTEERED, Arm, Job
 from steer_cli.sweep.grid import Point
 from steer_cli.sweep.question import Prompt, Question
-from steer_cli.tokens import Tokenizer
 from steer_cli.vectors import compute
-
-
-@dataclass(frozen=True)
-class Pointed:
-    """A point as it runs: the recipe's alignments with the point's values, and their vectors."""
-
-    alignments: tuple[Alignment, ...]
-    vectors: tuple[Tensor, ...]
-
-    def placed(self, tokenizer: Tokenizer, prompt: Prompt) -> tuple[Placement, ...]:
-        return place(self.alignments, tokenizer, prompt[1], prompt[0])
-
-    @property
-    def nothing(self) -> bool:
-        return all(alignment.addition.coefficient == 0 for alignment in self.alignments)
 
 
 @dataclass
@@ -56,7 +38,7 @@ class Runner:
     note: Note = silent
     _sheet: Sheet | None = field(default=None, init=False)
     _unsteered_counts: dict[str, float] | None = field(default=None, init=False)
-    _told: bool = field(default=False, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
 
     def figures(self, group: Sequence[Point]) -> list[dict[str, Any]]:
         """The measures of some points of one layer; layers in rising order cost least.
@@ -72,27 +54,27 @@ class Runner:
                 record[measure] = figure
         return records
 
-    def _pointed(self, group: Sequence[Point]) -> list[Pointed]:
+    def _pointed(self, group: Sequence[Point]) -> list[Unplaced]:
         recipes = [self.question.recipe_at(point) for point in group]
         aligned = [align_additions(recipe, self.question.tokenizer, self.model.depth) for recipe in recipes]
         # All at once: points of one layer mostly read the same streams.
         vectors = iter(compute(self.model, [alignment for each in aligned for alignment in each]))
-        return [Pointed(each, tuple(islice(vectors, len(each)))) for each in aligned]
+        return [Unplaced(each, tuple(islice(vectors, len(each)))) for each in aligned]
 
-    def _perplexity(self, group: Sequence[Pointed]) -> list[Any]:
+    def _perplexity(self, group: Sequence[Unplaced]) -> list[Any]:
         if self._sheet is None:
             self._sheet = Sheet(self.model, self.question.tokenizer, self.question.lines)
-        arms = [CorpusArm(pointed.alignments, pointed.vectors) for pointed in group]
         found = [
             figures(self._sheet, changes, self.question.corpora, self.question.method)
-            for changes in self._sheet.changes(arms)
+            for changes in self._sheet.changes(group)
         ]
-        if not self._told:
-            tell_left_out(found[0], self.note)
-            self._told = True
-        return [[_fields(figure) for figure in of_point] for of_point in found]
+        for each in (each for of_point in found for each in left_out_notes(of_point)):
+            if each not in self._told:
+                self._told.add(each)
+                self.note(each)
+        return [[perplexity_fields(figure) for figure in of_point] for of_point in found]
 
-    def _kl(self, group: Sequence[Pointed]) -> list[Any]:
+    def _kl(self, group: Sequence[Unplaced]) -> list[Any]:
         found: list[list[dict[str, Any]]] = [[] for _ in group]
         for prompt in self.question.prompts:
             arms = [self._prompt_arm(pointed, prompt).prompt for pointed in group]
@@ -110,11 +92,11 @@ class Runner:
                 figures_of.append(figure)
         return found
 
-    def _prompt_arm(self, pointed: Pointed, prompt: Prompt) -> Arm:
-        placements = pointed.placed(self.question.tokenizer, prompt)
+    def _prompt_arm(self, pointed: Unplaced, prompt: Prompt) -> Arm:
+        placements = place(pointed.alignments, self.question.tokenizer, prompt[1], prompt[0])
         return arm_of(self.model, placements, pointed.vectors, len(prompt[1]))
 
-    def _counts(self, group: Sequence[Pointed]) -> list[Any]:
+    def _counts(self, group: Sequence[Unplaced]) -> list[Any]:
         """Mean uses of the recipe's words in a completion, over all prompts and samples."""
         if self._unsteered_counts is None:
             self._unsteered_counts = self._counted([lambda _: UNSTEERED])[0]
@@ -141,7 +123,3 @@ class Runner:
                 totals[number] = {label: totals[number][label] + more for label, more in uses.items()}
         completions = len(self.question.prompts) * recipe.sampling.samples
         return [{label: uses / completions for label, uses in total.items()} for total in totals]
-
-
-def _fields(figure: Perplexity) -> dict[str, Any]:
-    return {name: value for name, value in asdict(figure).items() if name != "left_out"}

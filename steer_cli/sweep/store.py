@@ -64,7 +64,9 @@ class Store:
             content = self.path.read_bytes()
             # A line without its end is what a kill interrupted.
             whole = content[: content.rfind(b"\n") + 1]
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+            if not all(isinstance(line, dict) for line in lines):
+                raise ValueError
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
         except ValueError:
@@ -83,8 +85,8 @@ class Store:
     def _first_line(self) -> bytes:
         return json.dumps(self.subject, ensure_ascii=False).encode() + b"\n"
 
-    def _check(self, found: Any) -> None:
-        if not isinstance(found, dict) or "steer_sweep" not in found:
+    def _check(self, found: dict[str, Any]) -> None:
+        if "steer_sweep" not in found:
             raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
@@ -100,9 +102,15 @@ class Store:
 
     def _write(self, content: bytes) -> None:
         view = memoryview(content)
-        while view:
-            view = view[os.write(self._file, view) :]
-        os.fsync(self._file)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise SweepError(
+                f"--store {self.path}: {error.strerror or error}; make room and start again, which goes on "
+                "from the points that are there"
+            ) from None
 
 
 def _short(value: Any) -> str:

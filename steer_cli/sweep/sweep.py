@@ -14,6 +14,7 @@ from typing import Any
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.measurements import load_model
 from steer_cli.run import Hardware
+from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER
 from steer_cli.sweep.question import Question
 from steer_cli.sweep.store import Store
 
@@ -34,7 +35,7 @@ def sweep(
         SteerError: a point cannot be run.
     """
     keys = [json.dumps(question.coordinates(point)) for point in question.grid]
-    with Store(store, question.subject(hardware.dtype)) if store else nullcontext() as held:
+    with Store(store, _subject(question, hardware)) if store else nullcontext() as held:
         stored = {_key(record): record for record in (held.records if held else ())}
         there = sum(key in stored for key in keys)
         if there:
@@ -51,6 +52,12 @@ def sweep(
         progress("sweep", len(keys), len(keys))
 
 
+def _subject(question: Question, hardware: Hardware) -> dict[str, Any]:
+    from steer_cli.model import resolved
+
+    return question.subject(*resolved(question.located.folder, **vars(hardware)))
+
+
 def _key(record: Record) -> str:
     return json.dumps({name: record.get(name) for name in ("layer", "coefficient", "position", "dims")})
 
@@ -63,7 +70,8 @@ def _missing(
 
     runner = Runner(load_model(question.located, hardware, progress), question, note)
     head = {"recipe": question.recipe.name, "model": question.located.name}
-    for group in question.grid.groups():
+    together = COUNTED_TOGETHER if "counts" in question.measures else TOGETHER
+    for group in question.grid.groups(together):
         places = [question.coordinates(point) for point in group]
         wanted = [json.dumps(place) not in finished for place in places]
         if any(wanted):
