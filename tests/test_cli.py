@@ -27,8 +27,8 @@ from steer_cli.cli import (
     sweep,
     table,
 )
-from steer_cli.library import find, shipped
 from steer_cli.recipe import schema as recipe_schema
+from steer_cli.shipped import find, shipped
 
 PROMPT = "I hate you because"
 LONG = "I hate you because you are late and you ate my cake at the gate of the old city"

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "errors",
     # the file
-    *("document", "faults", "library", "recipe", "corpus"),
+    *("document", "faults", "shipped", "recipe", "corpus"),
     # texts and integers
     *("tokens", "plan", "table", "outcome", "findings"),
     # files of models

@@ -3,9 +3,9 @@
 import pytest
 
 from steer_cli.document import parse_override
-from steer_cli.library import shipped
 from steer_cli.recipe import load
 from steer_cli.run import plan
+from steer_cli.shipped import shipped
 
 # For each recipe: the first position that the post prints, then a row for each text: layer, coefficient, and
 # the tokens of the printed columns. ¦ stands between columns, ^ for the first token of GPT-2's documents, an

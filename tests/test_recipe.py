@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from steer_cli import recipe as format_of
 from steer_cli.document import Document, parse_override
 from steer_cli.errors import RecipeError
-from steer_cli.library import find, shipped
 from steer_cli.recipe import At, AtToken, load
+from steer_cli.shipped import find, shipped
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 FILES = sorted(RECIPES.glob("*/*.yaml"))

@@ -10,8 +10,8 @@ from steer_cli import corpus as corpora
 from steer_cli.corpus import Columns, Corpus, parse_groups
 from steer_cli.document import Override, parse_override
 from steer_cli.errors import CorpusError, PlotError, RecipeError
-from steer_cli.library import decode, read
 from steer_cli.recipe import Recipe, load
+from steer_cli.shipped import decode, read
 
 
 def recipe_from(

@@ -27,7 +27,7 @@ class Debug:
 
 
 def recipe_names(incomplete: str) -> Iterator[str]:
-    from steer_cli.library import shipped
+    from steer_cli.shipped import shipped
 
     names = shipped()
     for name in dict.fromkeys([*(full.split("/")[1] for full in names), *names]):

@@ -30,9 +30,9 @@ def recipes(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
-    from steer_cli.library import decode, find, read, shipped
     from steer_cli.recipe import load
     from steer_cli.report import jsonl, terminal
+    from steer_cli.shipped import decode, find, read, shipped
 
     if name is not None:
         if name == "-":
