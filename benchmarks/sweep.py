@@ -21,9 +21,8 @@ import torch
 
 from steer_cli.corpus import Corpus, read
 from steer_cli.document import Document
-from steer_cli.measurements import load_model
 from steer_cli.recipe import validate
-from steer_cli.run import Hardware
+from steer_cli.run import Hardware, load_model
 from steer_cli.sweep.question import Asked, Question, ask
 from steer_cli.sweep.runner import Runner
 

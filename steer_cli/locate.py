@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from steer_cli import catalogue
 from steer_cli.document import show
@@ -43,13 +45,17 @@ class Located:
         """Longest row that the model was made for, in tokens; None where it is not said."""
         return self._number("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
-    def _number(self, *keys: str) -> int | None:
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        # Kept, as every prompt is held against the context.
         try:
             config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        config = config.get("text_config", config) if isinstance(config, dict) else {}
-        number = next((config[key] for key in keys if key in config), None)
+            return {}
+        return config.get("text_config", config) if isinstance(config, dict) else {}
+
+    def _number(self, *keys: str) -> int | None:
+        number = next((self._config[key] for key in keys if key in self._config), None)
         return number if isinstance(number, int) else None
 
 

@@ -15,30 +15,19 @@ from steer_cli.corpus import Corpus
 from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError, TokenError
 from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, figure_name
-from steer_cli.locate import Located
 from steer_cli.plan import align_additions
 from steer_cli.recipe import Recipe
-from steer_cli.run import Hardware, Planned, find, plan
+from steer_cli.run import Hardware, Planned, find, load_model, plan
 from steer_cli.tokens import Tokenizer
 
 if TYPE_CHECKING:
-    from steer_cli.model import Model
+    pass
 
 
 def _planned(recipe: Recipe, progress: Progress, note: Note) -> Planned:
     """A plan for passes over the prompts, which generate no token."""
     nothing_new = recipe.sampling.model_copy(update={"max_new_tokens": 0})
     return plan(recipe.model_copy(update={"sampling": nothing_new}), True, progress, note)
-
-
-def load_model(located: Located, hardware: Hardware, progress: Progress) -> Model:
-    """Load the weights, which takes seconds."""
-    from steer_cli.model import load
-
-    progress("load", 0, None)
-    model = load(located.folder, located.name, **vars(hardware))
-    progress("load", 1, 1)
-    return model
 
 
 def wanted_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:

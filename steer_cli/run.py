@@ -107,6 +107,16 @@ def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
     return catalogue.pull(name, _convert_gguf, progress, note)
 
 
+def load_model(located: Located, hardware: Hardware, progress: Progress) -> Model:
+    """Load the weights, which takes seconds."""
+    from steer_cli.model import load
+
+    progress("load", 0, None)
+    model = load(located.folder, located.name, **vars(hardware))
+    progress("load", 1, 1)
+    return model
+
+
 def generate(
     recipe: Recipe,
     hardware: Hardware,
@@ -128,12 +138,9 @@ def generate(
     """
     planned = plan(recipe, weights=True, progress=progress, note=note)
     fronted = _fronted(planned) if control == "prompt" else ()
-    from steer_cli.model import load
     from steer_cli.vectors import compute
 
-    progress("load", 0, None)
-    model = load(planned.located.folder, planned.located.name, **vars(hardware))
-    progress("load", 1, 1)
+    model = load_model(planned.located, hardware, progress)
     alignments = [placement.alignment for placement in planned.prompts[0].placements]
     vectors = [compute(model, alignments)]
     if control not in (None, "prompt"):

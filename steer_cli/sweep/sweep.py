@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_cli.catalogue import Note, Progress, silent
-from steer_cli.measurements import load_model
-from steer_cli.run import Hardware
+from steer_cli.run import Hardware, load_model
 from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER
 from steer_cli.sweep.question import Question
 from steer_cli.sweep.store import Store
