@@ -707,8 +707,10 @@ def test_examples_name_commands_options_and_recipes_that_there_are(command):
 
 def test_help_of_the_whole_names_every_command():
     text = steer("--help").stdout
-    for command in typer.main.get_command(app).commands:
-        assert re.search(rf"^\W+{command} ", text, re.MULTILINE)
+    for name, command in typer.main.get_command(app).commands.items():
+        # What it does stands there whole, not cut off.
+        does = command.help.split("\n\n")[0]
+        assert re.search(rf"^ +{name} +{re.escape(does)}$", text, re.MULTILINE)
     # Without a command the same help, as wrong usage.
     assert "Usage: steer" in steer(code=2).stdout
 

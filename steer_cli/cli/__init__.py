@@ -59,6 +59,17 @@ def _foreseen() -> Iterator[None]:
 class _Group(TyperGroup):
     """Help and commands, both with foreseen errors."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # The plain one: rich would take longer to import than all else, where an answer should be at once.
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            # What Typer does itself, but its own way prints only what rich has drawn.
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
     def make_context(self, *args: Any, **options: Any) -> Any:
         with _foreseen():
             return super().make_context(*args, **options)
@@ -78,12 +89,11 @@ def _discard_output() -> None:
 app = typer.Typer(
     name="steer",
     cls=_Group,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Steer a language model by adding activation vectors made of prompts.\n\n"
-    "Start with: [bold]steer generate love-hate[/]",
+    "Start with: steer generate love-hate",
 )
 for module, function in (
     (generate, generate.generate),

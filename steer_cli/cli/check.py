@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Validate recipes: one line for each fault, with its file and line.",
+    "Validate recipes: one line a fault, with its file and line.",
     "steer check my-recipe.yaml",
     "steer check recipes/*/*.yaml && git commit -a",
 )

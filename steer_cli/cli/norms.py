@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Measure |vector| / |stream| by layer and position, at coefficient 1.\n\nFor each addition of the recipe:"
+    "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
     " the vector as it would be read and added at every layer, against the prompt's stream there, in one "
     "pass.",
     "steer norms love-hate",

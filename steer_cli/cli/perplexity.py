@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Measure how likely the sentences of a corpus become under steering.\n\nThe ratio of the perplexities is "
+    "Measure how likely sentences become under steering.\n\nThe ratio of the perplexities is "
     "below 1 where steering makes a text likelier. Each sentence stands by itself; predictions made from the "
     "vector's own positions are left out on both sides; those before it (middle, a number) count too, and "
     "stay as they are. The standard error is over sentences.",

@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "List the recipes that ship with the tool; give a name to print one.",
+    "List the recipes that ship with the tool, or print one.",
     "steer recipes",
     "steer recipes love-hate > mine.yaml",
     "steer recipes --json | jq -r .name",

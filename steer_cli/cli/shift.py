@@ -9,8 +9,8 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Compare the next-token distributions after the prompt, steered against unsteered.\n\nFor the likeliest "
-    "tokens of both: probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered || "
+    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of both behind "
+    "the prompt: probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered || "
     "unsteered), in nats. With wanted words: effect is ln of their steered over their unsteered mass, damage "
     "is the KL among all other tokens.",
     "steer shift wedding-shift",

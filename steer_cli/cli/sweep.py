@@ -10,7 +10,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Measure a recipe over a grid of layers, coefficients, positions and dims.\n\nAxes are lists (6,16) or "
+    "Measure a recipe over layers, coefficients, positions, dims.\n\nAxes are lists (6,16) or "
     "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
