@@ -14,7 +14,6 @@ from steer_cli.errors import VectorError
 from steer_cli.model import Model
 from steer_cli.prefill import Started, stacked
 from steer_cli.recipe import Sampling
-from steer_cli.residual import inject
 from steer_cli.sampling import draw, exact, token_counts, uniforms
 from steer_cli.slots import Slots
 from steer_cli.step import decode_step
@@ -75,7 +74,7 @@ class Batch:
         self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
-        self._deltas = {layer: torch.zeros(rows, 1, model.width, device=model.device) for layer in layers}
+        self._deltas = {layer: torch.zeros(rows, model.width, device=model.device) for layer in layers}
         self._decode = decode_step(model, self._slots, sampling.max_new_tokens)
 
     @property
@@ -109,9 +108,8 @@ class Batch:
             self._counts[rows] = token_counts(ids, self._counts.shape[1])
         for delta in self._deltas.values():
             delta[rows] = 0  # a job of other arms may have had these slots
-        one_row = [{layer: delta[None] for layer, delta in arm.decode.items()} for arm in job.arms]
-        for layer, delta in stacked(one_row, (1, self._model.width), self._model).items():
-            self._deltas[layer][rows] = delta.repeat(samples, 1, 1)
+        for layer, delta in stacked([arm.decode for arm in job.arms], (self._model.width,), self._model).items():
+            self._deltas[layer][rows] = delta.repeat(samples, 1)
 
     def step(self) -> int:
         """Draw one token in every running row and run the rows that go on; returns how many ended."""
@@ -165,10 +163,8 @@ class Batch:
                 1, token[:, None], torch.ones_like(token[:, None], dtype=torch.float32)
             )
         self._slots.begin_step(used, max(self._lengths))
-        # Only the position `every` acts on new tokens; without it there is no hook and no cost. The hooks
-        # do not outlive the step, since whoever takes the results may run the model too.
+        # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
         deltas = {layer: delta[: self._slots.used] for layer, delta in self._deltas.items()}
-        with inject(self._model, deltas):
-            self._logits[:used] = self._decode(token)[:used]
+        self._logits[:used] = self._decode(token, deltas)[:used]
         self._slots.end_step()
         self._lengths = [length + 1 for length in self._lengths]

@@ -6,9 +6,10 @@ the work. Here it is done once. This module does not know steering or decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +21,41 @@ FEWEST_ROWS = 8
 FEWEST_STEPS = 30
 
 
-class PackedLinears:
-    """Packed copies of a model's linear layers; they take as much memory again as the weights."""
+Product = Callable[[Tensor], Tensor]  # what a linear layer does
 
-    def __init__(self, model: Model, rows: int):
-        self._forwards = {
+# The latest packing of each network: a sweep asks for the same again and again.
+_LATEST: WeakKeyDictionary[nn.Module, tuple[int, dict[nn.Linear, Product]]] = WeakKeyDictionary()
+
+
+def packed(model: Model, rows: int) -> dict[nn.Linear, Product]:
+    """Products of a model's linear layers by packed copies of their weights, for batches of `rows`.
+
+    With other rows they multiply by the weights as they are. The copies take as much memory again as the
+    weights, and stay until another number of rows is asked for or the model goes.
+    """
+    known, products = _LATEST.get(model.network, (0, {}))
+    if known != rows:
+        _LATEST.pop(model.network, None)
+        products = {
             module: partial(_multiply, _pack(module.weight, rows), module.weight, module.bias, rows)
             for module in model.network.modules()
             # One that is spread over devices has a forward of its own already.
             if type(module) is nn.Linear and "forward" not in vars(module)
         }
+        _LATEST[model.network] = rows, products
+    return products
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Within the `with`, the layers multiply by the packed weights; with other rows, as they are."""
-        for module, forward in self._forwards.items():
-            module.forward = forward
-        try:
-            yield
-        finally:
-            for module in self._forwards:
-                del module.forward
+
+@contextmanager
+def used(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
+    """Within the `with`, the layers multiply by these products."""
+    for module, product in products.items():
+        module.forward = product
+    try:
+        yield
+    finally:
+        for module in products:
+            del module.forward
 
 
 def worth_packing(model: Model, rows: int, steps: int) -> bool:

@@ -90,14 +90,22 @@ class Slots:
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """Append one position to each row of a block; transformers' name for it, called by the model."""
+        """`append` under transformers' name, called by the model: [rows, heads, 1, width of a head]."""
+        return self.append(layer_idx, keys[:, :, 0], values[:, :, 0])
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one position to each row of a block: [rows, heads, width of a head].
+
+        Returns:
+            All keys and values of the rows in use, [rows, heads, positions, width of a head].
+        """
         used, longest = self.used, self._longest
         seen = []
         for buffers, new in zip(self._buffers, (keys, values), strict=True):
-            buffer = buffers[layer_idx]
+            buffer = buffers[layer]
             # A model spread over devices keeps each block's cache beside the block.
             index, ends = self._index[:used].to(buffer.device), self.lengths[:used].to(buffer.device)
-            buffer[index, :, ends] = new[:, :, 0]
+            buffer[index, :, ends] = new
             seen.append(buffer[:used, :, :longest])
         return seen[0], seen[1]
 

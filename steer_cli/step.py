@@ -5,58 +5,75 @@ On a GPU the step is recorded once as a CUDA graph and replayed. This module doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from steer_cli.lean import LeanStep, can_be_lean
 from steer_cli.model import Model
-from steer_cli.packed import PackedLinears, worth_packing
+from steer_cli.packed import Product, packed, used, worth_packing
+from steer_cli.residual import inject
 from steer_cli.slots import Slots
 
-Step = Callable[[Tensor], Tensor]  # tokens [rows] -> logits [rows, vocabulary], float32
+Deltas = Mapping[int, Tensor]  # layer -> what is added there, [rows, width]
+Step = Callable[[Tensor, Deltas], Tensor]  # tokens [rows], what is added -> logits [rows, vocabulary], float32
 
 
 def decode_step(model: Model, slots: Slots, steps: int) -> Step:
     """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits."""
     if slots.fixed and model.device.type == "cuda":
         return _Graph(model, slots)
-    return _Plain(model, slots, steps)
+    return _OnCPU(model, slots, steps)
 
 
-class _Plain:
-    """The step as a pass of the model, with its weights packed for the rows of the first one."""
+class _OnCPU:
+    """The step pass by pass, with weights packed for the rows of the first one where that pays."""
 
     def __init__(self, model: Model, slots: Slots, steps: int):
         self._model, self._slots, self._steps = model, slots, steps
-        self._packed: PackedLinears | None = None
-        self._begun = False
+        self._products: dict[nn.Linear, Product] | None = None
+        self._lean: LeanStep | None = None
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        if not self._begun and worth_packing(self._model, self._slots.used, self._steps):
-            self._packed = PackedLinears(self._model, self._slots.used)
-        self._begun = True
-        with self._packed.used() if self._packed else nullcontext():
-            return _forward(self._model, self._slots, tokens)
+    def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
+        if self._products is None:
+            self._begin()
+        tokens = _padded(tokens, self._slots.used)
+        if self._lean is not None:
+            return self._lean(tokens, deltas)
+        with used(self._products):
+            return _forward(self._model, self._slots, tokens, deltas)
+
+    def _begin(self) -> None:
+        rows = self._slots.used
+        self._products = packed(self._model, rows) if worth_packing(self._model, rows, self._steps) else {}
+        if can_be_lean(self._model):
+            self._lean = LeanStep(self._model, self._slots, self._products)
 
 
-def _forward(model: Model, slots: Slots, tokens: Tensor) -> Tensor:
-    used = slots.used
-    if len(tokens) < used:
-        tokens = torch.cat([tokens, tokens.new_zeros(used - len(tokens))])
-    logits = model.network(
-        input_ids=tokens[:, None],
-        position_ids=slots.lengths[:used, None],
-        attention_mask=slots.mask(model.dtype),
-        past_key_values=slots,
-        use_cache=True,
-    ).logits
+def _padded(tokens: Tensor, rows: int) -> Tensor:
+    """The tokens, and any others for slots that are run although they are free."""
+    return torch.cat([tokens, tokens.new_zeros(rows - len(tokens))]) if len(tokens) < rows else tokens
+
+
+def _forward(model: Model, slots: Slots, tokens: Tensor, deltas: Deltas) -> Tensor:
+    # The hooks do not outlive the pass, since others may run the model between two steps.
+    with inject(model, {layer: delta[:, None] for layer, delta in deltas.items()}):
+        logits = model.network(
+            input_ids=tokens[:, None],
+            position_ids=slots.lengths[: slots.used, None],
+            attention_mask=slots.mask(model.dtype),
+            past_key_values=slots,
+            use_cache=True,
+        ).logits
     return logits[:, -1].float()
 
 
 class _Graph:
-    """The step over all slots as a CUDA graph: replayed without work for Python, on the same memory."""
+    """The step over all slots as a CUDA graph: replayed without work for Python, on the same memory.
+
+    So what is added has to be in the same tensors each time.
+    """
 
     def __init__(self, model: Model, slots: Slots):
         self._model, self._slots = model, slots
@@ -65,32 +82,32 @@ class _Graph:
         self._logits: Tensor | None = None
         self._refused = False
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
         if self._refused:
-            return _forward(self._model, self._slots, tokens)
+            return _forward(self._model, self._slots, _padded(tokens, self._slots.used), deltas)
         self._tokens[: len(tokens)] = tokens
         # Streams and graphs belong to the current device, which need not be the model's.
         with torch.cuda.device(self._model.device):
             if self._graph is None:
                 try:
-                    self._record()
+                    self._record(deltas)
                 except RuntimeError:
                     # Some models wait for the device within a pass, which no graph can hold.
                     self._refused = True
-                    return _forward(self._model, self._slots, tokens)
+                    return _forward(self._model, self._slots, _padded(tokens, self._slots.used), deltas)
             self._graph.replay()
         return self._logits
 
-    def _record(self) -> None:
+    def _record(self, deltas: Deltas) -> None:
         # The first passes on a side stream make what libraries allocate lazily; they write the same values
         # to the same positions as the replay will.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                _forward(self._model, self._slots, self._tokens)
+                _forward(self._model, self._slots, self._tokens, deltas)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._logits = _forward(self._model, self._slots, self._tokens)
+            self._logits = _forward(self._model, self._slots, self._tokens, deltas)
         self._graph = graph

@@ -13,7 +13,7 @@ from steer_cli import generate as batch
 from steer_cli import run
 from steer_cli.arms import arm_of
 from steer_cli.model import Model, load
-from steer_cli.packed import PackedLinears, worth_packing
+from steer_cli.packed import packed, used, worth_packing
 from steer_cli.plan import align_additions, place
 from steer_cli.prefill import UNSTEERED, Job
 from steer_cli.recipe import Sampling
@@ -171,7 +171,7 @@ def test_packed_layers_multiply_as_the_plain_ones():
     stream = torch.randn(16, 1, 48)
     with torch.no_grad():
         plain = network(stream), network(stream[:5])
-        with PackedLinears(model, 16).used():
-            packed = network(stream), network(stream[:5])
-    for one, other in zip(plain, packed, strict=True):
+        with used(packed(model, 16)):
+            quick = network(stream), network(stream[:5])
+    for one, other in zip(plain, quick, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

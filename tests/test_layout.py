@@ -25,6 +25,7 @@ ORDER = [
         "vectors",
         "slots",
         "packed",
+        "lean",
         "step",
         "prefill",
         "arms",
