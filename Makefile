@@ -19,6 +19,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/many.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -108,7 +108,9 @@ class Batch:
             self._counts[rows] = token_counts(ids, self._counts.shape[1])
         for delta in self._deltas.values():
             delta[rows] = 0  # a job of other arms may have had these slots
-        for layer, delta in stacked([arm.decode for arm in job.arms], (self._model.width,), self._model).items():
+        for layer, delta in stacked(
+            [arm.decode for arm in job.arms], (self._model.width,), self._model
+        ).items():
             self._deltas[layer][rows] = delta.repeat(samples, 1)
 
     def step(self) -> int:
@@ -164,7 +166,6 @@ class Batch:
             )
         self._slots.begin_step(used, max(self._lengths))
         # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
-        deltas = {layer: delta[: self._slots.used] for layer, delta in self._deltas.items()}
-        self._logits[:used] = self._decode(token, deltas)[:used]
+        self._logits[:used] = self._decode(token, self._deltas)[:used]
         self._slots.end_step()
         self._lengths = [length + 1 for length in self._lengths]

@@ -1,7 +1,7 @@
 """A decoding step of the Llama family, written out: the same arithmetic as the network's own, in fewer calls.
 
-For a batch of a few rows on a CPU, a fifth of a step of transformers is Python between the products. This module
-does not know what is added to the stream, or why.
+For a batch of a few rows on a CPU, a fifth of a step of transformers is Python between the products. This
+module does not know what is added to the stream, or why.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Product = Callable[[Tensor], Tensor]  # [rows, inputs] -> [rows, outputs]
 
 
 def can_be_lean(model: Model) -> bool:
-    """Whether `LeanStep` knows this network; in other precisions than float32 its norms would round otherwise."""
+    """Whether `LeanStep` knows this network; at other precisions than float32 norms would round otherwise."""
     config = model.network.config
     return (
         type(model.network).__name__ in FAMILY
@@ -45,7 +45,7 @@ class LeanStep:
         self._slots = slots
         self._embedding = model.network.get_input_embeddings().weight
         self._rotary = decoder.rotary_emb
-        self._epsilon = config.rms_norm_eps
+        self._epsilon = torch.tensor([config.rms_norm_eps])
         self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
         self._width = decoder.layers[0].self_attn.head_dim  # of a head
         self._norm = decoder.norm.weight
@@ -92,10 +92,13 @@ class LeanStep:
         return self._head(self._normed(stream, self._norm))
 
     def _normed(self, stream: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(stream, weight.shape, weight, self._epsilon)
+        # The mean square by way of the length: fewer calls than torch's own rms_norm makes on a CPU.
+        length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
+        scale = torch.addcmul(self._epsilon, length, length, value=1 / stream.shape[-1]).rsqrt_()
+        return (stream * scale).mul_(weight)
 
     def _rotation(self, stream: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for each row's new position, [rows, 1, width]; the sine with the sign of its half."""
+        """Cosine and sine for each row's new position, [rows, 1, width], half the sines negative."""
         cosine, sine = self._rotary(stream, self._slots.lengths[: len(stream), None])
         first, second = sine.chunk(2, -1)
         return cosine, torch.cat([-first, second], -1)

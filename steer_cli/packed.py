@@ -19,6 +19,8 @@ from steer_cli.model import Model
 # Below, the plain product is as fast; it takes about this many steps to make up for the packing.
 FEWEST_ROWS = 8
 FEWEST_STEPS = 30
+# Bytes of weights that may be held twice; a model beyond is large against a laptop's memory.
+MOST_BYTES = 1_000_000_000
 
 
 Product = Callable[[Tensor], Tensor]  # what a linear layer does
@@ -59,12 +61,13 @@ def used(products: Mapping[nn.Linear, Product]) -> Iterator[None]:
 
 
 def worth_packing(model: Model, rows: int, steps: int) -> bool:
-    """Whether packing pays for a batch of `rows` over `steps` steps, and this machine can do it."""
+    """Whether packing pays for a batch of `rows` over `steps` steps, has the memory, and can be done here."""
     return (
         rows >= FEWEST_ROWS
         and steps >= FEWEST_STEPS
         and model.device.type == "cpu"
         and model.dtype == torch.float32
+        and sum(parameter.nbytes for parameter in model.network.parameters()) <= MOST_BYTES
         and torch.backends.mkl.is_available()
         and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight")
     )

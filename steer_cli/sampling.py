@@ -16,7 +16,7 @@ from torch import Tensor
 from steer_cli.recipe import Sampling
 
 # Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
-LOOKS = (128, 2048)
+LOOKS = (16, 128, 2048)
 TINY = 1e-30
 
 

@@ -75,6 +75,10 @@ class Slots:
         self.used, self._filled = self.rows if self.fixed else used, used
         self._longest = self.capacity if self.fixed else longest + 1
 
+    def run_at_least(self, rows: int) -> None:
+        """Let this step run free slots too; what comes of them means nothing."""
+        self.used = max(self.used, min(rows, self.rows))
+
     def mask(self, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """What each row may attend to in this step: additive, [rows, 1, 1, positions]."""
         ends = self.lengths[: self.used, None]

@@ -16,47 +16,58 @@ from steer_cli.packed import Product, packed, used, worth_packing
 from steer_cli.residual import inject
 from steer_cli.slots import Slots
 
-Deltas = Mapping[int, Tensor]  # layer -> what is added there, [rows, width]
-Step = Callable[[Tensor, Deltas], Tensor]  # tokens [rows], what is added -> logits [rows, vocabulary], float32
+Deltas = Mapping[int, Tensor]  # layer -> what is added there, [slots, width]
+# Tokens [rows], what is added in each slot -> logits [rows, vocabulary], float32, perhaps of more rows.
+Step = Callable[[Tensor, Deltas], Tensor]
+
+# Packed weights are for one number of rows; while this share of them runs, free slots run beside them.
+ENOUGH = 2 / 3
 
 
 def decode_step(model: Model, slots: Slots, steps: int) -> Step:
     """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits."""
     if slots.fixed and model.device.type == "cuda":
         return _Graph(model, slots)
-    return _OnCPU(model, slots, steps)
+    return _Eager(model, slots, steps)
 
 
-class _OnCPU:
+class _Eager:
     """The step pass by pass, with weights packed for the rows of the first one where that pays."""
 
     def __init__(self, model: Model, slots: Slots, steps: int):
         self._model, self._slots, self._steps = model, slots, steps
         self._products: dict[nn.Linear, Product] | None = None
+        self._packed_for = 0
         self._lean: LeanStep | None = None
 
     def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
         if self._products is None:
             self._begin()
-        tokens = _padded(tokens, self._slots.used)
+        if self._slots.used >= ENOUGH * self._packed_for:
+            self._slots.run_at_least(self._packed_for)
         if self._lean is not None:
-            return self._lean(tokens, deltas)
+            return self._lean(*_fitted(self._slots.used, tokens, deltas))
         with used(self._products):
             return _forward(self._model, self._slots, tokens, deltas)
 
     def _begin(self) -> None:
         rows = self._slots.used
-        self._products = packed(self._model, rows) if worth_packing(self._model, rows, self._steps) else {}
+        self._products = {}
+        if worth_packing(self._model, rows, self._steps):
+            self._products, self._packed_for = packed(self._model, rows), rows
         if can_be_lean(self._model):
             self._lean = LeanStep(self._model, self._slots, self._products)
 
 
-def _padded(tokens: Tensor, rows: int) -> Tensor:
-    """The tokens, and any others for slots that are run although they are free."""
-    return torch.cat([tokens, tokens.new_zeros(rows - len(tokens))]) if len(tokens) < rows else tokens
+def _fitted(rows: int, tokens: Tensor, deltas: Deltas) -> tuple[Tensor, Deltas]:
+    """What is needed for the slots that run: any tokens for those that are free."""
+    if len(tokens) < rows:
+        tokens = torch.cat([tokens, tokens.new_zeros(rows - len(tokens))])
+    return tokens, {layer: delta[:rows] for layer, delta in deltas.items()}
 
 
 def _forward(model: Model, slots: Slots, tokens: Tensor, deltas: Deltas) -> Tensor:
+    tokens, deltas = _fitted(slots.used, tokens, deltas)
     # The hooks do not outlive the pass, since others may run the model between two steps.
     with inject(model, {layer: delta[:, None] for layer, delta in deltas.items()}):
         logits = model.network(
@@ -84,7 +95,7 @@ class _Graph:
 
     def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
         if self._refused:
-            return _forward(self._model, self._slots, _padded(tokens, self._slots.used), deltas)
+            return _forward(self._model, self._slots, tokens, deltas)
         self._tokens[: len(tokens)] = tokens
         # Streams and graphs belong to the current device, which need not be the model's.
         with torch.cuda.device(self._model.device):
@@ -94,7 +105,7 @@ class _Graph:
                 except RuntimeError:
                     # Some models wait for the device within a pass, which no graph can hold.
                     self._refused = True
-                    return _forward(self._model, self._slots, _padded(tokens, self._slots.used), deltas)
+                    return _forward(self._model, self._slots, tokens, deltas)
             self._graph.replay()
         return self._logits
 

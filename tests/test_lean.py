@@ -124,7 +124,9 @@ def test_a_later_step_sees_what_an_earlier_one_wrote():
 def test_networks_with_other_blocks_are_not_of_the_family(tiny_folder):
     from steer_cli.model import load
 
-    lean = {arch: can_be_lean(load(tiny_folder(arch), arch, device="cpu")) for arch in ("llama", "gemma3", "gpt2")}
+    lean = {
+        arch: can_be_lean(load(tiny_folder(arch), arch, device="cpu")) for arch in ("llama", "gemma3", "gpt2")
+    }
     assert lean == {"llama": True, "gemma3": False, "gpt2": False}
     half = load(tiny_folder("llama"), "llama", dtype="bfloat16", device="cpu")
     assert not can_be_lean(half)

@@ -17,12 +17,11 @@ STARTED = time.perf_counter()
 # (job, samples, new tokens, greedy) -> [unsteered rows, steered rows], each row a list of new token ids
 Work = Callable[[dict, int, int, bool], list[list[list[int]]]]
 
-WARM_TOKENS = 4
 GREEDY_TOKENS = 8
 
 
 def serve(load: Callable[[dict], Work], packages: tuple[str, ...]) -> None:
-    """Load once, then do the work for each number of samples: a warm-up of few tokens, then the timed run."""
+    """Load once, then do the work for each number of samples: once to warm up, then the timed run."""
     job = json.load(sys.stdin)
     # Libraries print; standard output is for the result.
     with redirect_stdout(sys.stderr):
@@ -37,7 +36,7 @@ def serve(load: Callable[[dict], Work], packages: tuple[str, ...]) -> None:
 
 
 def run(work: Work, job: dict, samples: int) -> dict:
-    work(job, samples, min(WARM_TOKENS, job["new_tokens"]), False)
+    work(job, samples, job["new_tokens"], False)
     forget_peak()
     begin = time.perf_counter()
     arms = work(job, samples, job["new_tokens"], False)

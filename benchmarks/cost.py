@@ -1,0 +1,100 @@
+"""What steering costs: steered against unsteered rows, for 1 and for 56 additions. See README.md.
+
+The same rows decode each time, two arms of `--samples`; only what is added to the second arm differs. Vectors
+are made anew for every run, and their time stands in a column of its own.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from environments import BENCHMARKS, machine, pulled
+
+from steer_cli.arms import arm_of
+from steer_cli.document import Document
+from steer_cli.generate import generate
+from steer_cli.model import load
+from steer_cli.plan import align_additions, place
+from steer_cli.prefill import UNSTEERED, Job
+from steer_cli.recipe import Sampling, validate
+from steer_cli.tokens import open_tokenizer
+from steer_cli.vectors import compute
+
+PROMPT = "I hate you because"
+WORDS = sorted({*(BENCHMARKS / "corpora" / "shipping.txt").read_text(encoding="utf-8").split()})[:56]
+
+
+def additions(count: int, **keys: object) -> list[dict]:
+    """`count` pairs of words at four layers."""
+    return [
+        {"plus": plus, "minus": minus, "layer": 4 + 2 * (number % 4), "coefficient": 0.2} | keys
+        for number, (plus, minus) in enumerate(zip(WORDS, WORDS[1:] + WORDS[:1], strict=True))
+    ][:count]
+
+
+KINDS = {
+    "unsteered": [],
+    "1 addition": additions(1),
+    "56 additions": additions(56),
+    "1 addition, every position": additions(1, position="every"),
+    "56 additions, every position": additions(56, position="every", coefficient=0.02),
+}
+
+
+def once(
+    model, tokenizer, ids: tuple[int, ...], kind: str, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Seconds to make the vectors, and to prefill and decode."""
+    begun = time.perf_counter()
+    arm = UNSTEERED
+    if KINDS[kind]:
+        recipe = validate(Document("cost", {"prompt": PROMPT, "additions": KINDS[kind]}))
+        alignments = align_additions(recipe, tokenizer, model.depth)
+        vectors = compute(model, alignments)
+        arm = arm_of(model, place(alignments, tokenizer, ids, PROMPT), vectors, len(ids))
+    made = time.perf_counter()
+    sampling = Sampling(
+        samples=options.samples, max_new_tokens=options.tokens, top_p=0.3, frequency_penalty=1.0
+    )
+    [done] = generate(model, [Job(ids, (UNSTEERED, arm))], sampling, (), len(ids))
+    assert all(len(row.ids) == options.tokens for rows in done.rows for row in rows)
+    return made - begun, time.perf_counter() - made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "cost.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    folder = pulled()
+    model, tokenizer = load(folder, folder.name, device="cpu"), open_tokenizer(folder)
+    ids = tokenizer.prompt(PROMPT)
+    taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for number in range(options.rounds + 1):
+        # In turn and back again, so that a machine that slows down slows all of them alike.
+        for kind in KINDS if number % 2 else reversed(KINDS):
+            seconds = once(model, tokenizer, ids, kind, options)
+            if number:
+                taken[kind].append(seconds)
+    print(f"{'':32}{'vectors s':>10}{'rows s':>9}{'ratio of rows':>15}{'of all':>8}")
+    entries = []
+    floor = median(rows for _, rows in taken["unsteered"])
+    for kind, seconds in taken.items():
+        vectors, rows = (median(column) for column in zip(*seconds, strict=True))
+        entry = {"kind": kind, "vectors_seconds": vectors, "rows_seconds": rows}
+        entries.append(entry | {"ratio": rows / floor, "ratio_of_all": (vectors + rows) / floor})
+        print(f"{kind:32}{vectors:10.3f}{rows:9.3f}{rows / floor:15.3f}{(vectors + rows) / floor:8.3f}")
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps({"machine": machine(), "entries": entries}, indent=1) + "\n")
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
