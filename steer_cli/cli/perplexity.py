@@ -59,6 +59,7 @@ def perplexity(
             Hardware(dtype, device, device_map),
             method,
             baseline is not None,
+            sentences,
             display.progress,
             display.note,
         )

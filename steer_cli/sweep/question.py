@@ -17,7 +17,7 @@ from steer_cli.corpus import Corpus
 from steer_cli.errors import SweepError
 from steer_cli.findings import figure_name
 from steer_cli.locate import Located
-from steer_cli.measure.lines import Line, fit, lay_out, pads_in_front
+from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
 from steer_cli.measurements import check_names, wanted_ids
 from steer_cli.plan import align_additions, check_length, place
 from steer_cli.recipe import Recipe
@@ -177,7 +177,7 @@ def _check_points(question: Question) -> tuple[Line, ...]:
         if "perplexity" in question.measures:
             front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
             lines = lines or lay_out(question.corpora, tokenizer, front, located.context)
-            fit(lines, alignments, tokenizer)
+            check_fit(lines, alignments, tokenizer)
     return lines
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from steer_cli.arms import Unplaced, arm_of
+from steer_cli.arms import NOTHING, Placed, Unplaced, arm_of
 from steer_cli.catalogue import Note, silent
 from steer_cli.findings import perplexity_fields
 from steer_cli.generate import generate
@@ -22,7 +22,7 @@ from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
 from steer_cli.measure.words import count_words
 from steer_cli.measurements import left_out_notes
 from steer_cli.model import Model
-from steer_cli.plan import align_additions, place
+from steer_cli.plan import Placement, align_additions, place
 from steer_cli.prefill import UNSTEERED, Arm, Job
 from steer_cli.sweep.grid import Point
 from steer_cli.sweep.question import Prompt, Question
@@ -65,8 +65,8 @@ class Runner:
         if self._sheet is None:
             self._sheet = Sheet(self.model, self.question.tokenizer, self.question.lines)
         found = [
-            figures(self._sheet, changes, self.question.corpora, self.question.method)
-            for changes in self._sheet.changes(group)
+            figures(self._sheet, compared, self.question.corpora, self.question.method)
+            for compared in self._sheet.compare(group)
         ]
         for each in (each for of_point in found for each in left_out_notes(of_point)):
             if each not in self._told:
@@ -77,8 +77,8 @@ class Runner:
     def _kl(self, group: Sequence[Unplaced]) -> list[Any]:
         found: list[list[dict[str, Any]]] = [[] for _ in group]
         for prompt in self.question.prompts:
-            arms = [self._prompt_arm(pointed, prompt).prompt for pointed in group]
-            logits = next_logits(self.model, prompt[1], [{}, *arms], len(prompt[1]) - 1)
+            arms = [Placed(self._placements(pointed, prompt), pointed.vectors) for pointed in group]
+            logits = next_logits(self.model, prompt[1], [NOTHING, *arms], len(prompt[1]) - 1)
             for index, (pointed, figures_of) in enumerate(zip(group, found, strict=True)):
                 both = Distributions.from_logits(logits[0 if pointed.nothing else index + 1], logits[0])
                 figure: dict[str, Any] = {
@@ -92,9 +92,11 @@ class Runner:
                 figures_of.append(figure)
         return found
 
+    def _placements(self, pointed: Unplaced, prompt: Prompt) -> tuple[Placement, ...]:
+        return place(pointed.alignments, self.question.tokenizer, prompt[1], prompt[0])
+
     def _prompt_arm(self, pointed: Unplaced, prompt: Prompt) -> Arm:
-        placements = place(pointed.alignments, self.question.tokenizer, prompt[1], prompt[0])
-        return arm_of(self.model, placements, pointed.vectors, len(prompt[1]))
+        return arm_of(self.model, self._placements(pointed, prompt), pointed.vectors, len(prompt[1]))
 
     def _counts(self, group: Sequence[Unplaced]) -> list[Any]:
         """Mean uses of the recipe's words in a completion, over all prompts and samples."""
