@@ -21,10 +21,12 @@ from steer_cli.errors import VectorError
 from steer_cli.model import Model
 from steer_cli.residual import Made, advance, read_out, record
 
-# Logits held at once: 64 MB of float32, and as much again for their exponentials.
-LOGITS = 16_000_000
-# Positions of one pass: more keeps no core busier.
-PASS_POSITIONS = 2048
+# Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
+LOGITS = 32_000_000
+# Logits whose exponentials are summed at once: what a core's cache holds is summed in half the time.
+SUMMED_LOGITS = 1_000_000
+# Positions of one pass: more keeps no core busier, and no cache holds what they need.
+PASS_POSITIONS = 640
 # Values of recorded streams kept for later layers (128 MB of float32, twice while they move up); with more,
 # each layer starts anew.
 KEPT_STREAM = 32_000_000
@@ -130,10 +132,16 @@ def _chosen(model: Model, stream: Tensor, wanted: Tensor) -> Tensor:
     values = [torch.zeros(0, dtype=torch.float64)]
     for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):
         if len(rows):
-            logits = read_out(model, rows).float()
-            likely = logits.gather(1, ids[:, None].to(logits.device)).squeeze(1) - logits.logsumexp(-1)
-            values.append(likely.cpu().double())
+            logits = read_out(model, rows)
+            likely = logits.gather(1, ids[:, None].to(logits.device)).squeeze(1).float()
+            values.append((likely - _log_sums(logits)).cpu().double())
     return torch.cat(values)
+
+
+def _log_sums(logits: Tensor) -> Tensor:
+    """ln of the sum of exponentials of each row, [positions], float32."""
+    rows = logits.split(max(1, SUMMED_LOGITS // logits.shape[1]))
+    return torch.cat([some.float().logsumexp(-1) for some in rows])
 
 
 def _deltas(model: Model, jobs: Sequence[Job], positions: int) -> dict[int, Made]:
