@@ -19,12 +19,14 @@ from torch import Tensor
 
 from steer_cli.arms import Placed, Unplaced
 from steer_cli.corpus import Corpus
-from steer_cli.errors import CorpusError, PlanError
+from steer_cli.errors import CorpusError, PlanError, VectorError
 from steer_cli.findings import Perplexity, SentenceChange, figure_name
 from steer_cli.measure.lines import Line, fit
 from steer_cli.measure.scoring import Job, Texts, logprobs, texts_at
 from steer_cli.model import Model
 from steer_cli.tokens import Tokenizer
+
+LARGEST_EXPONENT = 700  # nats a token; e to its power is still a number
 
 Figure = tuple[str, str | None]  # corpus, label
 
@@ -172,6 +174,10 @@ def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> P
     counts = [compared.count[index] for index in kept]
     plain, tokens = sum(compared.unsteered[index] for index in kept), sum(counts)
     mean = sum(sums) / tokens
+    if -min(mean, plain / tokens, (plain + sum(sums)) / tokens) > LARGEST_EXPONENT:
+        raise VectorError(
+            f"corpus {figure_name(*figure)}: the perplexity is no number any more; use a smaller coefficient"
+        )
     return Perplexity(
         *figure,
         method=method,
