@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
@@ -19,9 +18,6 @@ from steer_cli.plan import align_additions
 from steer_cli.recipe import Recipe
 from steer_cli.run import Hardware, Planned, find, load_model, plan
 from steer_cli.tokens import Tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 
 def _planned(recipe: Recipe, progress: Progress, note: Note) -> Planned:
@@ -39,9 +35,9 @@ def wanted_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
     ids: list[int] = []
     for word in words:
         forms = {tokenizer.encode(form) for form in (word, " " + word.lstrip())}
-        single = sorted(form[0] for form in forms if len(form) == 1)
+        single = sorted(form[0] for form in forms if len(form) == 1) if word else []
         if not single:
-            pieces = ", ".join(show(tokenizer.piece(id)) for id in tokenizer.encode(word))
+            pieces = ", ".join(show(tokenizer.piece(id)) for id in tokenizer.encode(word)) or "none"
             raise TokenError(
                 f"--want {show(word)}: not one token of this model but {pieces}; choose another word"
             )
@@ -72,7 +68,7 @@ def shift(
     places = [_position(at, prompt.ids, prompt.text) for prompt in planned.prompts]
     from steer_cli.arms import NOTHING, Placed
     from steer_cli.measure.scoring import next_logits
-    from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
+    from steer_cli.measure.shift import Distributions, figures
     from steer_cli.measure.shift import top as likeliest
     from steer_cli.vectors import compute
 
@@ -84,18 +80,13 @@ def shift(
         arms = [NOTHING, *([Placed(prompt.placements, vectors)] if acts else [])]
         logits = next_logits(model, prompt.ids, arms, place)
         both = Distributions.from_logits(logits[-1], logits[0])
-        effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
         yield Shift(
             recipe=recipe.name,
             model=planned.located.name,
             prompt=prompt.text,
             pieces=tuple(planned.tokenizer.piece(id) for id in prompt.ids[: place + 1]),
             position=place,
-            kl=float(both.parts.sum()),
-            entropy_unsteered=entropy(both.unsteered),
-            entropy_steered=entropy(both.steered),
-            effect=effect,
-            damage=damage,
+            **figures(both, wanted),
             tokens=likeliest(both, top, planned.tokenizer.piece),
         )
 
