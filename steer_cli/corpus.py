@@ -133,7 +133,8 @@ def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
         for option, column in (("--column", columns.text), ("--label", columns.label)):
             if column is not None and row.get(column) is None:
                 there = ", ".join(str(key) for key in row if key is not None)
-                raise CorpusError(f"{place}: {option} {column}: no such column; it has {there}")
+                fault = "no value in this row" if column in row else f"no such column; it has {there}"
+                raise CorpusError(f"{place}: {option} {column}: {fault}")
         if not isinstance(row[columns.text], str):
             raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
         label = None if columns.label is None else str(row[columns.label]).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +89,7 @@ def plot_file(file: Path | None) -> None:
         raise PlotError(f"--plot {file}: write a name that ends in .png or .svg")
     if not file.absolute().parent.is_dir():
         raise PlotError(f"--plot {file}: there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise PlotError(f"--plot {file}: cannot be written; choose another place")
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotError("--plot: needs matplotlib; install it with: pip install 'steer-cli[plot]'")
