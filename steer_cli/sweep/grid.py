@@ -114,9 +114,11 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
             numbers = [Decimal(bound.strip()) for bound in bounds]
             if len(numbers) > 3 or not all(number.is_finite() for number in numbers):
                 raise InvalidOperation
-            values += [
-                kind(number) for number in (_range(numbers, kind is _layer) if len(numbers) > 1 else numbers)
-            ]
+            own = [kind(number) for number in (_range(numbers, kind is _layer) if numbers[1:] else numbers)]
+            # A range may be empty, and a number too large for a float.
+            if not own or not all(map(math.isfinite, own)):
+                raise ValueError
+            values += own
         except (InvalidOperation, ValueError, OverflowError):
             example = "0:30 or 6,16" if kind is _layer else "-1:4:0.5 or 1,2"
             raise SweepError(
