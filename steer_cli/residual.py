@@ -21,6 +21,8 @@ from steer_cli.model import Model
 Change = Callable[[int, Tensor], Tensor | None]  # (layer, stream [rows, positions, width]) -> new stream
 Made = Callable[[], Tensor]  # what is added at a layer, made when a pass gets there
 
+NO_DELTAS: Mapping[int, Made] = {}
+
 
 class _Enough(Exception):
     """The deepest layer that is needed was reached."""
@@ -95,11 +97,7 @@ def inject(
 
 @torch.inference_mode()
 def advance(
-    model: Model,
-    start: int,
-    stream: Tensor,
-    stop: int,
-    deltas: Mapping[int, Callable[[], Tensor]] | None = None,
+    model: Model, start: int, stream: Tensor, stop: int, deltas: Mapping[int, Made] = NO_DELTAS
 ) -> Tensor:
     """The stream that enters block `stop`, from the one that enters block `start` <= `stop`.
 
@@ -114,7 +112,6 @@ def advance(
     if start == stop:
         return stream
     reached: list[Tensor] = []
-    deltas = deltas or {}
 
     def change(layer: int, met: Tensor) -> Tensor | None:
         if layer == stop:
@@ -155,9 +152,8 @@ def read_out(model: Model, stream: Tensor) -> Tensor:
     # Rows of one position: as many as there are, some models could not place in one row.
     rows = stream[:, None]
     with _skip_below(model, model.depth), _at_layers(model, [model.depth - 1], lambda *_: rows):
-        return model.network(inputs_embeds=_embeddings(model, model.depth, rows), use_cache=False).logits[
-            :, 0
-        ]
+        embeddings = _embeddings(model, model.depth, rows)
+        return model.network(inputs_embeds=embeddings, use_cache=False).logits[:, 0]
 
 
 def _embeddings(model: Model, start: int, stream: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def _scored(
     last = advance(model, texts.layer, rows, model.depth, _deltas(model, jobs, longest))
     places = [(row, position) for row, job in enumerate(jobs) for position in job.kept]
     wanted = [texts.ids[jobs[row].text][position + 1] for row, position in places]
-    # Of the first rows and positions only those that count: the vocabulary is the widest part of a pass.
+    # Only positions that count are read out: the vocabulary is the widest part of a pass.
     at_row, at_position = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
     chosen = _chosen(model, last[at_row, at_position], torch.tensor(wanted, dtype=torch.long))
     if not chosen.isfinite().all():
