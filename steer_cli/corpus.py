@@ -80,7 +80,7 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
     name, equals, path = option.partition("=")
     file = Path(path if equals else option)
     name = name if equals else file.stem
-    if not name or not str(file):
+    if not name or not (path if equals else option):
         raise CorpusError(f"--corpus {option}: write NAME=FILE")
     text = _decode(file)
     table = file.suffix.lower() in (".csv", ".jsonl")

@@ -38,7 +38,9 @@ def test_ranges(layers, coefficients, dims, expected):
         (("-1", None, None, None), "no layer -1"),
         (("", None, None, None), "--layers"),
         (("3:1", None, None, None), "--layers"),
-        (("3:3", None, None, None), "--layers 3:3: 3:3 is not a value"),
+        (("3:3", None, None, None), "--layers 3:3: 3:3 holds no value; write 0:30"),
+        (("1", "2:1", None, None), "--coefficients 2:1: 2:1 holds no value"),
+        (("1", None, None, "x"), "write 0:1:0.1"),
         (("1", "1e400", None, None), "--coefficients 1e400: 1e400 is not a value"),
         (("1.5", None, None, None), "--layers"),
         (("x", None, None, None), "--layers x: x is not a value"),
@@ -363,3 +365,9 @@ def test_a_left_out_sentence_is_given_the_reason_of_its_own_position(
         notes[positions] = {line for line in err.splitlines() if "left out" in line}
     assert notes["front"] != notes["5"] and all(notes.values())
     assert notes["front,5"] == notes["front"] | notes["5"]
+
+
+def test_prompts_of_the_command_line_are_those_that_are_measured(swept):
+    prompts = ("The ship sailed to Rome", "People flock to the wedding")
+    records = swept("--layers", "1", "-p", prompts[0], "-p", prompts[1])
+    assert [figure["prompt"] for figure in records[0]["kl"]] == list(prompts)

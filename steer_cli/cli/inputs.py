@@ -27,7 +27,7 @@ def recipe_from(
     """Load a recipe and apply what the command line changes.
 
     Args:
-        needs_prompt: False where the prompts are not looked at, so that a recipe may have none.
+        needs_prompt: False where the prompts may not be looked at, so that a recipe may have none.
         sampling: options that stand for keys of `sampling`; None leaves the recipe's value.
 
     Raises:
@@ -45,7 +45,7 @@ def recipe_from(
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
-    return recipe.with_prompts(texts) if needs_prompt else recipe
+    return recipe.with_prompts(texts) if texts or needs_prompt else recipe
 
 
 def read_prompts(file: str) -> list[str]:
