@@ -5,7 +5,8 @@
 The plain loop is what one would write with hooks: for every point and sentence one whole steered pass and its
 log-softmax; the unsteered pass of a sentence is done once, before. Both sides compute the same ratios, which
 are compared. The plain loop may run on a share of the points, spread evenly over the layers; its time is
-then scaled up linearly, and the output says so. It knows nothing of the command line.
+then scaled up linearly, and the output says so. Then sweeps over 6 layers grow to 16 times the points x
+sentences. Every size has a process of its own, whose peak memory the kernel (Linux) tells.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from steer_cli.sweep.question import Asked, Question, ask
 from steer_cli.sweep.runner import Runner
 
 CORPORA = Path(__file__).parent / "corpora"
+GROWTH = ((1, 5), (2, 10), (4, 20))  # coefficients, sentences
 RECIPE = {"name": "bench", "additions": [{"plus": " weddings", "minus": " ", "layer": 0}]}
 
 
@@ -97,63 +100,89 @@ def adding(delta: torch.Tensor):
     return hook
 
 
-def peak() -> float:
-    """Megabytes that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(field: str) -> float:
+    """Megabytes by the kernel: VmRSS is held now, VmHWM was the most since `forget_peak`."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
+
+
+def forget_peak() -> None:
+    # Loading may have needed more than what is measured.
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measured(options: argparse.Namespace) -> dict:
+    """One size, in this process: the sweep first, so that the plain loop is not in its memory."""
+    question = question_of(options, options.layers, options.coefficients, options.sentences)
+    model = load_model(question.located, Hardware(), lambda *_: None)
+    token_logprobs(model, torch.tensor(question.lines[0].ids))  # warm
+    forget_peak()
+    loaded = memory("VmRSS")
+    seconds, ratios = tool(model, question)
+    points = [(point.layer, point.coefficient) for point in question.grid]
+    work = len(points) * sum(len(line.ids) for line in question.lines)
+    result = {
+        "points": len(points),
+        "sentences": len(question.lines),
+        "point_tokens": work,
+        "steer_seconds": round(seconds, 2),
+        "microseconds_each": round(1e6 * seconds / work, 1),
+        "megabytes_loaded": round(loaded),
+        "megabytes_over": round(memory("VmHWM") - loaded),
+        "threads": torch.get_num_threads(),
+    }
+    return result | (compared(model, question, points, ratios, seconds, options.plain_share))
+
+
+def compared(model, question, points, ratios: dict, seconds: float, share: float) -> dict:
+    """The plain loop on a share of the points, its time scaled up, and how far its ratios are from ours."""
+    wanted = round(len(points) * share)
+    if not wanted:
+        return {}
+    # Half a step in, so that a few points stand for all depths.
+    some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
+    once, looped, checked = plain(model, question, some)
+    whole = once + looped * len(points) / len(some)
+    return {
+        "plain_points_run": len(some),
+        "plain_seconds_run": round(once + looped, 2),
+        "plain_seconds": round(whole, 2),
+        "times_as_fast": round(whole / seconds, 2),
+        "largest_relative_difference": max(abs(ratios[point] / checked[point] - 1) for point in some),
+    }
+
+
+def child(options: argparse.Namespace, **size: float) -> dict:
+    """The same in a process of its own: what an allocator once held, it may never give back."""
+    values = {"model": options.model} | size
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    ran = subprocess.run(
+        [sys.executable, __file__, "--here", *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(ran.stdout)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument(
-        "--plain-share", type=float, default=1.0, help="share of the points the plain loop runs"
-    )
+    parser.add_argument("--plain-share", type=float, default=1.0, help="of the points the plain loop runs")
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--coefficients", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=50)
     parser.add_argument("--no-growth", action="store_true", help="leave out the part on growth")
+    parser.add_argument("--here", action="store_true", help="this size alone, in this process")
     options = parser.parse_args()
-    question = question_of(options, options.layers, options.coefficients, options.sentences)
-    model = load_model(question.located, Hardware(), lambda *_: None)
-    token_logprobs(model, torch.tensor(question.lines[0].ids))  # warm
-    loaded = peak()
-    points = [(point.layer, point.coefficient) for point in question.grid]
-    wanted = max(1, round(len(points) * options.plain_share))
-    # Half a step in, so that a few points stand for all depths.
-    some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
-    seconds, ratios = tool(model, question)
-    once, looped, checked = plain(model, question, some)
-    whole = once + looped * len(points) / len(some)
-    wrong = max(abs(ratios[point] / checked[point] - 1) for point in some)
-    result = {
-        "points": len(points),
-        "sentences": len(question.lines),
-        "steer_seconds": round(seconds, 2),
-        "plain_seconds": round(whole, 2),
-        "plain_points_run": len(some),
-        "times_as_fast": round(whole / seconds, 2),
-        "largest_relative_difference": wrong,
-        "megabytes_loaded": round(loaded),
-        "megabytes_over": round(peak() - loaded),
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(result))
-    if len(some) < len(points):
-        print(f"the plain loop ran {len(some)} of {len(points)} points; its time is scaled up linearly")
-    if not options.no_growth:
-        growth(model, options)
-
-
-def growth(model, options: argparse.Namespace) -> None:
-    """Seconds and memory over a factor of 16 in points x sentences, by both."""
-    for coefficients, sentences in ((1, 5), (2, 10), (4, 20)):
-        question = question_of(options, 6, coefficients, sentences)
-        before = peak()
-        seconds, _ = tool(model, question)
-        work = len(question.grid) * sum(len(line.ids) for line in question.lines)
-        row = {"points": len(question.grid), "sentences": sentences, "point_tokens": work}
-        row |= {"seconds": round(seconds, 2), "microseconds_each": round(1e6 * seconds / work, 1)}
-        print(json.dumps(row | {"megabytes_more": round(peak() - before)}))
+    size = {name: getattr(options, name) for name in ("layers", "coefficients", "sentences", "plain_share")}
+    if options.here:
+        print(json.dumps(measured(options)))
+        return
+    result = child(options, **size)
+    print(json.dumps(result), flush=True)
+    if result.get("plain_points_run", 0) < result["points"]:
+        print("the plain loop ran a share of the points; its time is scaled up linearly")
+    for coefficients, sentences in () if options.no_growth else GROWTH:
+        grown = child(options, layers=6, coefficients=coefficients, sentences=sentences, plain_share=0)
+        print(json.dumps(grown), flush=True)
 
 
 if __name__ == "__main__":

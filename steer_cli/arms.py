@@ -25,28 +25,68 @@ def rows_of(placement: Placement, vector: Tensor) -> Tensor:
     return vector.expand(length, -1) if placement.every else vector[placement.first_row :][:length]
 
 
-def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tensor], positions: int) -> Arm:
-    """All additions of a layer summed into one tensor, [positions, width], so that many cost what one does.
+def added(placement: Placement, vector: Tensor) -> Tensor:
+    """What a placement adds on [start, end): [positions, width].
 
     Raises:
         VectorError: nothing but zeros of an addition is left on the prompt (its BOS row, say).
     """
+    alignment = placement.alignment
+    rows = rows_of(placement, vector)
+    if alignment.addition.coefficient != 0 and not placement.every and not rows.any():
+        raise VectorError(
+            f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all "
+            "zeros; use a longer prompt or another position"
+        )
+    return alignment.addition.coefficient * rows
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What is added to one text, as integers and vectors; the tensors of a pass are made where it runs."""
+
+    placements: tuple[Placement, ...] = ()
+    vectors: tuple[Tensor, ...] = ()
+
+    @property
+    def layers(self) -> set[int]:
+        return {placement.alignment.layer for placement in self.placements}
+
+    @property
+    def spans(self) -> tuple[tuple[int, int, int], ...]:
+        return tuple((at.start, at.end, at.first_row) for at in self.placements)
+
+    def add_to(self, total: Tensor, layer: int) -> None:
+        """Add what acts at a layer to `total`, [positions, width], in place.
+
+        Raises:
+            VectorError: see `added`.
+        """
+        for placement, vector in zip(self.placements, self.vectors, strict=True):
+            if placement.alignment.layer == layer:
+                total[placement.start : placement.end] += added(placement, vector)
+
+
+NOTHING = Placed()
+
+
+def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tensor], positions: int) -> Arm:
+    """All additions of a layer summed into one tensor, [positions, width], so that many cost what one does.
+
+    Raises:
+        VectorError: see `added`.
+    """
+    placed = Placed(tuple(placements), tuple(vectors))
     prompt: dict[int, Tensor] = {}
     decode: dict[int, Tensor] = {}
+    for layer in sorted(placed.layers):
+        prompt[layer] = zeros(positions, model.width, device=model.device)
+        placed.add_to(prompt[layer], layer)
     for placement, vector in zip(placements, vectors, strict=True):
-        alignment = placement.alignment
-        layer, coefficient = alignment.layer, alignment.addition.coefficient
-        rows = rows_of(placement, vector)
-        if coefficient != 0 and not placement.every and not rows.any():
-            raise VectorError(
-                f"{alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is all "
-                "zeros; use a longer prompt or another position"
-            )
-        if layer not in prompt:
-            prompt[layer] = zeros(positions, model.width, device=model.device)
-        prompt[layer][placement.start : placement.end] += coefficient * rows
         if placement.every:
-            decode[layer] = decode.get(layer, 0) + coefficient * vector[0]
+            alignment = placement.alignment
+            step = alignment.addition.coefficient * vector[0]
+            decode[alignment.layer] = decode.get(alignment.layer, 0) + step
     return Arm(prompt, decode)
 
 

@@ -80,7 +80,7 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
     name, equals, path = option.partition("=")
     file = Path(path if equals else option)
     name = name if equals else file.stem
-    if not name or not str(file):
+    if not name or not (path if equals else option):
         raise CorpusError(f"--corpus {option}: write NAME=FILE")
     text = _decode(file)
     table = file.suffix.lower() in (".csv", ".jsonl")
@@ -133,7 +133,8 @@ def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
         for option, column in (("--column", columns.text), ("--label", columns.label)):
             if column is not None and row.get(column) is None:
                 there = ", ".join(str(key) for key in row if key is not None)
-                raise CorpusError(f"{place}: {option} {column}: no such column; it has {there}")
+                fault = "no value in this row" if column in row else f"no such column; it has {there}"
+                raise CorpusError(f"{place}: {option} {column}: {fault}")
         if not isinstance(row[columns.text], str):
             raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
         label = None if columns.label is None else str(row[columns.label]).strip()

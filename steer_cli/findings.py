@@ -5,6 +5,8 @@ This module does not know how they were computed or how they are shown.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,6 +95,15 @@ class SentenceChange:
 def figure_name(corpus: str, label: str | None) -> str:
     """How a wish, a table and a plot name the figure of a corpus, or of one of its labels."""
     return corpus if label is None else f"{corpus}/{label}"
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean of independent draws; None where there is one draw only."""
+    size = len(values)
+    if size < 2:
+        return None
+    mean = sum(values) / size
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (size * (size - 1)))
 
 
 def perplexity_fields(figure: Perplexity) -> dict[str, Any]:

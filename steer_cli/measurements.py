@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
@@ -19,9 +18,6 @@ from steer_cli.plan import align_additions
 from steer_cli.recipe import Recipe
 from steer_cli.run import Hardware, Planned, find, load_model, plan
 from steer_cli.tokens import Tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 
 def _planned(recipe: Recipe, progress: Progress, note: Note) -> Planned:
@@ -39,9 +35,9 @@ def wanted_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
     ids: list[int] = []
     for word in words:
         forms = {tokenizer.encode(form) for form in (word, " " + word.lstrip())}
-        single = sorted(form[0] for form in forms if len(form) == 1)
+        single = sorted(form[0] for form in forms if len(form) == 1) if word else []
         if not single:
-            pieces = ", ".join(show(tokenizer.piece(id)) for id in tokenizer.encode(word))
+            pieces = ", ".join(show(tokenizer.piece(id)) for id in tokenizer.encode(word)) or "none"
             raise TokenError(
                 f"--want {show(word)}: not one token of this model but {pieces}; choose another word"
             )
@@ -70,32 +66,27 @@ def shift(
     planned = _planned(recipe, progress, note)
     wanted = wanted_ids(want, planned.tokenizer)
     places = [_position(at, prompt.ids, prompt.text) for prompt in planned.prompts]
-    from steer_cli.arms import arm_of
+    from steer_cli.arms import NOTHING, Placed
     from steer_cli.measure.scoring import next_logits
-    from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
+    from steer_cli.measure.shift import Distributions, figures
     from steer_cli.measure.shift import top as likeliest
     from steer_cli.vectors import compute
 
     model = load_model(planned.located, hardware, progress)
-    vectors = compute(model, [placement.alignment for placement in planned.prompts[0].placements])
+    vectors = tuple(compute(model, [placement.alignment for placement in planned.prompts[0].placements]))
     for prompt, place in zip(planned.prompts, places, strict=True):
-        arm = arm_of(model, prompt.placements, vectors, len(prompt.ids)).prompt
         # A coefficient of 0 is no arm of its own: rounding may differ between the rows of a batch.
-        changes = [arm] if any(at.alignment.addition.coefficient for at in prompt.placements) else []
-        logits = next_logits(model, prompt.ids, [{}, *changes], place)
+        acts = any(at.alignment.addition.coefficient for at in prompt.placements)
+        arms = [NOTHING, *([Placed(prompt.placements, vectors)] if acts else [])]
+        logits = next_logits(model, prompt.ids, arms, place)
         both = Distributions.from_logits(logits[-1], logits[0])
-        effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
         yield Shift(
             recipe=recipe.name,
             model=planned.located.name,
             prompt=prompt.text,
             pieces=tuple(planned.tokenizer.piece(id) for id in prompt.ids[: place + 1]),
             position=place,
-            kl=float(both.parts.sum()),
-            entropy_unsteered=entropy(both.unsteered),
-            entropy_steered=entropy(both.steered),
-            effect=effect,
-            damage=damage,
+            **figures(both, wanted),
             tokens=likeliest(both, top, planned.tokenizer.piece),
         )
 
@@ -158,6 +149,7 @@ def perplexity(
     hardware: Hardware,
     method: str = "pad",
     baseline: bool = False,
+    sentences: bool = False,
     progress: Progress = silent,
     note: Note = silent,
 ) -> CorpusFindings:
@@ -166,6 +158,7 @@ def perplexity(
     Args:
         method: `pad` keeps vector and text apart by spaces behind BOS; `overlay` lays the one on the other.
         baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`.
+        sentences: keep the change of every token.
 
     Raises:
         SteerError: the input is at fault.
@@ -180,20 +173,20 @@ def perplexity(
 
     front = lines.pads_in_front(alignments, tokenizer) if method == "pad" else ()
     rows = lines.lay_out(corpora, tokenizer, front, located.context)
+    lines.check_fit(rows, alignments, tokenizer)
     fronted = lines.prompted(rows, alignments, located.context) if baseline else ()
     model = load_model(located, hardware, progress)
     arm = Unplaced(alignments, tuple(compute(model, alignments)))
     sheet = measure.Sheet(model, tokenizer, rows)
-    changes = sheet.changes([arm])[0]
-    figures = measure.figures(sheet, changes, corpora, method)
+    [compared] = sheet.compare([arm], keep_changes=sentences or baseline)
+    figures = measure.figures(sheet, compared, corpora, method)
     if baseline:
-        figures += measure.figures(sheet, measure.prompt_changes(sheet, fronted, changes), corpora, "prompt")
+        figures += measure.figures(sheet, sheet.prompted(fronted, compared), corpora, "prompt")
     # The baseline leaves out the same sentences.
     for each in dict.fromkeys(left_out_notes(figures)):
         note(each)
-    return CorpusFindings(
-        located.name, tuple(figures), tuple(measure.sentence_changes(sheet, changes, tokenizer.piece))
-    )
+    changes = measure.sentence_changes(sheet, compared, tokenizer.piece) if sentences else ()
+    return CorpusFindings(located.name, tuple(figures), tuple(changes))
 
 
 def check_names(corpora: Sequence[Corpus]) -> None:

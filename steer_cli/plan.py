@@ -23,6 +23,7 @@ class Alignment:
     pairs: tuple[AlignedPair, ...]
     layer: int | str  # a share of the depth stays text where the depth is not known
     source_layer: int | str
+    turn: int = 0  # which of the addition's layers this is, in the order of its list
 
     @property
     def length(self) -> int:
@@ -80,7 +81,7 @@ def align_additions(
                 f"{where}: a text of {longest} tokens, but {recipe.model} takes {context}; shorten it"
             )
         added: set[int | str] = set()
-        for layer in addition.layers:
+        for turn, layer in enumerate(addition.layers):
             source = layer if addition.source_layer is None else addition.source_layer
             at, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
             if at in added:
@@ -88,7 +89,7 @@ def align_additions(
                     f"{where}: layer {layer} is block {at}, which is listed twice; leave one of them out"
                 )
             added.add(at)
-            aligned.append(Alignment(index, addition, pairs, at, source))
+            aligned.append(Alignment(index, addition, pairs, at, source, turn))
     return tuple(aligned)
 
 

@@ -100,7 +100,9 @@ class Addition(_Part):
         None
     )
     match_norm: Annotated[bool, Field(description="rescale to the norm that the pair has at `layer`")] = False
-    random: Annotated[Random | None, Field(description="a control: noise of the same norm")] = None
+    random: Annotated[
+        Random | None, Field(description="a control: noise of the same norm, new at each layer")
+    ] = None
     dims: Annotated[float | None, Field(ge=0, le=1, description="keep this leading share of the width")] = (
         None
     )

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from steer_cli.model import Model
 
 Change = Callable[[int, Tensor], Tensor | None]  # (layer, stream [rows, positions, width]) -> new stream
+Made = Callable[[], Tensor]  # what is added at a layer, made when a pass gets there
+
+NO_DELTAS: Mapping[int, Made] = {}
 
 
 class _Enough(Exception):
@@ -93,11 +96,15 @@ def inject(
 
 
 @torch.inference_mode()
-def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
+def advance(
+    model: Model, start: int, stream: Tensor, stop: int, deltas: Mapping[int, Made] = NO_DELTAS
+) -> Tensor:
     """The stream that enters block `stop`, from the one that enters block `start` <= `stop`.
 
     Args:
         stream: [rows, positions, width]; whole texts from their first position on, none masked.
+        stop: at most the model's depth, which stands for the stream that leaves the last block.
+        deltas: layer in [start, stop) -> what is added there, [rows, positions, width], one at a time.
 
     Returns:
         [rows, positions, width]; what one pass from the tokens gives, at the cost of the blocks between.
@@ -106,40 +113,47 @@ def advance(model: Model, start: int, stream: Tensor, stop: int) -> Tensor:
         return stream
     reached: list[Tensor] = []
 
-    def swap(layer: int, met: Tensor) -> Tensor | None:
-        if layer == start:
-            return stream
-        reached.append(met)
-        raise _Enough
+    def change(layer: int, met: Tensor) -> Tensor | None:
+        if layer == stop:
+            reached.append(met)
+            raise _Enough
+        met = stream if layer == start else met
+        return met + deltas[layer]().to(met) if layer in deltas else met
 
-    with _skip_below(model, start), _at_layers(model, (start, stop), swap), suppress(_Enough):
+    def leave(_: Any, __: Any, output: Any) -> None:
+        change(model.depth, output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as stack:
+        stack.enter_context(_skip_below(model, start))
+        layers = {start, *deltas}
+        if stop == model.depth:
+            stack.callback(model.blocks[-1].register_forward_hook(leave).remove)
+        else:
+            layers.add(stop)
+        stack.enter_context(_at_layers(model, layers, change))
+        stack.enter_context(suppress(_Enough))
         model.network(inputs_embeds=_embeddings(model, start, stream), use_cache=False)
     return reached[0]
 
 
 @torch.inference_mode()
-def resume(
-    model: Model, start: int, stream: Tensor, deltas: Mapping[int, Tensor], kept: range | None = None
-) -> Tensor:
-    """Logits of a pass that begins at block `start` with a recorded stream, and adds on its way.
+def read_out(model: Model, stream: Tensor) -> Tensor:
+    """Logits of positions from the stream that leaves the last block there.
+
+    What follows the blocks looks at one position at a time, so a pass through all blocks can be read out in
+    parts: a vocabulary is often hundreds of times as wide as the stream.
 
     Args:
-        stream: [rows, positions, width], entering block `start`.
-        deltas: layer >= `start` -> what is added there, [rows, positions, width].
-        kept: the positions whose logits are wanted; None is all of them.
+        stream: [positions, width], of any texts.
 
     Returns:
-        [rows, kept positions, vocabulary], in the model's dtype.
+        [positions, vocabulary], in the model's dtype.
     """
-
-    def change(layer: int, met: Tensor) -> Tensor:
-        met = stream if layer == start else met
-        return met + deltas[layer].to(met) if layer in deltas else met
-
-    keep = 0 if kept is None else torch.arange(kept.start, kept.stop, device=model.device)
-    with _skip_below(model, start), _at_layers(model, {start, *deltas}, change):
-        embeddings = _embeddings(model, start, stream)
-        return model.network(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
+    # Rows of one position: as many as there are, some models could not place in one row.
+    rows = stream[:, None]
+    with _skip_below(model, model.depth), _at_layers(model, [model.depth - 1], lambda *_: rows):
+        embeddings = _embeddings(model, model.depth, rows)
+        return model.network(inputs_embeds=embeddings, use_cache=False).logits[:, 0]
 
 
 def _embeddings(model: Model, start: int, stream: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
         wanted = _combined(alignment, alignment.layer, streams, model).norm(dim=-1, keepdim=True)
         vector = rescaled(vector, wanted)
     if addition.random is not None:
-        noise = torch.randn(vector.shape, generator=_generator(addition.random.seed, alignment.index))
+        noise = torch.randn(vector.shape, generator=_generator(alignment))
         vector = rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
     if addition.dims is not None:
         vector = vector.clone()
@@ -103,11 +103,17 @@ def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
     return vector
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
-    """The noise of one addition: additions of one seed must not draw the same, or their noises add up."""
-    if index:
-        digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "little") >> 1
+def _generator(alignment: Alignment) -> torch.Generator:
+    """The noise of one addition at one of its layers.
+
+    Additions of one seed, and the layers of one addition, must not draw the same: in the stream, which keeps
+    what earlier blocks left, equal noises would add up to a direction where independent ones do not. The
+    first layer of a list draws what it would draw alone, whichever it is.
+    """
+    seed, index, turn = alignment.addition.random.seed, alignment.index, alignment.turn
+    if index or turn:
+        name = f"{seed}:{index}:{turn}" if turn else f"{seed}:{index}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     return torch.Generator().manual_seed(seed)
 
 

@@ -74,3 +74,19 @@ def test_a_stream_of_zeros_is_null_in_a_record_and_no_traceback():
     )
     record = json.loads(line(norms_record(found)))
     assert record["ratio"] == [None, None, 0.5] and record["stream"] == [0, 0, 2]
+
+
+def test_layers_a_few_at_a_time_give_the_same_figures(command, recipe_file, tiny_folder, monkeypatch):
+    from steer_cli.measure import norms
+
+    moved = {**LOVE, "source_layer": 1}
+    arguments = ("norms", recipe_file(tiny_folder("llama"), LOVE, moved, WEDDING, prompt=PROMPT), "--jsonl")
+    whole = [json.loads(line) for line in command(*arguments)[1].splitlines()]
+    captured, capture = [], norms.capture
+    monkeypatch.setattr(norms, "capture", lambda *asked: captured.append(asked) or capture(*asked))
+    monkeypatch.setattr(norms, "HELD_STREAM", 1)
+    few = [json.loads(line) for line in command(*arguments)[1].splitlines()]
+    assert len(captured) == 5
+    assert [(each["addition"], each["layer"]) for each in few] == [(a, x) for a in range(3) for x in range(5)]
+    for one, other in zip(few, whole, strict=True):
+        assert one["ratio"] == pytest.approx(other["ratio"], rel=1e-5)

@@ -287,9 +287,69 @@ def test_a_note_is_told_once_and_gives_the_reason(command, recipe_file, tiny_fol
 
 def test_the_heat_map_dims_nothing_but_what_was_left_out():
     from steer_cli.findings import SentenceChange
-    from steer_cli.report.measures import heat_parts
+    from steer_cli.report.heat import heat_parts
 
-    _, line = heat_parts([SentenceChange("a", None, ("The", " rain"), (None, 2.0))])
-    assert line.style == ""
+    _, line, signs = heat_parts([SentenceChange("a", None, ("The", " rain"), (None, 2.0))], 80)
+    assert line.style == signs.style == ""
     dim = [line.plain[span.start : span.end] for span in line.spans if "dim" in str(span.style)]
     assert dim == ["a ", "The"]
+
+
+@pytest.mark.parametrize("width", [20, 37, 80])
+def test_the_heat_map_says_without_colour_what_it_says_with(width):
+    """Read back from plain text: every token, and below its first letter what became of it."""
+    from rich.cells import cell_len
+
+    from steer_cli.findings import SentenceChange
+    from steer_cli.report.heat import heat_parts
+
+    pieces = ("Love", " the", " 雨", ",", " wedd", "ings", "  ", " 2", " it", " ship")
+    factors = (None, 20, 1.6, 1.2, 1 / 1.2, 1 / 1.6, 1 / 20, 10.1, 1 / 10.1, 1)
+    signs = (".", "#", "+", " ", " ", "-", "=", "#", "=", " ")
+    changes = tuple(None if factor is None else math.log(factor) for factor in factors)
+    _, *parts = heat_parts([SentenceChange("a", None, pieces, changes)], width)
+    assert all(part.cell_len <= width for part in parts)
+    indent = len("a +0.00  ")
+    if len(parts) % 2:  # on a narrow screen the mean has a line of its own
+        indent, parts = 2, parts[1:]
+    tokens = below = ""
+    for line, under in zip(parts[::2], parts[1::2], strict=True):
+        cells = "".join(character.ljust(cell_len(character), "\0") for character in line.plain)
+        tokens, below = tokens + cells[indent:], below + under.plain.ljust(len(cells))[indent:]
+    assert tokens.replace("\0", "") == "".join(pieces)
+    at = 0
+    for piece, sign in zip(pieces, signs, strict=True):
+        own = below[at : at + cell_len(piece)]
+        assert own.strip() == sign.strip()
+        assert not piece.strip() or sign == " " or own.index(sign) == piece.index(piece.strip())
+        at += cell_len(piece)
+
+
+def test_the_vocabulary_is_never_opened_for_more_positions_than_fit(
+    command, recipe_file, tiny_folder, tmp_path, monkeypatch
+):
+    from measuring import opened, perplexity, token_logprobs
+    from reference import placements, tokens
+
+    from steer_cli.measure import scoring
+
+    folder, every = tiny_folder("gemma3"), {**WEDDING, "position": "every"}
+    text = " and ".join(FIVE)
+    (tmp_path / "long.txt").write_text(text, encoding="utf-8")
+    seen, read_out = [], scoring.read_out
+
+    def watched(model, stream):
+        logits = read_out(model, stream)
+        seen.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(scoring, "read_out", watched)
+    monkeypatch.setattr(scoring, "LOGITS", 10 * 512)
+    arguments = ("--corpus", "long.txt", "--lines", "--method", "overlay")
+    [record] = figures(command, recipe_file(folder, every), *arguments)
+    assert max(seen) <= 10 * 512 and len(seen) > 10
+    model, tokenizer, names, front = opened(folder)
+    ids = tokens(tokenizer, front, text)
+    placed = placements(model, tokenizer, names, front, ids, [every])
+    pairs = [list(zip(token_logprobs(model, ids), token_logprobs(model, ids, placed), strict=True))]
+    assert record["ratio"] == pytest.approx(perplexity(pairs)["ratio"], rel=1e-4)

@@ -89,10 +89,11 @@ def test_one_sweep_at_a_time(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("path", ["missing/s.jsonl", "."])
+@pytest.mark.parametrize("path", ["missing/s.jsonl", ".", "/proc/s.jsonl"])
 def test_a_place_where_no_file_can_be(path, tmp_path):
-    with pytest.raises(SweepError, match="--store"), Store(tmp_path / path, SUBJECT):
+    with pytest.raises(SweepError, match="--store") as caught, Store(tmp_path / path, SUBJECT):
         pass
+    assert "another sweep" not in str(caught.value)
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])

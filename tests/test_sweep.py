@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from statistics import mean, stdev
 
 import pytest
 import yaml
@@ -37,6 +38,10 @@ def test_ranges(layers, coefficients, dims, expected):
         (("-1", None, None, None), "no layer -1"),
         (("", None, None, None), "--layers"),
         (("3:1", None, None, None), "--layers"),
+        (("3:3", None, None, None), "--layers 3:3: 3:3 holds no value; write 0:30"),
+        (("1", "2:1", None, None), "--coefficients 2:1: 2:1 holds no value"),
+        (("1", None, None, "x"), "write 0:1:0.1"),
+        (("1", "1e400", None, None), "--coefficients 1e400: 1e400 is not a value"),
         (("1.5", None, None, None), "--layers"),
         (("x", None, None, None), "--layers x: x is not a value"),
         (("1", "1:2:0", None, None), "--coefficients"),
@@ -96,8 +101,12 @@ def test_counts_are_those_of_generate(swept, command, recipe_file, tiny_folder):
         path = recipe_file(tiny_folder("gpt2"), WEDDING | at, prompt=PROMPT, **more)
         made = [json.loads(line) for line in command("generate", path, "--jsonl")[1].splitlines()]
         for arm in ("unsteered", "steered"):
-            mean = sum(sample[arm]["counts"]["any"] for sample in made) / 3
-            assert record["counts"]["any"][arm] == pytest.approx(mean)
+            uses = [sample[arm]["counts"]["any"] for sample in made]
+            assert record["counts"]["any"][arm] == pytest.approx(mean(uses))
+            assert record["counts"]["any"][f"{arm}_stderr"] == pytest.approx(stdev(uses) / 3**0.5)
+        more_uses = [s["steered"]["counts"]["any"] - s["unsteered"]["counts"]["any"] for s in made]
+        assert record["counts"]["any"]["difference"] == pytest.approx(mean(more_uses))
+        assert record["counts"]["any"]["difference_stderr"] == pytest.approx(stdev(more_uses) / 3**0.5)
 
 
 def test_the_unsteered_arm_and_each_prefix_are_computed_once(swept, monkeypatch):
@@ -214,6 +223,13 @@ def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe
     records = [json.loads(line) for line in command("sweep", path, *grid, *wish, "--jsonl")[1].splitlines()]
     kept = [record for record in records if record["perplexity"][0]["ratio"] <= 1.5]
     winner = max(kept, key=lambda record: record["kl"][0]["kl"])
+    *points, last = records
+    assert len(points) == 6 and not any("best" in point for point in points)
+    assert last == winner | {"best": wish[-1], "best_recipe": last["best_recipe"]}
+    # A JSON object is YAML too, so that it is a recipe as it stands.
+    (tmp_path / "last.yaml").write_text(json.dumps(last["best_recipe"]), encoding="utf-8")
+    single = json.loads(command("shift", "last.yaml", "--jsonl")[1])
+    assert single["kl"] == pytest.approx(winner["kl"][0]["kl"], abs=1e-5)
     text = out[out.index("\nname:") :]
     found = yaml.safe_load(text)
     assert found["additions"][0]["layer"] == winner["layer"]
@@ -232,7 +248,10 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
     assert (tmp_path / "p.svg").is_file()
 
 
-@pytest.mark.parametrize("wish", ["", "small a", "min", "min a where", "min a where b", "min a where b <= x"])
+@pytest.mark.parametrize(
+    "wish",
+    ["", "small a", "min", "min a where", "min a where b", "min a where b <= x", "min a where a < nan"],
+)
 def test_wishes_that_are_none(wish):
     with pytest.raises(SweepError, match="--best"):
         parse_wish(wish)
@@ -265,6 +284,12 @@ def test_wishes():
         (["--layers", "1", "--best", "min cats"], "cats is not measured; there is kl"),
         (["--layers", "1", "--positions", "99"], "the prompt has 9"),
         (["--layers", "1", "--samples", "3"], "--samples 3: only --measure counts"),
+        (["--layers", "1", "--method", "pad"], "--method pad: only --measure perplexity"),
+        (
+            ["--layers", "1", "--corpus", "five.txt", "--prompt", "Hi"],
+            "--prompt Hi: only --measure kl or",
+        ),
+        (["--layers", "1", "--corpus", "five.txt", "--want", "wedding"], "--want wedding: only --measure kl"),
         (["--layers", "1", "--column", "text"], "--column: of which corpus?"),
         (["--layers", "1", "--lines"], "--lines: of which corpus?"),
     ],
@@ -303,3 +328,46 @@ def test_a_position_that_reaches_nothing_is_found_before_the_run(command, recipe
     arguments = ("--layers", "1", "--positions", "front,back", "--corpus", "five.txt", "--lines")
     code, out, err = command("sweep", path, *arguments, "--method", "overlay")
     assert (code, out) == (1, "") and "nothing follows the vector" in err and err.count("\n") == 1
+
+
+def test_standard_errors_are_shown_where_they_fit(command, recipe_file, tiny_folder, monkeypatch):
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
+    arguments = ("sweep", path, "--layers", "1,2", "--corpus", "a=five.txt", "--lines")
+    records = [json.loads(line) for line in command(*arguments, "--jsonl")[1].splitlines()]
+    wide = command(*arguments)[1]
+    for record in records:
+        assert f" ±{record['perplexity'][0]['stderr']:.3f}" in wide
+    monkeypatch.setenv("COLUMNS", "20")
+    narrow = command(*arguments)[1]
+    assert "±" in wide and "±" not in narrow and f"{records[0]['perplexity'][0]['ratio']:.3f}" in narrow
+
+
+def test_the_error_of_a_mean_over_prompts():
+    from steer_cli.sweep.best import errors, values
+
+    record = {"kl": [{"kl": value} for value in (0.5, 1.5, 4)]}
+    assert values(record)["kl"] == pytest.approx(2)
+    assert errors(record) == {"kl": pytest.approx(stdev([0.5, 1.5, 4]) / 3**0.5)}
+    assert errors({"kl": [{"kl": 1}]}) == {}
+
+
+def test_a_left_out_sentence_is_given_the_reason_of_its_own_position(
+    command, recipe_file, tiny_folder, tmp_path
+):
+    """Points of several positions run together; only one of these leaves a sentence out for its length."""
+    (tmp_path / "six.txt").write_text((tmp_path / "five.txt").read_text() + "\nRome", encoding="utf-8")
+    path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
+    arguments = ("--corpus", "a=six.txt", "--lines", "--method", "overlay", "--positions")
+    notes = {}
+    for positions in ("front", "5", "front,5"):
+        code, _, err = command("sweep", path, "--layers", "1", *arguments, positions)
+        assert code == 0, err
+        notes[positions] = {line for line in err.splitlines() if "left out" in line}
+    assert notes["front"] != notes["5"] and all(notes.values())
+    assert notes["front,5"] == notes["front"] | notes["5"]
+
+
+def test_prompts_of_the_command_line_are_those_that_are_measured(swept):
+    prompts = ("The ship sailed to Rome", "People flock to the wedding")
+    records = swept("--layers", "1", "-p", prompts[0], "-p", prompts[1])
+    assert [figure["prompt"] for figure in records[0]["kl"]] == list(prompts)

@@ -301,3 +301,18 @@ def test_a_pair_without_tokens_adds_nothing_to_every(tiny_folder):
     empty = {"pairs": pairs, "combine": "sum", "layer": 2, "position": "every"}
     alone = vector_of(tiny_folder("gpt2"), {**empty, "pairs": pairs[1:]}, bos="none")
     close(vector_of(tiny_folder("gpt2"), empty, bos="none"), alone)
+
+
+def test_each_layer_of_a_list_draws_noise_of_its_own(tiny_folder):
+    """Equal noises would add up in the stream, which keeps what earlier blocks were given."""
+    import torch
+
+    folder, seed = tiny_folder("gpt2"), {"random": {"seed": 4}}
+    alone = vector_of(folder, {**LOVE, **seed, "layer": 1})
+    listed = vectors_of(folder, {**LOVE, **seed, "layer": [1, 3]})
+    norms = [vector_of(folder, {**LOVE, "layer": layer}).norm(dim=-1) for layer in (1, 3)]
+    assert torch.equal(listed[0], alone)
+    for vector, norm in zip(listed, norms, strict=True):
+        torch.testing.assert_close(vector.norm(dim=-1), norm)
+    cosine = torch.nn.functional.cosine_similarity(listed[0][1:], listed[1][1:], dim=-1)
+    assert cosine.abs().max() < 0.6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def recipe_from(
     """Load a recipe and apply what the command line changes.
 
     Args:
-        needs_prompt: False where the prompts are not looked at, so that a recipe may have none.
+        needs_prompt: False where the prompts may not be looked at, so that a recipe may have none.
         sampling: options that stand for keys of `sampling`; None leaves the recipe's value.
 
     Raises:
@@ -44,7 +45,7 @@ def recipe_from(
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
-    return recipe.with_prompts(texts) if needs_prompt else recipe
+    return recipe.with_prompts(texts) if texts or needs_prompt else recipe
 
 
 def read_prompts(file: str) -> list[str]:
@@ -88,5 +89,7 @@ def plot_file(file: Path | None) -> None:
         raise PlotError(f"--plot {file}: write a name that ends in .png or .svg")
     if not file.absolute().parent.is_dir():
         raise PlotError(f"--plot {file}: there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise PlotError(f"--plot {file}: cannot be written; choose another place")
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotError("--plot: needs matplotlib; install it with: pip install 'steer-cli[plot]'")

@@ -111,10 +111,10 @@ Group = Annotated[
     ),
 ]
 Method = Annotated[
-    Literal["pad", "overlay"],
+    Literal["pad", "overlay"] | None,
     typer.Option(
         "--method",
-        help="pad: spaces keep the vector apart from the text; overlay: it lies on the text itself.",
+        help="pad (else): spaces keep the vector apart from the text; overlay: it lies on the text itself.",
     ),
 ]
 Plot = Annotated[

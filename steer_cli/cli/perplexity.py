@@ -19,19 +19,23 @@ HELP = options.help_text(
 )
 
 
+Baseline = Annotated[
+    Literal["prompt"] | None,
+    typer.Option("--baseline", help="Also with the plus text as tokens in front, without a vector."),
+]
+Sentences = Annotated[
+    bool, typer.Option("--sentences", help="Show each token by its change in log probability.")
+]
+
+
 def perplexity(
     recipe: options.Recipe,
     corpus: options.Corpora = None,
     model: options.Model = None,
     set: options.Set = None,
-    method: options.Method = "pad",
-    baseline: Annotated[
-        Literal["prompt"] | None,
-        typer.Option(help="Also with the plus text as tokens in front, without a vector."),
-    ] = None,
-    sentences: Annotated[
-        bool, typer.Option("--sentences", help="Show each token by its change in log probability.")
-    ] = False,
+    method: options.Method = None,
+    baseline: Baseline = None,
+    sentences: Sentences = False,
     lines: options.Lines = False,
     column: options.Column = None,
     label: options.Label = None,
@@ -44,34 +48,38 @@ def perplexity(
 ) -> None:
     from steer_cli import measurements
     from steer_cli.cli.inputs import read_corpora, recipe_from
-    from steer_cli.report import measure_records as records
-    from steer_cli.report import measures, terminal
-    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
+    hardware, compare = Hardware(dtype, device, device_map), baseline is not None
     with Display() as display:
+        notes = (display.progress, display.note)
         found = measurements.perplexity(
-            chosen,
-            corpora,
-            Hardware(dtype, device, device_map),
-            method,
-            baseline is not None,
-            display.progress,
-            display.note,
+            chosen, corpora, hardware, method or "pad", compare, sentences, *notes
         )
     if jsonl:
-        for figure in found.figures:
-            print(line(records.perplexity_record(chosen.name, found.model, figure)))
-        if sentences:
-            for sentence in found.sentences:
-                print(line(records.sentence_record(chosen.name, found.model, sentence)))
-        return
+        _records(chosen.name, found)
+    else:
+        _screen(chosen, found)
+
+
+def _records(recipe: str, found) -> None:
+    from steer_cli.report import measure_records as records
+    from steer_cli.report.jsonl import line
+
+    for figure in found.figures:
+        print(line(records.perplexity_record(recipe, found.model, figure)))
+    for sentence in found.sentences:
+        print(line(records.sentence_record(recipe, found.model, sentence)))
+
+
+def _screen(recipe, found) -> None:
+    from steer_cli.report import heat, measures, terminal
+
     screen = terminal.console()
-    screen.print(terminal.title(chosen, found.model))
-    if sentences:
-        for part in measures.heat_parts(found.sentences):
-            screen.print(part)
+    screen.print(terminal.title(recipe, found.model))
+    for part in heat.heat_parts(found.sentences, screen.width) if found.sentences else ():
+        screen.print(part)
     screen.print(measures.perplexities(found.figures))

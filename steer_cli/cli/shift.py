@@ -19,19 +19,21 @@ HELP = options.help_text(
 )
 
 
+At = Annotated[
+    int | None,
+    typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
+]
+Top = Annotated[int, typer.Option("--top", "-k", metavar="K", min=1, help="Likeliest tokens of each side.")]
+
+
 def shift(
     recipe: options.Recipe,
     prompt: options.Prompt = None,
     model: options.Model = None,
     set: options.Set = None,
-    at: Annotated[
-        int | None,
-        typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
-    ] = None,
+    at: At = None,
     want: options.Want = None,
-    top: Annotated[
-        int, typer.Option("--top", "-k", metavar="K", min=1, help="Likeliest tokens of each side.")
-    ] = 10,
+    top: Top = 10,
     plot: options.Plot = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt.")] = False,
     dtype: options.Dtype = "auto",
@@ -41,31 +43,36 @@ def shift(
 ) -> None:
     from steer_cli import measurements
     from steer_cli.cli.inputs import plot_file, recipe_from
-    from steer_cli.report import measure_records as records
-    from steer_cli.report import measures, terminal
-    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
-    screen = terminal.console()
+    hardware = Hardware(dtype, device, device_map)
     with Display() as display:
-        shifts = measurements.shift(
-            chosen, Hardware(dtype, device, device_map), at, want or (), top, display.progress, display.note
-        )
-        found = []
-        for number, each in enumerate(shifts):
-            display.clear()
-            found.append(each)
-            if jsonl:
-                print(line(records.shift_record(each)), flush=True)
-                continue
-            if number == 0:
-                screen.print(terminal.title(chosen, each.model))
-            for part in measures.shift_parts(each):
-                screen.print(part)
+        shifts = measurements.shift(chosen, hardware, at, want or (), top, display.progress, display.note)
+        found = _show(chosen, shifts, jsonl, display)
     if plot is not None:
         from steer_cli.report import plots
 
         plots.shift(found, plot)
+
+
+def _show(recipe, shifts, jsonl: bool, display) -> list:
+    """Each prompt's shift when it comes; all of them, for the plot."""
+    from steer_cli.report import measure_records as records
+    from steer_cli.report import measures, terminal
+    from steer_cli.report.jsonl import line
+
+    screen, found = terminal.console(), []
+    for each in shifts:
+        display.clear()
+        if jsonl:
+            print(line(records.shift_record(each)), flush=True)
+        else:
+            if not found:
+                screen.print(terminal.title(recipe, each.model))
+            for part in measures.shift_parts(each):
+                screen.print(part)
+        found.append(each)
+    return found

@@ -14,10 +14,13 @@ HELP = options.help_text(
     "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
-    "names corpora (their ratio), corpus/label, counted labels, kl, effect or damage.",
+    "names corpora (their ratio), corpus/label, counted labels, kl, effect or damage; with --jsonl the "
+    "winning record comes once more as the last line, with the wish as `best` and its recipe as "
+    "`best_recipe`.",
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
+    'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1 | jq .best_recipe > r.yaml',
 )
 
 
@@ -69,7 +72,7 @@ def sweep(
     model: options.Model = None,
     samples: Samples = None,
     set: options.Set = None,
-    method: options.Method = "pad",
+    method: options.Method = None,
     lines: options.Lines = False,
     column: options.Column = None,
     label: options.Label = None,
@@ -84,44 +87,48 @@ def sweep(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
-    from steer_cli.errors import SweepError
-    from steer_cli.report import plots
     from steer_cli.report.progress import Display
     from steer_cli.run import Hardware
-    from steer_cli.sweep import best as wishes
-    from steer_cli.sweep.question import Asked, ask
-    from steer_cli.sweep.sweep import sweep as run
+    from steer_cli.sweep.best import parse_wish
+    from steer_cli.sweep.question import Asked
 
     plot_file(plot)
-    wish = None if best is None else wishes.parse_wish(best)
+    wish = None if best is None else parse_wish(best)
     chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, samples=samples)
     corpora = read_corpora(corpus, lines, column, label, group)
-    measures = tuple(part.strip() for part in measure.split(",")) if measure else ()
-    asked = Asked(
-        layers, coefficients, positions, dims, measures, tuple(addition or ()), tuple(want or ()), method
-    )
+    measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
+    given = (tuple(each or ()) for each in (addition, want, prompt))
+    asked = Asked(layers, coefficients, positions, dims, measures, *given, method, samples)
     with Display() as display:
-        question = ask(chosen, corpora, asked, display.progress, display.note)
-        if samples is not None and "counts" not in question.measures:
-            raise SweepError(f"--samples {samples}: only --measure counts draws samples; add it")
-        if plot is not None:
-            plots.check_axes(question.grid.varying, plot)
-        if wish is not None:
-            wishes.check_names(wish, question.names())
-        records = run(question, Hardware(dtype, device, device_map), store, display.progress, display.note)
-        found, winner = _show(question, records, wish, jsonl)
+        hardware = Hardware(dtype, device, device_map)
+        _run(chosen, corpora, asked, hardware, store, wish, plot, jsonl, display)
+
+
+def _run(recipe, corpora, asked, hardware, store, wish, plot, jsonl: bool, display) -> None:
+    """Everything that may be wrong first; then points as they come, the winner, the plot."""
+    from steer_cli.errors import SweepError
+    from steer_cli.report import plots
+    from steer_cli.sweep.best import check_names, errors, values
+    from steer_cli.sweep.question import ask
+    from steer_cli.sweep.sweep import sweep as run
+
+    question = ask(recipe, corpora, asked, display.progress, display.note)
     if plot is not None:
-        plots.sweep(found, [wishes.values(record) for record in found], plot)
+        plots.check_axes(question.grid.varying, plot)
+    if wish is not None:
+        check_names(wish, question.names())
+    records = run(question, hardware, store, display.progress, display.note)
+    found, winner = _show(question, records, wish, jsonl, display)
+    if plot is not None:
+        plots.sweep(found, *([of(record) for record in found] for of in (values, errors)), plot)
     if wish is not None and winner is None:
         raise SweepError(f"--best {wish.text}: no point keeps the condition; loosen it")
 
 
-def _show(question, records, wish, jsonl: bool) -> tuple[list, int | None]:
+def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | None]:
     """Records as they come, or a table when all are there; the winner and its recipe last."""
-    from steer_cli.document import as_yaml
-    from steer_cli.report import sweeps, terminal
     from steer_cli.report.jsonl import line
-    from steer_cli.sweep.best import best, values
+    from steer_cli.sweep.best import best
     from steer_cli.sweep.grid import as_values
 
     found = []
@@ -129,19 +136,29 @@ def _show(question, records, wish, jsonl: bool) -> tuple[list, int | None]:
         found.append(record)
         if jsonl:
             print(line(record), flush=True)
+    display.clear()
     winner = None if wish is None else best(wish, found)
-    point = None if winner is None else list(question.grid)[winner]
-    recipe = None if point is None else as_yaml(as_values(question.recipe_at(point)))
-    named = [values(record) for record in found]
+    recipe = None
+    if winner is not None:
+        recipe = as_values(question.recipe_at(list(question.grid)[winner]))
     if not jsonl:
-        screen = terminal.console()
-        screen.print(terminal.title(question.recipe, question.located.name))
-        for part in sweeps.table(found, named, winner):
-            screen.print(part)
-        if recipe is not None:
-            for part in sweeps.winner(wish.text, found[winner], named[winner], recipe):
-                # Never folded: the recipe is to be pasted into a file.
-                screen.print(part, soft_wrap=True)
-    elif recipe is not None:
-        typer.echo(f"best of {wish.text!r}: {line(found[winner] | {'recipe_text': recipe})}", err=True)
+        _screen(question, found, wish, winner, recipe)
+    elif winner is not None:
+        print(line(found[winner] | {"best": wish.text, "best_recipe": recipe}), flush=True)
     return found, winner
+
+
+def _screen(question, found, wish, winner: int | None, recipe: dict | None) -> None:
+    from steer_cli.document import as_yaml
+    from steer_cli.report import sweeps, terminal
+    from steer_cli.sweep.best import errors, values
+
+    named = [values(record) for record in found]
+    screen = terminal.console()
+    screen.print(terminal.title(question.recipe, question.located.name))
+    for part in sweeps.table(found, named, [errors(record) for record in found], winner, screen.width):
+        screen.print(part)
+    if winner is not None:
+        for part in sweeps.winner(wish.text, found[winner], named[winner], as_yaml(recipe)):
+            # Never folded: the recipe is to be pasted into a file.
+            screen.print(part, soft_wrap=True)

@@ -99,42 +99,44 @@ def prompted(lines: Iterable[Line], alignments: Sequence[Alignment], context: in
     return fronted
 
 
-def fit(
-    lines: Sequence[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer
-) -> tuple[dict[int, Fitted], dict[int, str]]:
-    """The plan of every line that the additions fit on; for the others the reason why they do not.
+def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> Fitted:
+    """The plan of a line.
 
     Predictions before a vector (`middle`, `{at: 5}`) are compared too, although it cannot reach them: the
     ratio is that of whole sentences.
 
     Raises:
-        PlanError: the additions fit no line, or one of them has no prediction behind it on any line.
+        PlanError: the additions do not fit on it.
     """
-    fitted, faults, fault = {}, {}, None
-    for number, line in enumerate(lines):
+    placements = place(alignments, tokenizer, line.ids, line.text)
+    # Of the sentence's own tokens, from uncovered positions.
+    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
+    own = range(max(0, line.offset - 1), len(line.ids) - 1)
+    return Fitted(placements, tuple(p for p in own if p not in covered))
+
+
+def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> None:
+    """Raises PlanError where the additions fit no line, or one reaches no prediction that is compared.
+
+    The ratio of such an addition would be 1 by plan.
+    """
+    fitted, measured, fault = False, False, None
+    unreached = dict(enumerate(alignments))
+    for line in lines:
         try:
-            placements = place(alignments, tokenizer, line.ids, line.text)
+            each = fit(line, alignments, tokenizer)
         except PlanError as error:
-            fault, faults[number] = error, str(error)
-        else:
-            fitted[number] = Fitted(placements, _kept(line, placements))
+            fault = error
+            continue
+        fitted = True
+        if each.kept:
+            measured = True
+            reached = [n for n in unreached if each.kept[-1] >= each.placements[n].start]
+            unreached = {n: alignment for n, alignment in unreached.items() if n not in reached}
     if fault is not None and not fitted:
         raise fault
-    _check_reach(alignments, [each for each in fitted.values() if each.kept])
-    return fitted, faults
-
-
-def _kept(line: Line, placements: Sequence[Placement]) -> tuple[int, ...]:
-    """Positions whose predictions are compared: of the sentence's own tokens, from uncovered positions."""
-    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
-    return tuple(p for p in range(max(0, line.offset - 1), len(line.ids) - 1) if p not in covered)
-
-
-def _check_reach(alignments: Sequence[Alignment], fitted: Sequence[Fitted]) -> None:
-    """Raises PlanError where an addition reaches no prediction that is compared: its ratio is 1 by plan."""
-    for number, alignment in enumerate(alignments):
-        reached = any(each.kept[-1] >= each.placements[number].start for each in fitted)
-        if fitted and not reached and alignment.addition.coefficient != 0:
+    for alignment in unreached.values() if measured else ():
+        if alignment.addition.coefficient != 0:
             position = alignment.addition.position
             where = position if isinstance(position, str) else "position"
             raise PlanError(

@@ -17,6 +17,9 @@ from steer_cli.plan import Alignment, Placement
 from steer_cli.recipe import Addition
 from steer_cli.vectors import capture, read_by, vector_of
 
+# Values of streams held at once: 128 MB of float32, and as much again while a pass is copied from.
+HELD_STREAM = 32_000_000
+
 Measured = tuple[Placement, Tensor, Tensor]  # |vector| and |stream|, [positions] each
 
 
@@ -41,13 +44,25 @@ def norms(
     spread = [at for _, placement in sorted(firsts.items()) for at in _at_all_layers(placement, model.depth)]
     # At layer 0 the vector of equal tokens is zeros; that is a figure here and no fault.
     alignments = [replace(at.alignment, addition=_harmless(at.alignment)) for at in spread]
-    streams = capture(model, read_by(alignments) | {(prompt, layer) for layer in range(model.depth)})
-    if centre:
-        streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
-    for placement, alignment in zip(spread, alignments, strict=True):
-        rows = rows_of(placement, vector_of(alignment, streams, model))
-        met = streams[prompt, alignment.layer][placement.start : placement.end]
-        yield placement, rows.norm(dim=-1), met.norm(dim=-1)
+    found: dict[int, Measured] = {}
+    for layers in _in_parts(model, prompt, alignments):
+        own = {n: alignment for n, alignment in enumerate(alignments) if alignment.layer in layers}
+        streams = capture(model, read_by(tuple(own.values())) | {(prompt, layer) for layer in layers})
+        if centre:
+            streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
+        for n, alignment in own.items():
+            rows = rows_of(spread[n], vector_of(alignment, streams, model))
+            met = streams[prompt, alignment.layer][spread[n].start : spread[n].end]
+            found[n] = (spread[n], rows.norm(dim=-1), met.norm(dim=-1))
+    yield from (found[n] for n in range(len(spread)))
+
+
+def _in_parts(model: Model, prompt: tuple[int, ...], alignments: Sequence[Alignment]) -> Iterator[range]:
+    """The layers, as many at once as HELD_STREAM allows: one pass for all, unless texts are many or long."""
+    texts = {ids for ids, _ in read_by(alignments)} | {prompt}
+    count = max(1, HELD_STREAM // (model.width * sum(map(len, texts))))
+    for first in range(0, model.depth, count):
+        yield range(first, min(first + count, model.depth))
 
 
 def _harmless(alignment: Alignment) -> Addition:

@@ -11,20 +11,43 @@ are shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from steer_cli.arms import Unplaced, arm_of
+from steer_cli.arms import Placed, Unplaced
 from steer_cli.corpus import Corpus
-from steer_cli.errors import CorpusError
+from steer_cli.errors import CorpusError, PlanError, VectorError
 from steer_cli.findings import Perplexity, SentenceChange, figure_name
 from steer_cli.measure.lines import Line, fit
-from steer_cli.measure.scoring import Deltas, Job, Texts, logprobs, texts_at
+from steer_cli.measure.scoring import Job, Texts, logprobs, texts_at
 from steer_cli.model import Model
 from steer_cli.tokens import Tokenizer
+
+LARGEST_EXPONENT = 700  # nats a token; e to its power is still a number
+
+Figure = tuple[str, str | None]  # corpus, label
+
+
+@dataclass
+class Compared:
+    """One arm against the unsteered one: sums over the predictions of each line that are compared.
+
+    A line that is left out has a count of 0. `changes` (line -> positions and d of each) is filled where it
+    is asked for.
+    """
+
+    change: list[float]
+    unsteered: list[float]
+    count: list[int]
+    reasons: dict[Figure, str] = field(default_factory=dict)  # why the additions do not fit on a line
+    changes: dict[int, tuple[Sequence[int], Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lines: int) -> Compared:
+        return cls([0.0] * lines, [0.0] * lines, [0] * lines)
 
 
 @dataclass
@@ -35,132 +58,136 @@ class Sheet:
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
     texts: Texts = field(init=False)
-    unsteered: list[Tensor] = field(init=False)
-    faults: dict[int, str] = field(default_factory=dict, init=False)  # line -> why an arm does not fit on it
+    unsteered: list[Tensor] = field(init=False)  # of every token but the first
 
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
-        jobs = [Job(text, {}) for text in range(len(self.lines))]
-        self.unsteered = logprobs(self.model, self.texts, jobs)
+        self.unsteered = _whole(self.model, self.texts)
 
-    def changes(self, arms: Sequence[Unplaced]) -> list[list[Tensor | None]]:
-        """d of every prediction, for each arm and line: NaN where it is left out, None for one without.
+    def compare(self, arms: Sequence[Unplaced], keep_changes: bool = False) -> list[Compared]:
+        """Each arm against the unsteered one; where an arm fits on no line, nothing is compared.
 
         An arm that adds nothing is the unsteered one, so that its d is exactly 0.
 
         Raises:
-            PlanError: an arm fits no line at all, or reaches no prediction.
             VectorError: log probabilities are not finite any more.
         """
-        layer = min((arm.layer for arm in arms if not arm.nothing), default=None)
-        if layer is not None:
+        found = [Compared.of(len(self.lines)) for _ in arms]
+        acting = [number for number, arm in enumerate(arms) if not arm.nothing]
+        if acting:
+            layer = min(arms[number].layer for number in acting)
             self.texts = texts_at(self.model, self.texts, layer)
-        results: list[list[Tensor | None]] = [[None] * len(self.lines) for _ in arms]
-        jobs, targets = [], []
         for number, arm in enumerate(arms):
-            fitted, faults = fit(self.lines, arm.alignments, self.tokenizer)
-            self.faults |= faults
-            deltas: dict[tuple, Deltas] = {}
-            for text, each in fitted.items():
-                placements, kept = each.placements, each.kept
-                if not kept:
-                    continue
-                if arm.nothing:
-                    results[number][text] = _only(
-                        torch.zeros(len(self.lines[text].ids) - 1, dtype=torch.float64), kept
-                    )
-                    continue
-                spans = tuple((at.start, at.end, at.first_row) for at in placements)
-                if spans not in deltas:
-                    end = max(at.end for at in placements)
-                    deltas[spans] = arm_of(self.model, placements, arm.vectors, end).prompt
-                jobs.append(Job(text, deltas[spans], kept[0]))
-                targets.append((number, text, kept))
-        # Row by row, all arms of a text together, so that a pass holds texts of one length.
-        order = sorted(range(len(jobs)), key=lambda index: jobs[index].text)
-        steered = logprobs(self.model, self.texts, [jobs[index] for index in order])
-        for index, values in zip(order, steered, strict=True):
-            number, text, kept = targets[index]
-            results[number][text] = _only(values - self.unsteered[text], kept)
-        return results
+            if arm.nothing:
+                for job in self._jobs(number, arm, range(len(self.lines)), found[number]):
+                    self._enter(found[number], job, self.unsteered[job.text][list(job.kept)], keep_changes)
+
+        def jobs_of(text: int) -> Iterator[Job]:
+            for number in acting:
+                yield from self._jobs(number, arms[number], [text], found[number])
+
+        for job, values in logprobs(self.model, self.texts, jobs_of):
+            self._enter(found[job.arm], job, values, keep_changes)
+        return found
+
+    def _jobs(self, number: int, arm: Unplaced, texts: Sequence[int], found: Compared) -> Iterator[Job]:
+        for text in texts:
+            line = self.lines[text]
+            try:
+                each = fit(line, arm.alignments, self.tokenizer)
+            except PlanError as error:
+                found.reasons.setdefault((line.corpus, line.label), str(error))
+                continue
+            if each.kept:
+                yield Job(text, each.kept, number, Placed(each.placements, arm.vectors))
+
+    def _enter(self, found: Compared, job: Job, values: Tensor, keep_changes: bool) -> None:
+        unsteered = self.unsteered[job.text][list(job.kept)]
+        found.change[job.text] = float((values - unsteered).sum())
+        found.unsteered[job.text] = float(unsteered.sum())
+        found.count[job.text] = len(job.kept)
+        if keep_changes:
+            found.changes[job.text] = (job.kept, values - unsteered)
+
+    def prompted(self, fronted: Sequence[Line], vector: Compared) -> Compared:
+        """The same texts with tokens in front instead of a vector, where the vector's arm keeps predictions.
+
+        Args:
+            fronted: the lines in the same order, laid out with the plus text in front.
+            vector: the vector's arm, with its changes.
+        """
+        found = Compared.of(len(self.lines))
+        found.reasons = vector.reasons
+        # Each line grew by as many tokens or lost as many, so the longest is still the first.
+        texts = Texts(tuple(line.ids for line in fronted))
+        moved = [other.offset - line.offset for line, other in zip(self.lines, fronted, strict=True)]
+
+        def jobs_of(text: int) -> Iterator[Job]:
+            if text in vector.changes:
+                yield Job(text, [position + moved[text] for position in vector.changes[text][0]])
+
+        for job, values in logprobs(self.model, texts, jobs_of):
+            kept = vector.changes[job.text][0]
+            self._enter(found, Job(job.text, kept), values, keep_changes=False)
+        return found
 
 
-def _only(values: Tensor, kept: Sequence[int]) -> Tensor:
-    chosen = torch.full_like(values, float("nan"))
-    chosen[list(kept)] = values[list(kept)]
-    return chosen
+def _whole(model: Model, texts: Texts) -> list[Tensor]:
+    """Log probability of every token but the first of each text."""
+    found = [torch.zeros(0, dtype=torch.float64)] * len(texts.ids)
+
+    def jobs_of(text: int) -> Iterator[Job]:
+        if len(texts.ids[text]) > 1:
+            yield Job(text, range(len(texts.ids[text]) - 1))
+
+    for job, values in logprobs(model, texts, jobs_of):
+        found[job.text] = values.clone()  # of its own, so that the pass is let go
+    return found
 
 
-def prompt_changes(
-    plain: Sheet, fronted: Sequence[Line], kept: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """d of the same texts with tokens in front instead of a vector, where the vector's arm keeps predictions.
-
-    Args:
-        fronted: the lines of `plain` in the same order, laid out with the plus text in front.
-        kept: d of the vector's arm, as `Sheet.changes` gives it.
-    """
-    order = sorted(range(len(fronted)), key=lambda index: -len(fronted[index].ids))
-    texts = Texts(tuple(fronted[index].ids for index in order))
-    values = dict(
-        zip(order, logprobs(plain.model, texts, [Job(row, {}) for row in range(len(order))]), strict=True)
-    )
-    results: list[Tensor | None] = []
-    for index, (line, other) in enumerate(zip(plain.lines, fronted, strict=True)):
-        moved = other.offset - line.offset
-        own = values[index]
-        whole = torch.full_like(plain.unsteered[index], float("nan"))
-        for p in range(len(whole)):
-            whole[p] = own[p + moved] - plain.unsteered[index][p]
-        results.append(None if kept[index] is None else whole.masked_fill(kept[index].isnan(), float("nan")))
-    return results
-
-
-def figures(
-    sheet: Sheet, changes: Sequence[Tensor | None], corpora: Sequence[Corpus], method: str
-) -> list[Perplexity]:
+def figures(sheet: Sheet, compared: Compared, corpora: Sequence[Corpus], method: str) -> list[Perplexity]:
     """Perplexities and their ratio, for each corpus and label.
 
     Raises:
         CorpusError: no prediction of a corpus or label is left to compare.
     """
-    return [_figures(sheet, changes, corpus, label, method) for corpus in corpora for label in corpus.labels]
+    return [
+        _figures(sheet, compared, (corpus.name, label), method)
+        for corpus in corpora
+        for label in corpus.labels
+    ]
 
 
-def _figures(
-    sheet: Sheet, changes: Sequence[Tensor | None], corpus: Corpus, label: str | None, method: str
-) -> Perplexity:
-    own = [i for i, line in enumerate(sheet.lines) if (line.corpus, line.label) == (corpus.name, label)]
-    sums, counts, plain = [], [], []
-    for index in own:
-        if changes[index] is not None:
-            kept = ~changes[index].isnan()
-            sums.append(float(changes[index][kept].sum()))
-            plain.append(float(sheet.unsteered[index][kept].sum()))
-            counts.append(int(kept.sum()))
-    missing = [index for index in own if changes[index] is None]
-    reason = next((sheet.faults[index] for index in missing if index in sheet.faults), None)
-    if not counts:
-        named = figure_name(corpus.name, label)
+def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> Perplexity:
+    own = [i for i, line in enumerate(sheet.lines) if (line.corpus, line.label) == figure]
+    kept = [index for index in own if compared.count[index]]
+    reason = compared.reasons.get(figure)
+    if not kept:
+        named = figure_name(*figure)
         raise CorpusError(
             f"corpus {named}: no sentence can be measured: {reason}"
             if reason
             else f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; "
             "give longer ones"
         )
-    tokens = sum(counts)
+    sums = [compared.change[index] for index in kept]
+    counts = [compared.count[index] for index in kept]
+    plain, tokens = sum(compared.unsteered[index] for index in kept), sum(counts)
     mean = sum(sums) / tokens
+    if -min(mean, plain / tokens, (plain + sum(sums)) / tokens) > LARGEST_EXPONENT:
+        raise VectorError(
+            f"corpus {figure_name(*figure)}: the perplexity is no number any more; use a smaller coefficient"
+        )
     return Perplexity(
-        corpus=corpus.name,
-        label=label,
+        *figure,
         method=method,
-        perplexity_unsteered=math.exp(-sum(plain) / tokens),
-        perplexity_steered=math.exp(-(sum(plain) + sum(sums)) / tokens),
+        perplexity_unsteered=math.exp(-plain / tokens),
+        perplexity_steered=math.exp(-(plain + sum(sums)) / tokens),
         ratio=math.exp(-mean),
         stderr=_stderr(sums, counts, mean),
-        sentences=len(counts),
+        sentences=len(kept),
         tokens=tokens,
-        left_out=len(own) - len(counts),
+        left_out=len(own) - len(kept),
         reason=reason,
     )
 
@@ -178,14 +205,14 @@ def _stderr(sums: Sequence[float], counts: Sequence[int], mean: float) -> float 
     return math.exp(-mean) * math.sqrt(size / (size - 1) * spread) / sum(counts)
 
 
-def sentence_changes(
-    sheet: Sheet, changes: Sequence[Tensor | None], piece: Callable[[int], str]
-) -> list[SentenceChange]:
+def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], str]) -> list[SentenceChange]:
     """The heat map's rows: the tokens behind BOS and what was put in front, with d of each."""
     rows = []
-    for line, change in sorted(zip(sheet.lines, changes, strict=True), key=lambda pair: pair[0].number):
-        values = [None] * len(line.ids) if change is None else [None, *change.tolist()]
-        shown = [None if value is None or math.isnan(value) else value for value in values]
+    for text, line in sorted(enumerate(sheet.lines), key=lambda pair: pair[1].number):
+        shown: list[float | None] = [None] * len(line.ids)
+        kept, changes = compared.changes.get(text, ((), torch.zeros(0)))
+        for position, change in zip(kept, changes.tolist(), strict=True):
+            shown[position + 1] = change
         pieces = tuple(piece(id) for id in line.ids[line.offset :])
         rows.append(SentenceChange(line.corpus, line.label, pieces, tuple(shown[line.offset :])))
     return rows

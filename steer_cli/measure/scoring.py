@@ -1,38 +1,45 @@
 """Log probabilities of texts under many arms: length-sorted batches that begin at a recorded stream.
 
-A text's unsteered stream is recorded once; every arm runs from the first block that it changes. This module
-does not know what texts mean or how their figures are put together.
+A text's unsteered stream is recorded once; every arm runs from the first block that it changes. What is added
+is made for one pass at a time, and a vocabulary is opened for a part of its positions only, so that memory
+does not grow with texts, arms or their length. This module does not know what texts mean or how their
+figures are put together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from steer_cli.arms import NOTHING, Placed
 from steer_cli.errors import VectorError
 from steer_cli.model import Model
-from steer_cli.residual import advance, record, resume
+from steer_cli.residual import Made, advance, read_out, record
 
 # Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
 LOGITS = 32_000_000
-# Positions of one pass: more keeps no core busier.
-PASS_POSITIONS = 2048
-# Values of recorded streams kept for later layers (256 MB of float32); with more, each layer starts anew.
-KEPT_STREAM = 64_000_000
-
-Deltas = Mapping[int, Tensor]  # layer -> [positions, width]; zeros beyond the text's end or nothing
+# Logits whose exponentials are summed at once: what a core's cache holds is summed in half the time.
+SUMMED_LOGITS = 1_000_000
+# Positions of one pass: more keeps no core busier, and no cache holds what they need.
+PASS_POSITIONS = 640
+# Values of recorded streams kept for later layers (128 MB of float32, twice while they move up); with more,
+# each layer starts anew.
+KEPT_STREAM = 32_000_000
 
 
 @dataclass(frozen=True)
 class Job:
-    """One text under one arm: which text, what is added where, and the first position to predict from."""
+    """One text under one arm: which text, the positions to predict from, which arm, and what it adds."""
 
     text: int
-    deltas: Deltas
-    first: int = 0
+    kept: Sequence[int]
+    arm: int = 0
+    placed: Placed = NOTHING
 
 
 @dataclass(frozen=True)
@@ -76,100 +83,106 @@ def _recorded(model: Model, texts: Texts, batch: range, layer: int) -> Tensor:
 
 
 @torch.inference_mode()
-def logprobs(model: Model, texts: Texts, jobs: Sequence[Job]) -> list[Tensor]:
-    """Log probability of every token of a text but the first, for each job.
+def logprobs(
+    model: Model, texts: Texts, jobs_of: Callable[[int], Iterable[Job]]
+) -> Iterator[tuple[Job, Tensor]]:
+    """Log probability of the token behind each position that a job keeps.
 
     Args:
         texts: as `texts_at` gives them for a layer that is no deeper than any that a job changes.
+        jobs_of: the jobs of a text, asked for when its batch is reached.
 
     Returns:
-        For each job [tokens - 1], float64 on the CPU; NaN before the job's first position.
+        Each job with [kept], float64 on the CPU, as passes are done.
 
     Raises:
         VectorError: log probabilities are not finite any more.
     """
-    results: list[Tensor | None] = [None] * len(jobs)
-    waiting: dict[int, list[int]] = {}
-    for number, job in enumerate(jobs):
-        waiting.setdefault(job.text, []).append(number)
     for index, batch in enumerate(texts.batches()):
-        numbers = [number for text in batch for number in waiting.get(text, ())]
-        if not numbers:
-            continue
-        stream = texts.streams[index] if texts.streams else _recorded(model, texts, batch, texts.layer)
-        for part in _parts(model, texts, jobs, numbers):
-            for number, values in zip(
-                part, _scored(model, texts, batch, stream, [jobs[n] for n in part]), strict=True
-            ):
-                results[number] = values
-    return results
+        # All arms of a text together, so that a pass holds texts of one length.
+        jobs = (job for text in batch for job in jobs_of(text))
+        stream = texts.streams[index] if texts.streams else None
+        for first in jobs:
+            if stream is None:
+                stream = _recorded(model, texts, batch, texts.layer)
+            count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
+            part = [first, *islice(jobs, count - 1)]
+            yield from zip(part, _scored(model, texts, batch, stream, part), strict=True)
 
 
-def _parts(model: Model, texts: Texts, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Jobs of one pass: as many as its logits allow."""
-    at = 0
-    while at < len(numbers):
-        longest = max(1, len(texts.ids[jobs[numbers[at]].text]) - 1)
-        count = max(1, min(PASS_POSITIONS // longest, LOGITS // (longest * model.vocabulary)))
-        yield list(numbers[at : at + count])
-        at += count
-
-
-def _scored(model: Model, texts: Texts, batch: range, stream: Tensor, jobs: Sequence[Job]) -> list[Tensor]:
-    ids = [texts.ids[job.text] for job in jobs]
-    longest = max(1, max(map(len, ids)) - 1)
-    first = min(min(job.first for job in jobs), longest - 1)
+def _scored(
+    model: Model, texts: Texts, batch: range, stream: Tensor, jobs: Sequence[Job]
+) -> Sequence[Tensor]:
+    longest = max(1, len(texts.ids[jobs[0].text]) - 1)
     rows = stream[[job.text - batch.start for job in jobs], :longest]  # [jobs, longest, width]
-    deltas = {
-        layer: torch.stack([_fitted(job.deltas.get(layer), rows[0]) for job in jobs])
-        for layer in sorted({layer for job in jobs for layer in job.deltas})
-    }
-    logits = resume(model, texts.layer, rows, deltas, range(first, longest))
-    values = []
-    for row, job, scores in zip(ids, jobs, logits, strict=True):
-        count = len(row) - 1
-        scored = torch.full((count,), float("nan"), dtype=torch.float64)
-        wanted = torch.tensor(row[job.first + 1 :], device=scores.device, dtype=torch.long)
-        scores = scores[job.first - first : count - first].float()
-        chosen = scores.gather(1, wanted[:, None]).squeeze(1) - scores.logsumexp(-1)
-        if not chosen.isfinite().all():
-            raise VectorError(
-                "the steered logits are not finite; use a smaller coefficient or --dtype float32"
-            )
-        scored[job.first :] = chosen.double().cpu()
-        values.append(scored)
-    return values
+    last = advance(model, texts.layer, rows, model.depth, _deltas(model, jobs, longest))
+    places = [(row, position) for row, job in enumerate(jobs) for position in job.kept]
+    wanted = [texts.ids[jobs[row].text][position + 1] for row, position in places]
+    # Only positions that count are read out: the vocabulary is the widest part of a pass.
+    at_row, at_position = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
+    chosen = _chosen(model, last[at_row, at_position], torch.tensor(wanted, dtype=torch.long))
+    if not chosen.isfinite().all():
+        raise VectorError("the steered logits are not finite; use a smaller coefficient or --dtype float32")
+    return chosen.split([len(job.kept) for job in jobs])
 
 
-def _fitted(delta: Tensor | None, like: Tensor) -> Tensor:
-    """[positions, width] of a text's delta, cut or filled with zeros to the batch's length."""
-    whole = torch.zeros(like.shape, device=like.device)
-    if delta is not None:
-        whole[: len(delta)] = delta[: len(like)]
-    return whole
+def _chosen(model: Model, stream: Tensor, wanted: Tensor) -> Tensor:
+    """Log probability of one token a position, [positions], float64; at most LOGITS are held."""
+    parts = max(1, -(-len(stream) * model.vocabulary // LOGITS))
+    values = [torch.zeros(0, dtype=torch.float64)]
+    for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):
+        if len(rows):
+            logits = read_out(model, rows)
+            likely = logits.gather(1, ids[:, None].to(logits.device)).squeeze(1).float()
+            values.append((likely - _log_sums(logits)).cpu().double())
+    return torch.cat(values)
 
 
-def next_logits(model: Model, prompt: Sequence[int], arms: Sequence[Deltas], at: int) -> Tensor:
-    """Logits of the token behind position `at` of one prompt, for each arm.
+def _log_sums(logits: Tensor) -> Tensor:
+    """ln of the sum of exponentials of each row, [positions], float32."""
+    rows = logits.split(max(1, SUMMED_LOGITS // logits.shape[1]))
+    return torch.cat([some.float().logsumexp(-1) for some in rows])
 
-    Args:
-        arms: what is added, layer -> [positions of the prompt, width]; an empty one is unsteered.
+
+def _deltas(model: Model, jobs: Sequence[Job], positions: int) -> dict[int, Made]:
+    """layer -> makes what a pass of the jobs adds there, [jobs, positions, width]."""
+    layers = sorted({layer for job in jobs for layer in job.placed.layers})
+    return {layer: partial(_delta, model, jobs, layer, positions) for layer in layers}
+
+
+def _delta(model: Model, jobs: Sequence[Job], layer: int, positions: int) -> Tensor:
+    # A span may cover the last token too, which predicts nothing and is not run.
+    whole = torch.zeros(len(jobs), positions + 1, model.width, device=model.device)
+    made: dict[tuple, Tensor] = {}  # an arm often adds the same to many texts
+    for row, job in zip(whole, jobs, strict=True):
+        key = (job.arm, job.placed.spans)
+        if key in made:
+            row.copy_(made[key])
+        else:
+            job.placed.add_to(row, layer)
+            made[key] = row
+    return whole[:, :positions]
+
+
+def next_logits(model: Model, prompt: Sequence[int], arms: Sequence[Placed], at: int) -> Tensor:
+    """Logits of the token behind position `at` of one prompt, for each arm; an empty one is unsteered.
 
     Returns:
-        [arms, vocabulary], float32.
+        [arms, vocabulary], float32 on the CPU.
+
+    Raises:
+        VectorError: logits are not finite any more.
     """
-    layers = sorted({layer for arm in arms for layer in arm})
-    start = layers[0] if layers else 0
+    start = min((layer for arm in arms for layer in arm.layers), default=0)
     stream = record(model, torch.tensor([list(prompt)]), [start])[start]
+    jobs = [Job(0, (at,), number, arm) for number, arm in enumerate(arms)]
     size = max(1, PASS_POSITIONS // len(prompt))
     parts = []
-    for first in range(0, len(arms), size):
-        part = arms[first : first + size]
-        deltas = {
-            layer: torch.stack([_fitted(arm.get(layer), stream[0]) for arm in part]) for layer in layers
-        }
+    for first in range(0, len(jobs), size):
+        part = jobs[first : first + size]
         rows = stream.expand(len(part), -1, -1)
-        parts.append(resume(model, start, rows, deltas, range(at, at + 1))[:, 0].float())
+        last = advance(model, start, rows, model.depth, _deltas(model, part, len(prompt)))
+        parts.append(read_out(model, last[:, at]).float().cpu())
     logits = torch.cat(parts)
     if not logits.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or --dtype float32")

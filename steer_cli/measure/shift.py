@@ -49,6 +49,18 @@ def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float
     return float(effect), float((steered.exp() * (steered - unsteered)).sum())
 
 
+def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, float | None]:
+    """The total KL and both entropies; effect and damage are None where no words are wanted."""
+    effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
+    return {
+        "kl": float(both.parts.sum()),
+        "entropy_unsteered": entropy(both.unsteered),
+        "entropy_steered": entropy(both.steered),
+        "effect": effect,
+        "damage": damage,
+    }
+
+
 def top(both: Distributions, count: int, piece: Callable[[int], str]) -> tuple[TokenShift, ...]:
     """The union of the `count` likeliest tokens of both sides, the likeliest when steered first."""
     count = min(count, len(both.steered))

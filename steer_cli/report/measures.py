@@ -1,11 +1,10 @@
-"""Findings -> a screen: shifts, perplexities, norms and the heat map of sentences.
+"""Findings -> a screen: shifts, perplexities and norms; `heat` shows sentences.
 
 Colours are few and never carry meaning alone. This module does not know how anything was computed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -14,10 +13,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift
+from steer_cli.findings import Norms, Perplexity, Shift
 from steer_cli.report.plain import cell, visible
 
-BRIGHTEST = math.log(100)  # a change by a hundredfold, as in Turner et al. 2023
 SHOWN_POSITIONS = 10
 DAMAGED = 1.05  # a ratio from here on is marked as damage
 
@@ -83,33 +81,6 @@ def perplexities(figures: Sequence[Perplexity]) -> Table:
 def ratio(value: float) -> Text:
     """A ratio of perplexities: green below 1, red where it is damage."""
     return Text(f"{value:.3f}", style="green" if value < 1 else "red" if value >= DAMAGED else "")
-
-
-def heat_parts(sentences: Sequence[SentenceChange]) -> Iterator[Text]:
-    """Each sentence with its tokens green where they became likelier and red where less; dim if left out."""
-    head = (
-        "green: likelier, red: less likely, brightest at a hundredfold; dim: left out; first the mean change"
-    )
-    yield Text(f"  {head}", style="dim")
-    for sentence in sentences:
-        known = [change for change in sentence.changes if change is not None]
-        mean = f"{sum(known) / len(known):+.2f}  " if known else "  --   "
-        # A style of the whole line would dim the tokens too.
-        line = Text().append(f"{visible(sentence.corpus)} ", style="dim").append(mean)
-        for piece, change in zip(sentence.pieces, sentence.changes, strict=True):
-            line.append(visible(piece), style=_heat(change))
-        yield line
-
-
-def _heat(change: float | None) -> str:
-    if change is None:
-        return "dim"
-    strength = min(abs(change) / BRIGHTEST, 1.0)
-    level = round(210 * strength)
-    colour = (0, 30 + level, 0) if change > 0 else (30 + level, 0, 0)
-    # Dark letters on a bright ground, light ones on a dark ground.
-    letters = "black" if strength > 0.6 else "white"
-    return f"{letters} on rgb({colour[0]},{colour[1]},{colour[2]})" if strength > 0.02 else ""
 
 
 def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:

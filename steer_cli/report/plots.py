@@ -58,11 +58,17 @@ def check_axes(varying: Sequence[str], path: Path) -> None:
         raise PlotError(f"--plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer")
 
 
-def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, float]], path: Path) -> None:
+def sweep(
+    records: Sequence[Mapping[str, Any]],
+    named: Sequence[Mapping[str, float]],
+    errors: Sequence[Mapping[str, float]],
+    path: Path,
+) -> None:
     """One varying axis: a line a figure. Two: a heat map a figure, or curves where the second has few values.
 
     Args:
         named: the figures of each record, by name.
+        errors: their standard errors, a band around a curve.
 
     Raises:
         PlotError: more axes vary than a plot has, or the file cannot be written.
@@ -74,11 +80,12 @@ def sweep(records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, flo
     groups = [
         group for group in ([n for n in names if n in ratios], [n for n in names if n not in ratios]) if group
     ]
+    both = list(zip(named, errors, strict=True))
     if len(varying) == 1:
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, named, varying[0], ratios))
+        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, both, varying[0], ratios))
     elif min(len({str(record[axis]) for record in records}) for axis in varying) <= 3:
         few, many = sorted(varying, key=lambda axis: len({str(record[axis]) for record in records}))
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, named, many, ratios, few))
+        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, both, many, ratios, few))
     else:
         _draw(path, len(names), lambda axes: _heat_maps(axes, names, records, named, varying, ratios), 4.6)
 
@@ -87,7 +94,7 @@ def _corpora(record: Mapping[str, Any]) -> list[str]:
     return [figure_name(each["corpus"], each["label"]) for each in record.get("perplexity", ())]
 
 
-def _curves(axes, groups, records, named, across: str, ratios: set[str], split: str | None = None) -> None:
+def _curves(axes, groups, records, both, across: str, ratios: set[str], split: str | None = None) -> None:
     for panel, names in zip(axes, groups, strict=True):
         for number, name in enumerate(names):
             for style, value in zip(("-", "--", ":"), _values(records, split), strict=False):
@@ -97,9 +104,11 @@ def _curves(axes, groups, records, named, across: str, ratios: set[str], split: 
                 xs = [records[i][across] for i in own]
                 xs = xs if all(isinstance(x, int | float) for x in xs) else ticks
                 colour = COLOURS[number % len(COLOURS)]
-                panel.plot(
-                    xs, [named[i][name] for i in own], style, color=colour, label=_plain(label), marker="."
-                )
+                ys = [both[i][0][name] for i in own]
+                spread = [both[i][1].get(name, 0) for i in own]
+                panel.plot(xs, ys, style, color=colour, label=_plain(label), marker=".")
+                low, high = ([y + sign * e for y, e in zip(ys, spread, strict=True)] for sign in (-1, 1))
+                panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         if set(names) <= ratios:
             panel.axhline(1, color="#999999", linewidth=0.8)
         panel.set_xlabel(across)

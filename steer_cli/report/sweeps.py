@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -20,13 +21,19 @@ AXES = ("layer", "coefficient", "position", "dims")
 
 
 def table(
-    records: Sequence[Mapping[str, Any]], named: Sequence[Mapping[str, float]], winner: int | None
+    records: Sequence[Mapping[str, Any]],
+    named: Sequence[Mapping[str, float]],
+    errors: Sequence[Mapping[str, float]],
+    winner: int | None,
+    width: int,
 ) -> Iterator[RenderableType]:
     """A row for each point, a column for each axis that varies and each figure.
 
     Args:
         named: the figures of each record by name; those of a corpus are ratios.
+        errors: their standard errors, which are shown where the screen is wide enough.
         winner: number of the record that --best chose.
+        width: columns of the screen.
     """
     axes = [axis for axis in AXES if axis == "layer" or len({str(record[axis]) for record in records}) > 1]
     names = list(named[0]) if named else []
@@ -36,18 +43,41 @@ def table(
         for figure in record.get("perplexity", ())
     }
     lowest = {name: min(each[name] for each in named) for name in ratios}
-    shown = plain_table(*axes, *map(visible, names), left=0)
-    for number, (record, figures) in enumerate(zip(records, named, strict=True)):
-        cells = [_figure(figures[name], name in ratios, lowest.get(name)) for name in names]
-        style = "bold" if number == winner else ""
-        shown.add_row(*(_axis(record[axis]) for axis in axes), *cells, style=style)
+    heads = [*axes, *map(visible, names)]
+    rows = [
+        [
+            *(Text(_axis(record[axis])) for axis in axes),
+            *(_figure(figures[name], name in ratios, lowest.get(name)) for name in names),
+        ]
+        for record, figures in zip(records, named, strict=True)
+    ]
+    columns = [*[""] * len(axes), *names]
+    wider = [_with_errors(row, columns, each) for row, each in zip(rows, errors, strict=True)]
+    with_errors = any(errors) and _width(heads, wider) <= width
+    shown = plain_table(*heads, left=0)
+    for number, row in enumerate(wider if with_errors else rows):
+        shown.add_row(*row, style="bold" if number == winner else "")
     yield shown
-    if legend := _legend(ratios, winner):
+    if legend := _legend(ratios, with_errors, winner):
         yield Text(f"  {legend}", style="dim")
 
 
-def _legend(ratios: set[str], winner: int | None) -> str:
+def _with_errors(row: Sequence[Text], names: Sequence[str], errors: Mapping[str, float]) -> list[Text]:
+    return [
+        Text.assemble(cell, f" ±{errors[name]:.3f}") if name in errors else cell
+        for cell, name in zip(row, names, strict=True)
+    ]
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """Columns of a table whose cells are not folded."""
+    columns = zip(map(cell_len, heads), *([cell.cell_len for cell in row] for row in rows), strict=True)
+    return sum(max(column) + 2 for column in columns)
+
+
+def _legend(ratios: set[str], errors: bool, winner: int | None) -> str:
     parts = [f"ratios: * lowest, ! damaged ({DAMAGED:g} or more)"] if ratios else []
+    parts += ["± standard error"] if errors else []
     return "; ".join([*parts, *(["bold: the winner"] if winner is not None else [])])
 
 

@@ -6,6 +6,7 @@ completions), or kl, effect, damage. This module does not know how the figures w
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_cli.errors import SweepError
-from steer_cli.findings import figure_name
+from steer_cli.findings import figure_name, standard_error
 
 Record = dict[str, Any]
 
@@ -46,12 +47,18 @@ def parse_wish(text: str) -> Wish:
     for part in re.split(r"\s+and\s+", found[3], flags=re.IGNORECASE) if found[3] else ():
         bound = _BOUND.fullmatch(part)
         try:
-            bounds.append((bound[1], bound[2], float(bound[3])))
+            bounds.append((bound[1], bound[2], _number(bound[3])))
         except (TypeError, ValueError):
             raise SweepError(
                 f"--best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER"
             ) from None
     return Wish(text, found[1].lower() == "max", found[2], tuple(bounds))
+
+
+def _number(text: str) -> float:
+    if math.isnan(number := float(text)):
+        raise ValueError  # nothing compares to it
+    return number
 
 
 def values(record: Record) -> dict[str, float]:
@@ -65,6 +72,18 @@ def values(record: Record) -> dict[str, float]:
     for label, means in record.get("counts", {}).items():
         named[label] = means["steered"]
     return named
+
+
+def errors(record: Record) -> dict[str, float]:
+    """Standard errors of the same names, where a figure is made of several draws."""
+    named = {
+        figure_name(figure["corpus"], figure["label"]): figure["stderr"]
+        for figure in record.get("perplexity", ())
+    }
+    for key in ("kl", "effect", "damage"):
+        named[key] = standard_error([each[key] for each in record.get("kl", ()) if key in each])
+    named |= {label: means.get("steered_stderr") for label, means in record.get("counts", {}).items()}
+    return {name: error for name, error in named.items() if error is not None}
 
 
 def check_names(wish: Wish, known: Sequence[str]) -> None:

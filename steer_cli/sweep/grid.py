@@ -14,6 +14,7 @@ from typing import Any
 from steer_cli.errors import SweepError
 from steer_cli.recipe import Addition, Recipe
 
+EXAMPLES = {"--layers": "0:30 or 6,16", "--coefficients": "-1:4:0.5 or 1,2", "--dims": "0:1:0.1 or 0.5"}
 LARGEST = 100_000  # values of one axis; more is a slip of the pen
 TOGETHER = 16  # points of one layer that are computed in one go
 COUNTED_TOGETHER = 4  # where they generate texts, which takes minutes that a kill would lose
@@ -114,14 +115,15 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
             numbers = [Decimal(bound.strip()) for bound in bounds]
             if len(numbers) > 3 or not all(number.is_finite() for number in numbers):
                 raise InvalidOperation
-            values += [
-                kind(number) for number in (_range(numbers, kind is _layer) if len(numbers) > 1 else numbers)
-            ]
+            own = [kind(number) for number in (_range(numbers, kind is _layer) if numbers[1:] else numbers)]
+            if not all(map(math.isfinite, own)):  # too large for a float
+                raise ValueError
         except (InvalidOperation, ValueError, OverflowError):
-            example = "0:30 or 6,16" if kind is _layer else "-1:4:0.5 or 1,2"
-            raise SweepError(
-                f"{option} {text}: {part.strip() or 'nothing'} is not a value; write {example}"
-            ) from None
+            what = f"{part.strip() or 'nothing'} is not a value"
+            raise SweepError(f"{option} {text}: {what}; write {EXAMPLES[option]}") from None
+        if not own:
+            raise SweepError(f"{option} {text}: {part.strip()} holds no value; write {EXAMPLES[option]}")
+        values += own
     if len(values) > LARGEST:
         raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer")
     # 0.0 for -0.0, which is the same figure.
@@ -136,7 +138,7 @@ def _layer(number: Decimal) -> int:
 
 def _range(numbers: Sequence[Decimal], half_open: bool) -> list[Decimal]:
     start, stop, step = (*numbers, Decimal(1))[:3]
-    if step <= 0 or stop < start:
+    if step <= 0:
         raise ValueError
     count = (math.ceil if half_open else math.floor)((stop - start) / step) + (not half_open)
     if count > LARGEST:

@@ -17,7 +17,7 @@ from steer_cli.corpus import Corpus
 from steer_cli.errors import SweepError
 from steer_cli.findings import figure_name
 from steer_cli.locate import Located
-from steer_cli.measure.lines import Line, fit, lay_out, pads_in_front
+from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
 from steer_cli.measurements import check_names, wanted_ids
 from steer_cli.plan import align_additions, check_length, place
 from steer_cli.recipe import Recipe
@@ -41,7 +41,9 @@ class Asked:
     measures: tuple[str, ...] = ()
     additions: tuple[int, ...] = ()
     want: tuple[str, ...] = ()
-    method: str = "pad"
+    prompts: tuple[str, ...] = ()
+    method: str | None = None  # None is pad
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def ask(
         prompts=tuple((text, tokenizer.prompt(text)) for text in recipe.all_prompts),
         corpora=tuple(corpora),
         lines=(),
-        method=asked.method,
+        method=asked.method or "pad",
         wanted=wanted_ids(asked.want, tokenizer),
     )
     question.check_names()
@@ -155,11 +157,23 @@ def _measures(asked: Asked, recipe: Recipe, corpora: Sequence[Corpus]) -> tuple[
         raise SweepError(
             f"--measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`"
         )
-    if asked.want and "kl" not in measures:
-        raise SweepError(f"--want {asked.want[0]}: only --measure kl looks at words; add it")
+    _check_used(asked, measures)
     if measures != ("perplexity",):
         recipe.with_prompts([])  # raises where there is none
     return measures
+
+
+def _check_used(asked: Asked, measures: Sequence[str]) -> None:
+    """Raises SweepError where an option would be ignored, because what looks at it is not measured."""
+    given = (
+        ("--want", next(iter(asked.want), None), ("kl",), "looks at words"),
+        ("--samples", asked.samples, ("counts",), "draws samples"),
+        ("--method", asked.method, ("perplexity",), "keeps a vector apart from sentences"),
+        ("--prompt", next(iter(asked.prompts), None), ("kl", "counts"), "runs prompts"),
+    )
+    for option, value, users, what in given:
+        if value is not None and not set(users) & set(measures):
+            raise SweepError(f"{option} {value}: only --measure {' or '.join(users)} {what}; add it")
 
 
 def _check_points(question: Question) -> tuple[Line, ...]:
@@ -177,7 +191,7 @@ def _check_points(question: Question) -> tuple[Line, ...]:
         if "perplexity" in question.measures:
             front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
             lines = lines or lay_out(question.corpora, tokenizer, front, located.context)
-            fit(lines, alignments, tokenizer)
+            check_fit(lines, alignments, tokenizer)
     return lines
 
 

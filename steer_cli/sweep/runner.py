@@ -12,17 +12,17 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from steer_cli.arms import Unplaced, arm_of
+from steer_cli.arms import NOTHING, Placed, Unplaced, arm_of
 from steer_cli.catalogue import Note, silent
 from steer_cli.findings import perplexity_fields
 from steer_cli.generate import generate
+from steer_cli.measure import shift
 from steer_cli.measure.perplexity import Sheet, figures
 from steer_cli.measure.scoring import next_logits
-from steer_cli.measure.shift import Distributions, effect_and_damage, entropy
-from steer_cli.measure.words import count_words
+from steer_cli.measure.words import compared, count_words
 from steer_cli.measurements import left_out_notes
 from steer_cli.model import Model
-from steer_cli.plan import align_additions, place
+from steer_cli.plan import Placement, align_additions, place
 from steer_cli.prefill import UNSTEERED, Arm, Job
 from steer_cli.sweep.grid import Point
 from steer_cli.sweep.question import Prompt, Question
@@ -37,7 +37,7 @@ class Runner:
     question: Question
     note: Note = silent
     _sheet: Sheet | None = field(default=None, init=False)
-    _unsteered_counts: dict[str, float] | None = field(default=None, init=False)
+    _unsteered_counts: dict[str, list[int]] | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
     def figures(self, group: Sequence[Point]) -> list[dict[str, Any]]:
@@ -65,8 +65,8 @@ class Runner:
         if self._sheet is None:
             self._sheet = Sheet(self.model, self.question.tokenizer, self.question.lines)
         found = [
-            figures(self._sheet, changes, self.question.corpora, self.question.method)
-            for changes in self._sheet.changes(group)
+            figures(self._sheet, compared, self.question.corpora, self.question.method)
+            for compared in self._sheet.compare(group)
         ]
         for each in (each for of_point in found for each in left_out_notes(of_point)):
             if each not in self._told:
@@ -77,49 +77,47 @@ class Runner:
     def _kl(self, group: Sequence[Unplaced]) -> list[Any]:
         found: list[list[dict[str, Any]]] = [[] for _ in group]
         for prompt in self.question.prompts:
-            arms = [self._prompt_arm(pointed, prompt).prompt for pointed in group]
-            logits = next_logits(self.model, prompt[1], [{}, *arms], len(prompt[1]) - 1)
+            arms = [Placed(self._placements(pointed, prompt), pointed.vectors) for pointed in group]
+            logits = next_logits(self.model, prompt[1], [NOTHING, *arms], len(prompt[1]) - 1)
             for index, (pointed, figures_of) in enumerate(zip(group, found, strict=True)):
-                both = Distributions.from_logits(logits[0 if pointed.nothing else index + 1], logits[0])
-                figure: dict[str, Any] = {
-                    "prompt": prompt[0],
-                    "kl": float(both.parts.sum()),
-                    "entropy_unsteered": entropy(both.unsteered),
-                    "entropy_steered": entropy(both.steered),
-                }
-                if self.question.wanted:
-                    figure["effect"], figure["damage"] = effect_and_damage(both, self.question.wanted)
-                figures_of.append(figure)
+                both = shift.Distributions.from_logits(logits[0 if pointed.nothing else index + 1], logits[0])
+                found_here = shift.figures(both, self.question.wanted).items()
+                figures_of.append(
+                    {"prompt": prompt[0]} | {name: value for name, value in found_here if value is not None}
+                )
         return found
 
+    def _placements(self, pointed: Unplaced, prompt: Prompt) -> tuple[Placement, ...]:
+        return place(pointed.alignments, self.question.tokenizer, prompt[1], prompt[0])
+
     def _prompt_arm(self, pointed: Unplaced, prompt: Prompt) -> Arm:
-        placements = place(pointed.alignments, self.question.tokenizer, prompt[1], prompt[0])
-        return arm_of(self.model, placements, pointed.vectors, len(prompt[1]))
+        return arm_of(self.model, self._placements(pointed, prompt), pointed.vectors, len(prompt[1]))
 
     def _counts(self, group: Sequence[Unplaced]) -> list[Any]:
-        """Mean uses of the recipe's words in a completion, over all prompts and samples."""
+        """Uses of the recipe's words in a completion: means over all prompts and samples."""
         if self._unsteered_counts is None:
             self._unsteered_counts = self._counted([lambda _: UNSTEERED])[0]
         plain = self._unsteered_counts
         acting = [pointed for pointed in group if not pointed.nothing]
         arms = [partial(self._prompt_arm, pointed) for pointed in acting]
         found = iter(self._counted(arms))
-        means = [plain if pointed.nothing else next(found) for pointed in group]
+        uses = [plain if pointed.nothing else next(found) for pointed in group]
         return [
-            {label: {"unsteered": plain[label], "steered": mean} for label, mean in of_point.items()}
-            for of_point in means
+            {label: compared(plain[label], steered) for label, steered in of_point.items()}
+            for of_point in uses
         ]
 
-    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, float]]:
+    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, list[int]]]:
+        """For each arm and label the uses in every completion, prompt by prompt and sample by sample."""
         recipe, tokenizer = self.question.recipe, self.question.tokenizer
         pairs = [(number, prompt) for number in range(len(arms)) for prompt in self.question.prompts]
         jobs = (Job(prompt[1], (arms[number](prompt),)) for number, prompt in pairs)
         longest = max(len(prompt[1]) for prompt in self.question.prompts)
-        totals = [dict.fromkeys(recipe.count, 0) for _ in arms]
+        uses: list[dict[str, list[int]]] = [{label: [] for label in recipe.count} for _ in arms]
         finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest)
         for (number, prompt), done in zip(pairs, finished, strict=True):
             for row in done.rows[0]:
-                uses = count_words(tokenizer.completion(prompt[1], row.ids), recipe.count)
-                totals[number] = {label: totals[number][label] + more for label, more in uses.items()}
-        completions = len(self.question.prompts) * recipe.sampling.samples
-        return [{label: uses / completions for label, uses in total.items()} for total in totals]
+                text = tokenizer.completion(prompt[1], row.ids)
+                for label, count in count_words(text, recipe.count).items():
+                    uses[number][label].append(count)
+        return uses

@@ -40,9 +40,10 @@ class Store:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise SweepError(
-                f"--store {self.path}: another sweep is writing to it; wait, or use another file"
-            ) from None
+            # Where no file can be made, the lock is waited for too.
+            made = os.path.exists(self._lock.lock_file)
+            fault = "another sweep is writing to it; wait, or" if made else "no file can be made there;"
+            raise SweepError(f"--store {self.path}: {fault} use another file") from None
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
         try:

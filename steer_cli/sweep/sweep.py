@@ -6,14 +6,15 @@ This module does not know the terminal: progress and notes are handed in.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from steer_cli.catalogue import Note, Progress, silent
+from steer_cli.errors import VectorError
 from steer_cli.run import Hardware, load_model
-from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER
+from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, Point
 from steer_cli.sweep.question import Question
 from steer_cli.sweep.store import Store
 
@@ -76,6 +77,16 @@ def _missing(
         if any(wanted):
             # A group is computed whole: a figure's last bits depend on its batch, and so are the same however
             # often a sweep was interrupted.
-            figures = zip(places, runner.figures(group), strict=True)
+            try:
+                figures = zip(places, runner.figures(group), strict=True)
+            except VectorError as error:
+                raise VectorError(f"{_named(group)}: {error}") from None
             records = [head | place | figure for place, figure in figures]
             yield [record for record, new in zip(records, wanted, strict=True) if new]
+
+
+def _named(group: Sequence[Point]) -> str:
+    """Where in the grid a group is, in the words of the options."""
+    coefficients = sorted({point.coefficient for point in group if point.coefficient is not None})
+    among = f", coefficients {', '.join(f'{value:g}' for value in coefficients)}" if coefficients else ""
+    return f"layer {group[0].layer}{among}"
