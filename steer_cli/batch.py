@@ -14,7 +14,7 @@ from steer_cli.errors import VectorError
 from steer_cli.model import Model
 from steer_cli.prefill import Started, stacked
 from steer_cli.recipe import Sampling
-from steer_cli.sampling import draw, exact, token_counts, uniforms
+from steer_cli.sampling import exact, glance, look_again, token_counts, uniforms
 from steer_cli.slots import Slots
 from steer_cli.step import decode_step
 
@@ -115,27 +115,35 @@ class Batch:
 
     def step(self) -> int:
         """Draw one token in every running row and run the rows that go on; returns how many ended."""
-        used, number = self.used, self._number[: self.used]
-        rows = torch.arange(used, device=self._model.device)
-        counts = None if self._counts is None else self._counts[:used]
-        token = draw(self._logits[:used], counts, self._sampling, self._uniform[rows, number])
-        self._drawn[rows, number] = token
-        number += 1
-        at_eos = torch.isin(token, self._eos)
-        over = at_eos | (number == self._sampling.max_new_tokens)
-        finite = self._logits[:used].amax(-1).isfinite()
-        # The one wait for the device.
-        over, ended_by_eos, finite = torch.stack([over, at_eos, finite]).tolist()
-        if not all(finite):
-            raise VectorError(
-                "the logits are not finite any more; use a smaller coefficient or --dtype float32"
-            )
-        gone = [row for row in range(used) if over[row]]
+        over, at_eos = self._draw()
+        gone = [row for row, ended in enumerate(over) if ended]
         if gone:
-            self._leave(gone, ended_by_eos)
+            self._leave(gone, at_eos)
         if self.used:
             self._forward()
         return len(gone)
+
+    def _draw(self) -> tuple[list[bool], list[bool]]:
+        """Draw; returns which rows are over, and which by EOS."""
+        used, number = self.used, self._number[: self.used]
+        rows = torch.arange(used, device=self._model.device)
+        counts = None if self._counts is None else self._counts[:used]
+        drawing = (self._logits[:used], counts, self._sampling, self._uniform[rows, number])
+        token, enough = glance(*drawing)
+        at_eos, last = torch.isin(token, self._eos), number + 1 == self._sampling.max_new_tokens
+        finite = self._logits[:used].amax(-1).isfinite()
+        # The one wait for the device, but for the rare steps in which a glance is not enough.
+        facts = torch.stack([at_eos, last, finite, enough]).tolist()
+        if not all(facts[2]):
+            raise VectorError(
+                "the logits are not finite any more; use a smaller coefficient or --dtype float32"
+            )
+        if not all(facts[3]):
+            token = look_again(token, enough, *drawing)
+            facts[0] = torch.isin(token, self._eos).tolist()
+        self._drawn[rows, number] = token
+        number += 1
+        return [eos or end for eos, end in zip(facts[0], facts[1], strict=True)], facts[0]
 
     def _leave(self, gone: Sequence[int], at_eos: Sequence[bool]) -> None:
         for row in gone:

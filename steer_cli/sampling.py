@@ -16,7 +16,7 @@ from torch import Tensor
 from steer_cli.recipe import Sampling
 
 # Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
-LOOKS = (16, 128, 2048)
+LOOKS = (32, 256, 4096)
 TINY = 1e-30
 
 
@@ -56,6 +56,42 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
     Returns:
         [rows] token ids. With temperature 0 the most probable token after the penalty.
     """
+    token, enough = glance(logits, counts, sampling, uniform)
+    return token if enough.all() else look_again(token, enough, logits, counts, sampling, uniform)
+
+
+def glance(
+    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `draw`, but from the few most probable tokens alone, and without waiting for the device.
+
+    Returns:
+        Token ids, and whether those tokens were enough to know it, [rows] each.
+    """
+    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0])
+
+
+def look_again(
+    token: Tensor,
+    enough: Tensor,
+    logits: Tensor,
+    counts: Tensor | None,
+    sampling: Sampling,
+    uniform: Tensor,
+) -> Tensor:
+    """What `glance` gave, with the rows for which it was not enough drawn from more tokens."""
+    token, rows = token.clone(), (~enough).nonzero().squeeze(1)
+    for size in (*LOOKS[1:], logits.shape[1]):
+        scores = _scores(logits[rows], None if counts is None else counts[rows], sampling)
+        token[rows], enough = _look(scores, sampling, uniform[rows], size)
+        rows = rows[~enough]
+        if not len(rows):
+            break
+    return token
+
+
+def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor:
+    """Logits by temperature, less the penalty."""
     scores = logits.float()
     if sampling.temperature not in (0.0, 1.0):
         # Less the largest, which changes no probability, so that a tiny temperature overflows to -inf alone.
@@ -63,33 +99,38 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
     if counts is not None:
         # Bounded, so that no use of a token is not a product of infinity and 0.
         scores = scores - min(max(sampling.frequency_penalty, -1 / TINY), 1 / TINY) * counts
+    return scores
+
+
+def _look(scores: Tensor, sampling: Sampling, uniform: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """A token a row from the `size` largest scores, and whether these are enough."""
+    certain = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
     if sampling.temperature == 0:
-        return scores.argmax(-1)
+        return scores.argmax(-1), certain
     if sampling.top_p == 1 and sampling.top_k is None:
-        return _invert(scores.to(exact(scores.device)).softmax(-1), uniform)
-    probability, token = _kept(scores, sampling.top_p, sampling.top_k)
+        return _invert(scores.to(exact(scores.device)).softmax(-1), uniform), certain
+    probability, token, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
     token, order = token.sort(-1)
-    return token.gather(1, _invert(probability.gather(1, order), uniform)[:, None]).squeeze(1)
+    return token.gather(1, _invert(probability.gather(1, order), uniform)[:, None]).squeeze(1), enough
 
 
-def _kept(scores: Tensor, top_p: float, top_k: int | None) -> tuple[Tensor, Tensor]:
-    """The most probable tokens in falling order, [rows, looked at]; probability 0 for those not kept."""
+def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `size` most probable tokens in falling order, [rows, size], probability 0 for those not kept; and
+    whether all that are kept are among them, [rows].
+    """
     vocabulary = scores.shape[1]
-    whole = scores.logsumexp(-1, keepdim=True)
-    for size in (*(look for look in LOOKS if look < vocabulary), vocabulary):
-        value, token = _largest(scores, size)
-        probability = (value - whole).to(exact(scores.device)).exp()
-        before = probability.cumsum(-1) - probability
-        # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
-        # 1 keeps all, whatever rounding makes of the sum.
-        inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
-        count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
-        # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
-        # sight might have a lower id.
-        if size == vocabulary or bool((value.gather(1, count - 1) > value[:, -1:]).all()):
-            break
+    value, token = _largest(scores, size)
+    probability = (value - scores.logsumexp(-1, keepdim=True)).to(exact(scores.device)).exp()
+    before = probability.cumsum(-1) - probability
+    # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
+    # 1 keeps all, whatever rounding makes of the sum.
+    inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
+    count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
+    # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
+    # sight might have a lower id.
+    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
     rank = torch.arange(size, device=scores.device)
-    return probability.masked_fill(rank >= count, 0.0), token
+    return probability.masked_fill(rank >= count, 0.0), token, enough
 
 
 def _largest(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
