@@ -31,6 +31,7 @@ def _record(peer: Peer, results: list[dict]) -> dict:
                 "samples": first["samples"],
                 "tokens": first["tokens"],
                 "tokens_per_second": median(speeds),
+                "first_tokens_per_second": median(run["tokens"] / run["first_seconds"] for run in of_rounds),
                 "slowest": min(speeds),
                 "fastest": max(speeds),
                 "peak_rss_mb": median(run["peak_rss_mb"] for run in of_rounds),
@@ -53,10 +54,11 @@ def show(result: dict) -> None:
     machine, work = result["machine"], result["work"]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     console.print(", ".join(f"{key} {value}" for key, value in work.items()))
-    table = Table(title="tokens per second (times that steer is as fast), peak memory")
+    table = Table(title="tokens per second (times that steer is as fast), the first run's, peak memory")
     table.add_column("peer")
     for run in result["peers"][0]["runs"] if result["peers"] else []:
         table.add_column(f"{run['samples']} an arm", justify="right")
+        table.add_column("first", justify="right")
         table.add_column("MB", justify="right")
     table.add_column("load s", justify="right")
     table.add_column("greedy text as ours")
@@ -74,7 +76,8 @@ def _cells(record: dict) -> list[str]:
     cells = [record["name"]]
     for run in record["runs"]:
         ratio = f" ({run['ratio']:.2f})" if "ratio" in run else ""
-        cells += [f"{run['tokens_per_second']:.1f}{ratio}", f"{run['peak_rss_mb']:.0f}"]
+        first = f"{run['first_tokens_per_second']:.1f}"
+        cells += [f"{run['tokens_per_second']:.1f}{ratio}", first, f"{run['peak_rss_mb']:.0f}"]
     same = record.get("same_greedy_text", {})
     agreed = [arm for arm, equal in same.items() if equal]
     return [*cells, f"{record['load_seconds']:.1f}", " and ".join(agreed) or "none"]

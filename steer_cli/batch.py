@@ -73,8 +73,7 @@ class Batch:
         self._uniform = torch.zeros(rows, steps, dtype=exact(model.device), device=model.device)
         self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
-        layers = sorted({layer for arm in like.job.arms for layer in arm.decode})
-        self._deltas = {layer: torch.zeros(rows, model.width, device=model.device) for layer in layers}
+        self._deltas: dict[int, torch.Tensor] = {}  # what is added at every new token, [slots, width]
         self._decode = decode_step(model, self._slots, sampling.max_new_tokens)
 
     @property
@@ -106,12 +105,12 @@ class Batch:
         if self._counts is not None:
             ids = torch.tensor([job.prompt], device=self._model.device)
             self._counts[rows] = token_counts(ids, self._counts.shape[1])
-        for delta in self._deltas.values():
-            delta[rows] = 0  # a job of other arms may have had these slots
-        for layer, delta in stacked(
-            [arm.decode for arm in job.arms], (self._model.width,), self._model
-        ).items():
-            self._deltas[layer][rows] = delta.repeat(samples, 1)
+        decoding = stacked([arm.decode for arm in job.arms], (self._model.width,), self._model)
+        for layer in decoding.keys() - self._deltas.keys():
+            self._deltas[layer] = torch.zeros(self._slots.rows, self._model.width, device=device)
+        for layer, delta in self._deltas.items():
+            # A job of other arms may have had these slots.
+            delta[rows] = decoding[layer].repeat(samples, 1) if layer in decoding else 0
 
     def step(self) -> int:
         """Draw one token in every running row and run the rows that go on; returns how many ended."""

@@ -24,8 +24,10 @@ Product = Callable[[Tensor], Tensor]  # [rows, inputs] -> [rows, outputs]
 def can_be_lean(model: Model) -> bool:
     """Whether `LeanStep` knows this network; at other precisions than float32 norms would round otherwise."""
     config = model.network.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         type(model.network).__name__ in FAMILY
+        and len(kinds) == 1  # one mask for all blocks
         and model.dtype == torch.float32
         and model.device.type == "cpu"
         and getattr(config, "hidden_act", None) == "silu"

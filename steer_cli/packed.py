@@ -25,8 +25,8 @@ MOST_BYTES = 1_000_000_000
 
 Product = Callable[[Tensor], Tensor]  # what a linear layer does
 
-# The latest packing of each network: a sweep asks for the same again and again.
-_LATEST: WeakKeyDictionary[nn.Module, tuple[int, dict[nn.Linear, Product]]] = WeakKeyDictionary()
+# The latest packing of each network, and what it was made of: many runs of one model ask for the same.
+_LATEST: WeakKeyDictionary[nn.Module, tuple[tuple, dict[nn.Linear, Product]]] = WeakKeyDictionary()
 
 
 def packed(model: Model, rows: int) -> dict[nn.Linear, Product]:
@@ -35,17 +35,27 @@ def packed(model: Model, rows: int) -> dict[nn.Linear, Product]:
     With other rows they multiply by the weights as they are. The copies take as much memory again as the
     weights, and stay until another number of rows is asked for or the model goes.
     """
-    known, products = _LATEST.get(model.network, (0, {}))
-    if known != rows:
-        _LATEST.pop(model.network, None)
+    linears = [
+        module
+        for module in model.network.modules()
+        # One that is spread over devices has a forward of its own already.
+        if type(module) is nn.Linear and "forward" not in vars(module)
+    ]
+    made_of = (rows, *(_state(linear.weight) for linear in linears))
+    known, products = _LATEST.get(model.network, (None, {}))
+    if known != made_of:
+        _LATEST.pop(model.network, None)  # not both at once in memory
         products = {
-            module: partial(_multiply, _pack(module.weight, rows), module.weight, module.bias, rows)
-            for module in model.network.modules()
-            # One that is spread over devices has a forward of its own already.
-            if type(module) is nn.Linear and "forward" not in vars(module)
+            linear: partial(_multiply, _pack(linear.weight, rows), linear.weight, linear.bias, rows)
+            for linear in linears
         }
-        _LATEST[model.network] = rows, products
+        _LATEST[model.network] = made_of, products
     return products
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """Another one after the weight was changed in place; what was made for inference is not tracked."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 @contextmanager

@@ -90,6 +90,7 @@ class _Graph:
         self._model, self._slots = model, slots
         self._tokens = torch.zeros(slots.rows, dtype=torch.long, device=model.device)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._layers: set[int] = set()  # where the recorded step adds
         self._logits: Tensor | None = None
         self._refused = False
 
@@ -99,7 +100,7 @@ class _Graph:
         self._tokens[: len(tokens)] = tokens
         # Streams and graphs belong to the current device, which need not be the model's.
         with torch.cuda.device(self._model.device):
-            if self._graph is None:
+            if self._graph is None or self._layers != set(deltas):
                 try:
                     self._record(deltas)
                 except RuntimeError:
@@ -121,4 +122,4 @@ class _Graph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._logits = _forward(self._model, self._slots, self._tokens, deltas)
-        self._graph = graph
+        self._graph, self._layers = graph, set(deltas)

@@ -164,6 +164,32 @@ def test_packed_weights_change_no_token_and_leave_no_trace(tiny_folder, tmp_path
     assert torch.equal(model.network(ids).logits, before)
 
 
+def test_weights_that_were_changed_are_packed_anew():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 96)
+    model = dataclasses.replace(BLANK, network=torch.nn.Sequential(layer))
+    stream = torch.randn(16, 48)
+    with torch.no_grad():
+        once = packed(model, 16)
+        assert packed(model, 16) is once
+        layer.weight.mul_(2)
+        torch.testing.assert_close(packed(model, 16)[layer](stream), layer(stream), rtol=1e-5, atol=1e-6)
+
+
+def test_a_later_job_may_act_on_new_tokens_where_the_first_does_not(tiny_folder, tmp_path):
+    folder = tiny_folder("llama")
+    kinds = [ADDITIONS, EVERY, EVERY.replace("layer: 1", "layer: 3"), ADDITIONS]
+    alone, jobs = [], []
+    for additions in kinds:
+        model, tokenizer, [job] = jobs_on(folder, recipe_file(tmp_path, folder, additions), PROMPTS[:1])
+        jobs.append(job)
+        sampling, longest = Sampling(**SAMPLING), len(job.prompt)
+        alone += [done.rows for done in batch.generate(model, [job], sampling, tokenizer.eos, longest)]
+    for size in (2, 24):
+        together = batch.generate(model, jobs, sampling, tokenizer.eos, longest, size)
+        assert [done.rows for done in together] == alone
+
+
 def test_packed_layers_multiply_as_the_plain_ones():
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False))

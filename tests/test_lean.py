@@ -131,6 +131,9 @@ def test_networks_with_other_blocks_are_not_of_the_family(tiny_folder):
     half = load(tiny_folder("llama"), "llama", dtype="bfloat16", device="cpu")
     assert not can_be_lean(half)
     assert not can_be_lean(made("llama", hidden_act="gelu"))
+    # Blocks of two kinds need two masks.
+    mixed = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    assert not can_be_lean(made("qwen2", **mixed))
 
 
 def test_every_network_of_the_family_is_tried_here():
