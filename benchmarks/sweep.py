@@ -29,7 +29,7 @@ from steer_cli.sweep.question import Asked, Question, ask
 from steer_cli.sweep.runner import Runner
 
 CORPORA = Path(__file__).parent / "corpora"
-GROWTH = ((1, 5), (2, 10), (4, 20))  # coefficients, sentences
+GROWTH = ((2, 20), (4, 40), (8, 80))  # coefficients, sentences; the smallest fills a pass
 RECIPE = {"name": "bench", "additions": [{"plus": " weddings", "minus": " ", "layer": 0}]}
 
 
