@@ -171,7 +171,8 @@ class Batch:
             self._counts[:used].scatter_add_(
                 1, token[:, None], torch.ones_like(token[:, None], dtype=torch.float32)
             )
-        self._slots.begin_step(used, max(self._lengths))
+        longest = max(self._lengths)
+        self._slots.begin_step(used, longest, level=longest == min(self._lengths))
         # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
         self._logits[:used] = self._decode(token, self._deltas)[:used]
         self._slots.end_step()

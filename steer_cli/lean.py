@@ -72,7 +72,7 @@ class LeanStep:
         deltas: layer -> what is added to the stream that enters it, [rows, width].
         """
         slots, rows = self._slots, len(tokens)
-        mask = slots.mask(torch.float32)
+        mask = None if slots.hides_nothing else slots.mask(torch.float32)
         stream = functional.embedding(tokens, self._embedding)  # [rows, width]
         cosine, sine = self._rotation(stream)
         heads = (rows, self._groups, self._heads // self._groups, self._width)

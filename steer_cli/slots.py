@@ -55,6 +55,7 @@ class Slots:
         self._window = _window(model)
         self._mixed = _has_both_kinds(model)
         self.used = self._filled = self._longest = 0
+        self._level = False
 
     def fill(self, slot: int, prefix: Prefix, length: int) -> None:
         """Put a row of `length` positions into a slot; `prefix` holds that one row."""
@@ -70,14 +71,24 @@ class Slots:
                 buffer[target] = buffer[source]
         self.lengths[target] = self.lengths[source]
 
-    def begin_step(self, used: int, longest: int) -> None:
-        """Announce a step over the first `used` slots, the longest of which holds `longest` positions."""
+    def begin_step(self, used: int, longest: int, level: bool = False) -> None:
+        """Announce a step over the first `used` slots, the longest of which holds `longest` positions.
+
+        Args:
+            level: all of them hold that many, as those of one prompt do; a step is then a little quicker.
+        """
+        self._level = level and not self.fixed
         self.used, self._filled = self.rows if self.fixed else used, used
         self._longest = self.capacity if self.fixed else longest + 1
 
     def run_at_least(self, rows: int) -> None:
         """Let this step run free slots too; what comes of them means nothing."""
         self.used = max(self.used, min(rows, self.rows))
+
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether each row may attend to all positions of this step, so that no mask is needed."""
+        return self._level and (self._window is None or self._longest <= self._window)
 
     def mask(self, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """What each row may attend to in this step: additive, [rows, 1, 1, positions]."""
@@ -107,10 +118,13 @@ class Slots:
         seen = []
         for buffers, new in zip(self._buffers, (keys, values), strict=True):
             buffer = buffers[layer]
+            seen.append(buffer[:used, :, :longest])
+            if self._level:
+                seen[-1][:, :, -1] = new
+                continue
             # A model spread over devices keeps each block's cache beside the block.
             index, ends = self._index[:used].to(buffer.device), self.lengths[:used].to(buffer.device)
             buffer[index, :, ends] = new
-            seen.append(buffer[:used, :, :longest])
         return seen[0], seen[1]
 
     def end_step(self) -> None:

@@ -106,6 +106,27 @@ def test_it_gives_the_logits_of_a_whole_pass(kind, products, steered):
     torch.testing.assert_close(got.double(), whole_passes(model, deltas), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_rows_of_one_length_need_no_mask(kind):
+    model = made(kind)
+    history = HISTORIES[0]
+    (started,) = prefill(model, [Job(history, (UNSTEERED,))])
+    results = []
+    for level in (False, True):
+        slots = Slots(model, started.prefixes[0], len(NEXT), 16)
+        for slot in range(len(NEXT)):
+            slots.fill(slot, started.prefixes[0], len(history))
+        step = LeanStep(model, slots, {})
+        for number in range(2):
+            slots.begin_step(len(NEXT), len(history) + number, level)
+            assert slots.hides_nothing == (level and kind != "mistral, sliding")
+            logits = step(torch.tensor(NEXT), {})
+            slots.end_step()
+        results.append(logits)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
 @torch.inference_mode()
 def test_a_later_step_sees_what_an_earlier_one_wrote():
     model = made("llama")

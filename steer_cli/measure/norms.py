@@ -28,8 +28,9 @@ def norms(
 ) -> Iterator[Measured]:
     """Norms of each addition's unscaled vector, were it read and added at each layer, and of the stream.
 
-    All layers come from one pass over the pair's texts and the prompt (Turner et al. 2023, "Measuring the
-    norm of steering vectors"). An addition's own `source_layer` stays where it is.
+    All layers come from one pass over the pair's texts and the prompt, or from a few where their streams
+    are large (Turner et al. 2023, "Measuring the norm of steering vectors"). An addition's own
+    `source_layer` stays where it is.
 
     Args:
         centre: take the mean over the width away first, which a LayerNorm does in any case.

@@ -2,7 +2,7 @@
 
 A text's unsteered stream is recorded once; every arm runs from the first block that it changes. What is added
 is made for one pass at a time, and a vocabulary is opened for a part of its positions only, so that memory
-does not grow with texts, arms or their length. This module does not know what texts mean or how their
+grows by a number a token and no more. This module does not know what texts mean or how their
 figures are put together.
 """
 
@@ -140,6 +140,8 @@ def _chosen(model: Model, stream: Tensor, wanted: Tensor) -> Tensor:
 
 def _log_sums(logits: Tensor) -> Tensor:
     """ln of the sum of exponentials of each row, [positions], float32."""
+    if logits.device.type != "cpu":
+        return logits.float().logsumexp(-1)
     rows = logits.split(max(1, SUMMED_LOGITS // logits.shape[1]))
     return torch.cat([some.float().logsumexp(-1) for some in rows])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from steer_cli.findings import SentenceChange
@@ -42,18 +42,25 @@ def _lines(sentence: SentenceChange, head: Text, width: int) -> Iterator[Text]:
     indent = head.cell_len
     tokens, signs = head, " " * indent
     for piece, change in zip(sentence.pieces, sentence.changes, strict=True):
-        shown = visible(piece).replace("\n", "↵").replace("\t", "⇥")
-        wide = cell_len(shown)
-        if tokens.cell_len + wide > width and tokens.cell_len > indent:
-            yield tokens
-            yield Text(signs.rstrip())
-            tokens, signs = Text(" " * indent), " " * indent
-        tokens.append(shown, style=_heat(change))
-        # Under the first letter, where a token begins with a space.
-        before = len(shown) - len(shown.lstrip(" ")) if shown.strip(" ") else 0
-        signs += (" " * before + _sign(change)).ljust(wide)[:wide]
+        # A token of many words, or of many signs, goes on in the next line.
+        for shown in chop_cells(_shown(piece), width - indent):
+            wide = cell_len(shown)
+            if tokens.cell_len + wide > width and tokens.cell_len > indent:
+                yield tokens
+                yield Text(signs.rstrip())
+                tokens, signs = Text(" " * indent), " " * indent
+            tokens.append(shown, style=_heat(change))
+            # Under the first letter, where a token begins with a space.
+            before = len(shown) - len(shown.lstrip(" ")) if shown.strip(" ") else 0
+            signs += (" " * before + _sign(change)).ljust(wide)[:wide]
     yield tokens
     yield Text(signs.rstrip())
+
+
+def _shown(piece: str) -> str:
+    shown = visible(piece).replace("\n", "↵").replace("\t", "⇥")
+    # An accent alone has no width of its own, and its sign would have no place.
+    return shown if cell_len(shown) else f"◌{shown}"
 
 
 def _sign(change: float | None) -> str:

@@ -181,8 +181,10 @@ def _check_points(question: Question) -> tuple[Line, ...]:
     recipe, tokenizer, located = question.recipe, question.tokenizer, question.located
     new = recipe.sampling.max_new_tokens if "counts" in question.measures else 0
     lines: tuple[Line, ...] = ()
+    # A coefficient of 0 adds nothing, of which nothing has to be reached.
+    acting = next((coefficient for coefficient in question.grid.coefficients if coefficient != 0), 0.0)
     for position in question.grid.positions:
-        point = Point(question.grid.layers[0], position=position)
+        point = Point(question.grid.layers[0], acting, position)
         alignments = align_additions(question.recipe_at(point), tokenizer, located.blocks, located.context)
         if question.measures != ("perplexity",):
             for text, ids in question.prompts:

@@ -37,7 +37,7 @@ class Runner:
     question: Question
     note: Note = silent
     _sheet: Sheet | None = field(default=None, init=False)
-    _unsteered_counts: dict[str, list[int]] | None = field(default=None, init=False)
+    _unsteered_counts: dict[str, list[list[int]]] | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
     def figures(self, group: Sequence[Point]) -> list[dict[str, Any]]:
@@ -107,17 +107,17 @@ class Runner:
             for of_point in uses
         ]
 
-    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, list[int]]]:
-        """For each arm and label the uses in every completion, prompt by prompt and sample by sample."""
+    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, list[list[int]]]]:
+        """For each arm and label the uses in every completion: a list a prompt, a number a sample."""
         recipe, tokenizer = self.question.recipe, self.question.tokenizer
         pairs = [(number, prompt) for number in range(len(arms)) for prompt in self.question.prompts]
         jobs = (Job(prompt[1], (arms[number](prompt),)) for number, prompt in pairs)
         longest = max(len(prompt[1]) for prompt in self.question.prompts)
-        uses: list[dict[str, list[int]]] = [{label: [] for label in recipe.count} for _ in arms]
+        uses: list[dict[str, list[list[int]]]] = [{label: [] for label in recipe.count} for _ in arms]
         finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest)
         for (number, prompt), done in zip(pairs, finished, strict=True):
-            for row in done.rows[0]:
-                text = tokenizer.completion(prompt[1], row.ids)
-                for label, count in count_words(text, recipe.count).items():
-                    uses[number][label].append(count)
+            texts = [tokenizer.completion(prompt[1], row.ids) for row in done.rows[0]]
+            counted = [count_words(text, recipe.count) for text in texts]
+            for label, of_prompts in uses[number].items():
+                of_prompts.append([counts[label] for counts in counted])
         return uses

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from steer_cli.errors import SweepError
 
-VERSION = 1
+VERSION = 2
 
 
 class Store:
