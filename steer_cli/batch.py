@@ -61,6 +61,7 @@ class Batch:
         sampling: Sampling,
         eos: Sequence[int],
         fixed: bool,
+        pack: bool,
     ):
         self._model, self._sampling = model, sampling
         self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
@@ -74,7 +75,7 @@ class Batch:
         self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         self._deltas: dict[int, torch.Tensor] = {}  # what is added at every new token, [slots, width]
-        self._decode = decode_step(model, self._slots, sampling.max_new_tokens)
+        self._decode = decode_step(model, self._slots, steps if pack else 0)
 
     @property
     def used(self) -> int:

@@ -51,6 +51,7 @@ def generate(
     batch_rows: int | None = None,
     ended: Callable[[int], None] = lambda _: None,
     fixed: bool | None = None,
+    pack: bool = True,
 ) -> Iterator[Finished]:
     """Sample completions of every arm of every job, and give them in the order of the jobs.
 
@@ -61,6 +62,7 @@ def generate(
         batch_rows: rows that decode together; None fits them to a memory budget.
         ended: told how many rows have ended since it was last called.
         fixed: run every step at one shape, as a CUDA graph needs; None where a graph can be used.
+        pack: hold the weights twice where that is quicker.
     """
     waiting, tasks = _Queue(jobs), deque()
     capacity = longest_prompt + sampling.max_new_tokens
@@ -71,15 +73,17 @@ def generate(
     arms = first[0].arms
     fixed = model.on_one_gpu if fixed is None else fixed
     rows = batch_rows or row_budget(model, first[0].started, capacity)
-    batch = Batch(model, first[0].started, max(arms, rows - rows % arms), capacity, sampling, eos, fixed)
+    rows = max(arms, rows - rows % arms)
+    batch = Batch(model, first[0].started, rows, capacity, sampling, eos, fixed, pack)
     while True:
         while batch.free >= arms:
             task = next((task for task in tasks if task.begun < task.samples), None)
             if task is not None:
                 batch.admit(task, min(batch.free // arms, task.samples - task.begun))
                 continue
-            # One prefill pass for as many prompts as there is room for.
-            more = _start(model, waiting, -(-batch.free // (arms * sampling.samples)), sampling)
+            # One prefill pass for as many prompts as fill the batch, although a single row may have ended: a
+            # pass for each would take as long as the rows themselves.
+            more = _start(model, waiting, max(1, rows // (arms * sampling.samples)), sampling)
             if not more:
                 break
             tasks.extend(more)

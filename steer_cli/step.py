@@ -25,7 +25,10 @@ ENOUGH = 2 / 3
 
 
 def decode_step(model: Model, slots: Slots, steps: int) -> Step:
-    """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits."""
+    """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits.
+
+    With more steps it pays to hold the weights twice; with 0 they never are.
+    """
     if slots.fixed and model.device.type == "cuda":
         return _Graph(model, slots)
     return _Eager(model, slots, steps)

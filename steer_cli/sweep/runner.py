@@ -114,7 +114,8 @@ class Runner:
         jobs = (Job(prompt[1], (arms[number](prompt),)) for number, prompt in pairs)
         longest = max(len(prompt[1]) for prompt in self.question.prompts)
         uses: list[dict[str, list[list[int]]]] = [{label: [] for label in recipe.count} for _ in arms]
-        finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest)
+        # Weights that are held twice would take a sweep over its memory.
+        finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest, pack=False)
         for (number, prompt), done in zip(pairs, finished, strict=True):
             texts = [tokenizer.completion(prompt[1], row.ids) for row in done.rows[0]]
             counted = [count_words(text, recipe.count) for text in texts]
