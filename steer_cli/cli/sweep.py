@@ -20,7 +20,7 @@ HELP = options.help_text(
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
-    'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1 | jq .best_recipe > r.yaml',
+    'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',
 )
 
 
