@@ -1,9 +1,9 @@
-"""Do reviews with few stars gain more than those with many? The table and the plot of "Reviews by stars".
+"""Do reviews with few stars gain more than those with many? The test of "Reviews by stars" in replication.md.
 
 Reads on standard input the sentence records of `steer perplexity --sentences --jsonl`, each with its `layer`
-put in; docs/replication.md has the command. The reviews are the units: a review's sentences, and all layers,
+put in; the page has the command. The reviews are the units: a review's sentences, and all layers,
 share its fate. The log ratio of a label is -sum d / number of tokens over its reviews, with the linearised
-standard error of a ratio; a difference of two labels adds the two variances.
+standard error of a ratio of sums; the variance of a difference is the sum of both.
 """
 
 import csv
@@ -61,46 +61,62 @@ def grouped(labels):
     return groups
 
 
-def ordered_layers(groups, layers, tokens):
-    found = ([mean(groups[label], sums, tokens) for label in ("negative", "neutral", "positive")] for sums in layers)
-    return sum(low < middle < high for low, middle, high in found)
+def ordered_layers(groups, sums, tokens):
+    count = 0
+    for own in sums.values():
+        low, middle, high = (
+            mean(groups[label], own, tokens) for label in ("negative", "neutral", "positive")
+        )
+        count += low < middle < high
+    return count
 
 
-def main(reviews_csv, plot):
-    labels, tokens, sums = read(sys.stdin, reviews_csv)
-    groups = grouped(labels)
-    average = {review: sum(layer[review] for layer in sums.values()) / len(sums) for review in labels}
-    print("layer", *(f"{high} - {low}" for low, high in PAIRS), sep="\t")
-    rows = {layer: list(contrasts(groups, sums[layer], tokens)) for layer in sorted(sums)}
-    for layer, row in {**rows, "all": list(contrasts(groups, average, tokens))}.items():
-        print(layer, *(f"{value:.4f} ± {error:.4f}" for value, error in row), sep="\t")
+def gap(groups, average, tokens):
+    return mean(groups["positive"], average, tokens) - mean(groups["negative"], average, tokens)
 
-    # Labels dealt out anew among the reviews, all layers of a review together.
-    here = ordered_layers(groups, sums.values(), tokens)
-    gap = mean(groups["positive"], average, tokens) - mean(groups["negative"], average, tokens)
-    draw, as_ordered, as_wide, names = random.Random(0), 0, 0, list(labels.values())
+
+def shuffle_test(labels, tokens, sums, average):
+    """Labels dealt out anew among the reviews, all layers of a review together."""
+    here, wide = ordered_layers(grouped(labels), sums, tokens), gap(grouped(labels), average, tokens)
+    names, draw = list(labels.values()), random.Random(0)
+    as_ordered = as_wide = 0
     for _ in range(SHUFFLES):
         draw.shuffle(names)
-        shuffled = grouped(dict(zip(labels, names, strict=True)))
-        as_ordered += ordered_layers(shuffled, sums.values(), tokens) >= here
-        wide = mean(shuffled["positive"], average, tokens) - mean(shuffled["negative"], average, tokens)
-        as_wide += wide >= gap
-    print(f"{here} of {len(sums)} layers are in order; of shuffled labels, {as_ordered / SHUFFLES:.4f} have as many")
-    print(f"positive - negative over all layers: of shuffled labels, {as_wide / SHUFFLES:.4f} are as far apart")
+        groups = grouped(dict(zip(labels, names, strict=True)))
+        as_ordered += ordered_layers(groups, sums, tokens) >= here
+        as_wide += gap(groups, average, tokens) >= wide
+    print(f"{here} of {len(sums)} layers are in order; as many in {as_ordered / SHUFFLES:.2%} of shuffles")
+    print(f"positive - negative over all layers: as far apart in {as_wide / SHUFFLES:.2%} of shuffles")
 
+
+def plot(rows, path):
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    for (low, high), index, colour in ((PAIRS[0], 0, "#e69f00"), (PAIRS[2], 2, "#0072b2")):
-        values, errors = zip(*(row[index] for row in rows.values()), strict=True)
-        at = [layer + (0.15 if index else -0.15) for layer in rows]
-        axes.errorbar(at, values, errors, fmt=".-", color=colour, linewidth=1, elinewidth=0.8, label=f"{high} - {low}")
+    for pair, aside, colour in ((PAIRS[0], -0.15, "#e69f00"), (PAIRS[2], 0.15, "#0072b2")):
+        values, errors = zip(*(row[PAIRS.index(pair)] for row in rows.values()), strict=True)
+        at = [layer + aside for layer in rows]
+        label = f"{pair[1]} - {pair[0]}"
+        axes.errorbar(at, values, errors, fmt=".-", color=colour, linewidth=1, elinewidth=0.8, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.set_xlabel("layer")
     axes.set_ylabel("difference of ln(steered / unsteered)")
     axes.legend(frameon=False, fontsize="small")
-    figure.savefig(plot, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None})
 
 
-main(*sys.argv[1:])
+def main(reviews_csv, path):
+    labels, tokens, sums = read(sys.stdin, reviews_csv)
+    groups = grouped(labels)
+    average = {review: sum(own[review] for own in sums.values()) / len(sums) for review in labels}
+    print("layer", *(f"{high} - {low}" for low, high in PAIRS), sep="\t")
+    rows = {layer: list(contrasts(groups, sums[layer], tokens)) for layer in sorted(sums)}
+    for layer, row in {**rows, "all": list(contrasts(groups, average, tokens))}.items():
+        print(layer, *(f"{value:.4f} ± {error:.4f}" for value, error in row), sep="\t")
+    shuffle_test(labels, tokens, sums, average)
+    plot(rows, path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
