@@ -156,10 +156,16 @@ def test_a_run_leaves_no_trace(arch, tiny_folder):
     assert [len(row.ids) for arm in rows for row in arm] == [4] * 4
 
 
+@pytest.fixture
+def passed_by_network(monkeypatch):
+    """Steps are passes of the network also where one is written out, which has no hooks."""
+    monkeypatch.setattr("steer_cli.step.can_be_lean", lambda _: False)
+
+
 @every_architecture
 @pytest.mark.parametrize(("failure", "error"), [(stop, Stop), (interrupt, KeyboardInterrupt)])
 @pytest.mark.parametrize("at", [1, 2, 4])  # the prefill, the first and the third step
-def test_a_failure_in_the_network_leaves_no_trace(arch, at, failure, error, tiny_folder):
+def test_a_failure_in_the_network_leaves_no_trace(arch, at, failure, error, tiny_folder, passed_by_network):
     one, passes = everywhere(tiny_folder(arch)), []
 
     def fail(*_):
@@ -204,7 +210,9 @@ def test_a_run_that_is_given_up_leaves_no_trace(arch, tiny_folder):
 
 @every_architecture
 @pytest.mark.parametrize(("position", "left"), [("front", 0), ("back", 0), ({"at": 2}, 0), ("every", 1)])
-def test_only_every_costs_a_hook_once_the_prompt_is_done(arch, position, left, tiny_folder):
+def test_only_every_costs_a_hook_once_the_prompt_is_done(
+    arch, position, left, tiny_folder, passed_by_network
+):
     one, passes = steer(tiny_folder(arch), {**LOVE, "position": position}), []
     with calling(one.model.blocks[3], lambda *_: passes.append(hooks(one.model))):
         one.rows(samples=2, max_new_tokens=4, eos=())
