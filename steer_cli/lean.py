@@ -6,19 +6,18 @@ module does not know what is added to the stream, or why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from steer_cli.model import Model
+from steer_cli.packed import Product
 from steer_cli.slots import Slots
 
 # Networks whose blocks are: norm, attention with rotated queries and keys, norm, gated SiLU; nothing else.
 FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
-
-Product = Callable[[Tensor], Tensor]  # [rows, inputs] -> [rows, outputs]
 
 
 def can_be_lean(model: Model) -> bool:
@@ -68,9 +67,7 @@ class LeanStep:
         ]
 
     def __call__(self, tokens: Tensor, deltas: Mapping[int, Tensor]) -> Tensor:
-        """Args:
-        deltas: layer -> what is added to the stream that enters it, [rows, width].
-        """
+        """A step; `deltas` is layer -> what is added to the stream that enters it, [rows, width]."""
         slots, rows = self._slots, len(tokens)
         mask = None if slots.hides_nothing else slots.mask(torch.float32)
         stream = functional.embedding(tokens, self._embedding)  # [rows, width]

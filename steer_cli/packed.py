@@ -23,7 +23,7 @@ FEWEST_STEPS = 30
 MOST_BYTES = 1_000_000_000
 
 
-Product = Callable[[Tensor], Tensor]  # what a linear layer does
+Product = Callable[[Tensor], Tensor]  # what a linear layer does: [..., inputs] -> [..., outputs]
 
 # The latest packing of each network, and what it was made of: many runs of one model ask for the same.
 _LATEST: WeakKeyDictionary[nn.Module, tuple[tuple, dict[nn.Linear, Product]]] = WeakKeyDictionary()
