@@ -92,15 +92,15 @@ class Batch:
         task.begun += samples
         device = self._model.device
         uniform = uniforms(sampling.seed, numbers, sampling.max_new_tokens).to(device, exact(device))
+        # Sample by sample, the arms of one side by side.
         first = self.used
-        for index, sample in enumerate(numbers):
-            for arm, prefix in enumerate(task.started.prefixes):
-                slot = self.used
-                self._slots.fill(slot, prefix, len(job.prompt))
-                self._uniform[slot] = uniform[index]
-                self._owners.append((task, arm, sample))
-                self._lengths.append(len(job.prompt))
-        rows = slice(first, self.used)
+        rows = slice(first, first + task.arms * samples)
+        for arm, prefix in enumerate(task.started.prefixes):
+            slots = slice(first + arm, rows.stop, task.arms)
+            self._slots.fill(slots, prefix, len(job.prompt))
+            self._uniform[slots] = uniform
+        self._owners += [(task, arm, sample) for sample in numbers for arm in range(task.arms)]
+        self._lengths += [len(job.prompt)] * (rows.stop - first)
         self._number[rows] = 0
         self._logits[rows] = task.started.logits.repeat(samples, 1)
         if self._counts is not None:
@@ -131,14 +131,13 @@ class Batch:
         drawing = (self._logits[:used], counts, self._sampling, self._uniform[rows, number])
         token, enough = glance(*drawing)
         at_eos, last = torch.isin(token, self._eos), number + 1 == self._sampling.max_new_tokens
-        finite = self._logits[:used].amax(-1).isfinite()
         # The one wait for the device, but for the rare steps in which a glance is not enough.
-        facts = torch.stack([at_eos, last, finite, enough]).tolist()
+        facts = torch.stack([at_eos, last, enough]).tolist()
         if not all(facts[2]):
-            raise VectorError(
-                "the logits are not finite any more; use a smaller coefficient or --dtype float32"
-            )
-        if not all(facts[3]):
+            if not self._logits[:used].amax(-1).isfinite().all():
+                raise VectorError(
+                    "the logits are not finite any more; use a smaller coefficient or --dtype float32"
+                )
             token = look_again(token, enough, *drawing)
             facts[0] = torch.isin(token, self._eos).tolist()
         self._drawn[rows, number] = token
@@ -175,6 +174,10 @@ class Batch:
         longest = max(self._lengths)
         self._slots.begin_step(used, longest, level=longest == min(self._lengths))
         # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
-        self._logits[:used] = self._decode(token, self._deltas)[:used]
+        logits = self._decode(token, self._deltas)
+        if len(logits) == len(self._logits):
+            self._logits = logits  # 3 MB of a step of 16 rows need not be copied
+        else:
+            self._logits[:used] = logits[:used]
         self._slots.end_step()
         self._lengths = [length + 1 for length in self._lengths]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steer_cli.model import Model
-from steer_cli.packed import Product
+from steer_cli.packed import Layers, Product
 from steer_cli.slots import Slots
 
 # Networks whose blocks are: norm, attention with rotated queries and keys, norm, gated SiLU; nothing else.
@@ -34,14 +34,20 @@ def can_be_lean(model: Model) -> bool:
     )
 
 
+def read_together(model: Model) -> list[Layers]:
+    """The layers of each block that read the same stream and whose outputs are used as one."""
+    attentions = [block.self_attn for block in model.network.get_decoder().layers]
+    return [(attention.q_proj, attention.k_proj, attention.v_proj) for attention in attentions]
+
+
 class LeanStep:
     """Tokens [rows] -> logits [rows, vocabulary] of the slots in use.
 
     Args:
-        products: layer of the network -> a quicker product than its own, where there is one.
+        products: quicker products of layers than their own, where there are any.
     """
 
-    def __init__(self, model: Model, slots: Slots, products: Mapping[nn.Linear, Product]):
+    def __init__(self, model: Model, slots: Slots, products: Mapping[Layers, Product]):
         decoder, config = model.network.get_decoder(), model.network.config
         self._slots = slots
         self._embedding = model.network.get_input_embeddings().weight
@@ -51,19 +57,24 @@ class LeanStep:
         self._width = decoder.layers[0].self_attn.head_dim  # of a head
         self._norm = decoder.norm.weight
 
-        def product(linear: nn.Linear) -> Product:
-            return products.get(linear, linear.forward)
+        def product(*layers: nn.Linear) -> Product:
+            if layers in products:
+                return products[layers]
+            if len(layers) == 1:
+                return layers[0].forward
+            parts = [product(layer) for layer in layers]
+            return lambda stream: torch.cat([part(stream) for part in parts], -1)
 
         self._head = product(model.network.get_output_embeddings())
         self._blocks = [
             (
                 block.input_layernorm.weight,
-                *map(product, (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)),
+                product(*layers),
+                product(block.self_attn.o_proj),
                 block.post_attention_layernorm.weight,
                 *map(product, (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj)),
             )
-            for block in decoder.layers
-            for attention in [block.self_attn]
+            for block, layers in zip(decoder.layers, read_together(model), strict=True)
         ]
 
     def __call__(self, tokens: Tensor, deltas: Mapping[int, Tensor]) -> Tensor:
@@ -73,14 +84,13 @@ class LeanStep:
         stream = functional.embedding(tokens, self._embedding)  # [rows, width]
         cosine, sine = self._rotation(stream)
         heads = (rows, self._groups, self._heads // self._groups, self._width)
-        for layer, (norm, query, key, value, out, norm_2, gate, up, down) in enumerate(self._blocks):
+        for layer, (norm, queries_keys_values, out, norm_2, gate, up, down) in enumerate(self._blocks):
             if layer in deltas:
                 stream = stream + deltas[layer]
             normed = self._normed(stream, norm)
-            turned = self._turned(torch.cat([query(normed), key(normed)], -1), cosine, sine)
-            keys, values = slots.append(
-                layer, turned[:, self._heads :], value(normed).view(rows, -1, self._width)
-            )
+            each = queries_keys_values(normed).view(rows, -1, self._width)  # [rows, heads, width]
+            turned = self._turned(each[:, : -self._groups], cosine, sine)
+            keys, values = slots.append(layer, turned[:, self._heads :], each[:, -self._groups :])
             # The query heads that share a key are laid out as if they were positions: no key is copied.
             seen = functional.scaled_dot_product_attention(
                 turned[:, : self._heads].reshape(heads), keys, values, attn_mask=mask
@@ -102,8 +112,7 @@ class LeanStep:
         first, second = sine.chunk(2, -1)
         return cosine, torch.cat([-first, second], -1)
 
-    def _turned(self, flat: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Rotary position embedding of [rows, heads x width], as [rows, heads, width]."""
-        heads = flat.view(len(flat), -1, self._width)
+    def _turned(self, heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Rotary position embedding of [rows, heads, width]."""
         # Swapping the halves is what transformers' rotate_half does, but for the sign, which the sine has.
         return torch.addcmul(heads * cosine, heads.roll(self._width // 2, -1), sine)

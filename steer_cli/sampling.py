@@ -17,6 +17,7 @@ from steer_cli.recipe import Sampling
 
 # Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
 LOOKS = (32, 256, 4096)
+CHUNK = 128  # tokens whose largest score is found first
 TINY = 1e-30
 
 
@@ -104,50 +105,60 @@ def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor
 
 def _look(scores: Tensor, sampling: Sampling, uniform: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """A token a row from the `size` largest scores, and whether these are enough."""
-    certain = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
     if sampling.temperature == 0:
-        return scores.argmax(-1), certain
+        return scores.argmax(-1), scores.amax(-1).isfinite()
     if sampling.top_p == 1 and sampling.top_k is None:
-        return _invert(scores.to(exact(scores.device)).softmax(-1), uniform), certain
-    probability, token, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
-    token, order = token.sort(-1)
-    return token.gather(1, _invert(probability.gather(1, order), uniform)[:, None]).squeeze(1), enough
+        probability = scores.to(exact(scores.device)).softmax(-1)
+        return _invert(probability, uniform), probability[:, 0].isfinite()
+    token, probability, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
+    return token.gather(1, _invert(probability, uniform)[:, None]).squeeze(1), enough
 
 
 def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `size` most probable tokens in falling order, [rows, size], probability 0 for those not kept; and
-    whether all that are kept are among them, [rows].
+    """The `size` most probable tokens in the order of the vocabulary, [rows, size], their probabilities,
+    0 for those that are not kept, and whether all that are kept are among them, [rows].
     """
     vocabulary = scores.shape[1]
-    value, token = _largest(scores, size)
-    probability = (value - scores.logsumexp(-1, keepdim=True)).to(exact(scores.device)).exp()
+    token = _largest(scores, size)
+    # A stable sort, so that of equal scores the lower id comes first.
+    value, order = scores.gather(1, token).sort(dim=-1, descending=True, stable=True)
+    probability = scores.softmax(-1).gather(1, token.gather(1, order)).to(exact(scores.device))
     before = probability.cumsum(-1) - probability
     # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
     # 1 keeps all, whatever rounding makes of the sum.
     inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
     count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
     # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
-    # sight might have a lower id.
-    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
+    # sight might have a lower id. That is never so where a score is not finite.
+    finite = probability[:, 0].isfinite()
+    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) & finite | (size == vocabulary)
     rank = torch.arange(size, device=scores.device)
-    return probability.masked_fill(rank >= count, 0.0), token, enough
+    kept = probability.masked_fill(rank >= count, 0.0)
+    return token, torch.empty_like(kept).scatter_(1, order, kept), enough
 
 
-def _largest(scores: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The largest scores of each row in falling order and their tokens; of equal ones the lower id first."""
-    if size == scores.shape[1]:
-        return scores.sort(dim=-1, descending=True, stable=True)
-    value, token = scores.topk(size)
-    token, order = token.sort(-1)
-    value, order = value.gather(1, order).sort(dim=-1, descending=True, stable=True)
-    return value, token.gather(1, order)
+def _largest(scores: Tensor, size: int) -> Tensor:
+    """The tokens with the largest scores of each row, in the order of the vocabulary: [rows, size]."""
+    rows, vocabulary = scores.shape
+    if size == vocabulary:
+        return torch.arange(vocabulary, device=scores.device).expand(rows, size)
+    count = vocabulary // CHUNK
+    if count < 4 * size:
+        return scores.topk(size, sorted=False).indices.sort(-1).values
+    # They lie in the `size` chunks with the largest maxima, or behind the last whole chunk.
+    chunks = scores[:, : count * CHUNK].unflatten(1, (count, CHUNK))
+    chosen = chunks.amax(-1).topk(size, sorted=False).indices  # [rows, size]
+    near = chunks.gather(1, chosen[:, :, None].expand(rows, size, CHUNK)).flatten(1)
+    near = torch.cat([near, scores[:, count * CHUNK :]], 1)
+    chosen = torch.cat([chosen, torch.full_like(chosen[:, :1], count)], 1)
+    best = near.topk(size, sorted=False).indices
+    return (chosen.gather(1, best // CHUNK) * CHUNK + best % CHUNK).sort(-1).values
 
 
 def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     """The first index whose cumulative share exceeds the uniform number: [rows, choices] -> [rows]."""
     cumulative = probability.cumsum(-1)
-    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    # Rounding may put the target at the very end, behind the last token that has any probability.
-    last = probability.shape[1] - 1 - (probability.flip(-1) > 0).to(torch.int8).argmax(-1)
-    return torch.minimum(index, last)
+    total = cumulative[:, -1:]
+    passed = cumulative <= uniform.to(cumulative)[:, None] * total
+    # Rounding may put that number at the very end, behind the last token that has any probability.
+    return (passed & (cumulative < total)).sum(-1)

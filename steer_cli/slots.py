@@ -43,9 +43,10 @@ class Slots:
     def __init__(self, model: Model, like: Prefix, rows: int, capacity: int, fixed: bool = False):
         self.rows, self.capacity, self.fixed = rows, capacity, fixed
         self.lengths = torch.zeros(rows, dtype=torch.long, device=model.device)
+        # [positions, rows, heads, width of a head]: what a step appends lies in one piece.
         self._buffers = [
             [
-                torch.zeros(rows, t.shape[1], capacity, t.shape[3], dtype=t.dtype, device=t.device)
+                torch.zeros(capacity, rows, t.shape[1], t.shape[3], dtype=t.dtype, device=t.device)
                 for t in side
             ]
             for side in (like.keys, like.values)
@@ -57,18 +58,18 @@ class Slots:
         self.used = self._filled = self._longest = 0
         self._level = False
 
-    def fill(self, slot: int, prefix: Prefix, length: int) -> None:
-        """Put a row of `length` positions into a slot; `prefix` holds that one row."""
+    def fill(self, slots: slice, prefix: Prefix, length: int) -> None:
+        """Put a row of `length` positions into each of some slots; `prefix` holds that one row."""
         for buffers, side in zip(self._buffers, (prefix.keys, prefix.values), strict=True):
             for buffer, tensor in zip(buffers, side, strict=True):
-                buffer[slot, :, :length] = tensor[0, :, :length]
-        self.lengths[slot] = length
+                buffer[:length, slots] = tensor[:, :, :length].permute(2, 0, 1, 3)
+        self.lengths[slots] = length
 
     def move(self, source: int, target: int) -> None:
         """Copy a slot over another one."""
         for buffers in self._buffers:
             for buffer in buffers:
-                buffer[target] = buffer[source]
+                buffer[:, target] = buffer[:, source]
         self.lengths[target] = self.lengths[source]
 
     def begin_step(self, used: int, longest: int, level: bool = False) -> None:
@@ -118,13 +119,13 @@ class Slots:
         seen = []
         for buffers, new in zip(self._buffers, (keys, values), strict=True):
             buffer = buffers[layer]
-            seen.append(buffer[:used, :, :longest])
+            seen.append(buffer[:longest, :used].permute(1, 2, 0, 3))
             if self._level:
-                seen[-1][:, :, -1] = new
+                buffer[longest - 1, :used] = new
                 continue
             # A model spread over devices keeps each block's cache beside the block.
             index, ends = self._index[:used].to(buffer.device), self.lengths[:used].to(buffer.device)
-            buffer[index, :, ends] = new
+            buffer[ends, index] = new
         return seen[0], seen[1]
 
     def end_step(self) -> None:

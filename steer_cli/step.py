@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steer_cli.lean import LeanStep, can_be_lean
+from steer_cli.lean import LeanStep, can_be_lean, read_together
 from steer_cli.model import Model
-from steer_cli.packed import Product, packed, used, worth_packing
+from steer_cli.packed import Layers, Product, packed, used, worth_packing
 from steer_cli.residual import inject
 from steer_cli.slots import Slots
 
@@ -39,7 +39,7 @@ class _Eager:
 
     def __init__(self, model: Model, slots: Slots, steps: int):
         self._model, self._slots, self._steps = model, slots, steps
-        self._products: dict[nn.Linear, Product] | None = None
+        self._products: dict[Layers, Product] | None = None
         self._packed_for = 0
         self._lean: LeanStep | None = None
 
@@ -54,11 +54,12 @@ class _Eager:
             return _forward(self._model, self._slots, tokens, deltas)
 
     def _begin(self) -> None:
-        rows = self._slots.used
+        rows, lean = self._slots.used, can_be_lean(self._model)
         self._products = {}
         if worth_packing(self._model, rows, self._steps):
-            self._products, self._packed_for = packed(self._model, rows), rows
-        if can_be_lean(self._model):
+            together = read_together(self._model) if lean else ()
+            self._products, self._packed_for = packed(self._model, rows, together), rows
+        if lean:
             self._lean = LeanStep(self._model, self._slots, self._products)
 
 

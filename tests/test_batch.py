@@ -173,7 +173,7 @@ def test_weights_that_were_changed_are_packed_anew():
         once = packed(model, 16)
         assert packed(model, 16) is once
         layer.weight.mul_(2)
-        torch.testing.assert_close(packed(model, 16)[layer](stream), layer(stream), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(packed(model, 16)[layer,](stream), layer(stream), rtol=1e-5, atol=1e-6)
 
 
 def test_a_later_job_may_act_on_new_tokens_where_the_first_does_not(tiny_folder, tmp_path):

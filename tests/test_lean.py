@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import randomise
 
-from steer_cli.lean import FAMILY, LeanStep, can_be_lean
+from steer_cli.lean import FAMILY, LeanStep, can_be_lean, read_together
 from steer_cli.model import Model
 from steer_cli.packed import packed
 from steer_cli.prefill import UNSTEERED, Job, prefill
@@ -63,7 +63,7 @@ def slots_of(model: Model) -> Slots:
     started = [prefill(model, [Job(history, (UNSTEERED,))])[0] for history in HISTORIES]
     slots = Slots(model, started[0].prefixes[0], len(HISTORIES), 16)
     for slot, (one, history) in enumerate(zip(started, HISTORIES, strict=True)):
-        slots.fill(slot, one.prefixes[0], len(history))
+        slots.fill(slice(slot, slot + 1), one.prefixes[0], len(history))
     return slots
 
 
@@ -101,7 +101,8 @@ def test_it_gives_the_logits_of_a_whole_pass(kind, products, steered):
     deltas = {0: noise[0], 2: 3 * noise[1]} if steered else {}
     slots = slots_of(model)
     slots.begin_step(len(NEXT), max(map(len, HISTORIES)))
-    step = LeanStep(model, slots, packed(model, len(NEXT)) if products == "packed" else {})
+    quicker = packed(model, len(NEXT), read_together(model)) if products == "packed" else {}
+    step = LeanStep(model, slots, quicker)
     got = step(torch.tensor(NEXT), deltas)
     torch.testing.assert_close(got.double(), whole_passes(model, deltas), rtol=1e-4, atol=1e-4)
 
@@ -115,8 +116,7 @@ def test_rows_of_one_length_need_no_mask(kind):
     results = []
     for level in (False, True):
         slots = Slots(model, started.prefixes[0], len(NEXT), 16)
-        for slot in range(len(NEXT)):
-            slots.fill(slot, started.prefixes[0], len(history))
+        slots.fill(slice(0, len(NEXT)), started.prefixes[0], len(history))
         step = LeanStep(model, slots, {})
         for number in range(2):
             slots.begin_step(len(NEXT), len(history) + number, level)

@@ -102,6 +102,19 @@ def test_the_first_look_and_its_fallback_are_both_met():
         assert ((share > 0).sum() > 128) == more
 
 
+@pytest.mark.parametrize("way", ["top-p", "small top-p", "top-p and top-k"])
+def test_a_large_vocabulary_is_looked_through_to_its_end(way):
+    """Its largest scores are sought chunk by chunk; these lie at the ends of chunks and behind the last."""
+    logits, sampling = logits_of(20_010, 1.0), settings(**WAYS[way])
+    logits[[0, 127, 128, 9999, 19_967, 19_968, 20_009]] += torch.tensor([11.0, 12.0, 11.5, 12, 11, 12.5, 12])
+    share = exact(logits, torch.zeros(20_010), sampling)
+    assert (share > 0).sum() < 8
+    uniform = torch.linspace(0.001, 0.999, 300, dtype=torch.float64)
+    low, high = (np.searchsorted(np.cumsum(share), uniform.numpy() + rounding) for rounding in (-1e-6, 1e-6))
+    assert (low == high).mean() > 0.98
+    assert (drawn(logits, None, sampling, uniform) == low)[low == high].all()
+
+
 def test_the_token_that_crosses_p_is_kept_and_no_other():
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
     even = torch.linspace(0, ALMOST_1, 2000, dtype=torch.float64)
