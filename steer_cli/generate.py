@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from steer_cli.batch import Batch, Row, Task
+from steer_cli.batch import Batch
 from steer_cli.model import Model
 from steer_cli.prefill import Job, Started, prefill
 from steer_cli.recipe import Sampling
 from steer_cli.slots import slot_bytes
+from steer_cli.task import Row, Task
 
 # Positions of one prefill pass, and memory for the rows that decode together.
 PREFILL_POSITIONS = 2048
@@ -73,6 +74,8 @@ def generate(
     arms = first[0].arms
     fixed = model.on_one_gpu if fixed is None else fixed
     rows = batch_rows or row_budget(model, first[0].started, capacity)
+    if waiting.peek() is None:
+        rows = min(rows, arms * sampling.samples)  # all that there are
     rows = max(arms, rows - rows % arms)
     batch = Batch(model, first[0].started, rows, capacity, sampling, eos, fixed, pack)
     while True:

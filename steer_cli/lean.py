@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steer_cli.model import Model
-from steer_cli.packed import Layers, Product
+from steer_cli.packed import Layers, Product, plain
 from steer_cli.slots import Slots
 
 # Networks whose blocks are: norm, attention with rotated queries and keys, norm, gated SiLU; nothing else.
@@ -34,10 +34,16 @@ def can_be_lean(model: Model) -> bool:
     )
 
 
-def read_together(model: Model) -> list[Layers]:
-    """The layers of each block that read the same stream and whose outputs are used as one."""
-    attentions = [block.self_attn for block in model.network.get_decoder().layers]
-    return [(attention.q_proj, attention.k_proj, attention.v_proj) for attention in attentions]
+def readers(model: Model) -> dict[Layers, Tensor]:
+    """The layers of the blocks that read a normed stream, those whose outputs are used as one together, and
+    the weights of that norm.
+    """
+    read: dict[Layers, Tensor] = {}
+    for block in model.network.get_decoder().layers:
+        attention, norm = block.self_attn, block.post_attention_layernorm.weight
+        read[attention.q_proj, attention.k_proj, attention.v_proj] = block.input_layernorm.weight
+        read |= {(block.mlp.gate_proj,): norm, (block.mlp.up_proj,): norm}
+    return read
 
 
 class LeanStep:
@@ -56,25 +62,21 @@ class LeanStep:
         self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
         self._width = decoder.layers[0].self_attn.head_dim  # of a head
         self._norm = decoder.norm.weight
+        scales = readers(model)
 
         def product(*layers: nn.Linear) -> Product:
-            if layers in products:
-                return products[layers]
-            if len(layers) == 1:
-                return layers[0].forward
-            parts = [product(layer) for layer in layers]
-            return lambda stream: torch.cat([part(stream) for part in parts], -1)
+            return products.get(layers) or plain(layers, scales.get(layers))
 
         self._head = product(model.network.get_output_embeddings())
         self._blocks = [
             (
-                block.input_layernorm.weight,
-                product(*layers),
+                product(block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj),
                 product(block.self_attn.o_proj),
-                block.post_attention_layernorm.weight,
-                *map(product, (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj)),
+                product(block.mlp.gate_proj),
+                product(block.mlp.up_proj),
+                product(block.mlp.down_proj),
             )
-            for block, layers in zip(decoder.layers, read_together(model), strict=True)
+            for block in decoder.layers
         ]
 
     def __call__(self, tokens: Tensor, deltas: Mapping[int, Tensor]) -> Tensor:
@@ -84,11 +86,10 @@ class LeanStep:
         stream = functional.embedding(tokens, self._embedding)  # [rows, width]
         cosine, sine = self._rotation(stream)
         heads = (rows, self._groups, self._heads // self._groups, self._width)
-        for layer, (norm, queries_keys_values, out, norm_2, gate, up, down) in enumerate(self._blocks):
+        for layer, (queries_keys_values, out, gate, up, down) in enumerate(self._blocks):
             if layer in deltas:
                 stream = stream + deltas[layer]
-            normed = self._normed(stream, norm)
-            each = queries_keys_values(normed).view(rows, -1, self._width)  # [rows, heads, width]
+            each = queries_keys_values(self._normed(stream)).view(rows, -1, self._width)
             turned = self._turned(each[:, : -self._groups], cosine, sine)
             keys, values = slots.append(layer, turned[:, self._heads :], each[:, -self._groups :])
             # The query heads that share a key are laid out as if they were positions: no key is copied.
@@ -96,15 +97,15 @@ class LeanStep:
                 turned[:, : self._heads].reshape(heads), keys, values, attn_mask=mask
             )
             stream = stream + out(seen.reshape(rows, -1))
-            normed = self._normed(stream, norm_2)
+            normed = self._normed(stream)
             stream = stream + down(functional.silu(gate(normed)).mul_(up(normed)))
-        return self._head(self._normed(stream, self._norm))
+        return self._head(self._normed(stream).mul_(self._norm))
 
-    def _normed(self, stream: Tensor, weight: Tensor) -> Tensor:
+    def _normed(self, stream: Tensor) -> Tensor:
+        """RMS norm, but for its weights, which are in the products."""
         # The mean square by way of the length: fewer calls than torch's own rms_norm makes on a CPU.
         length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
-        scale = torch.addcmul(self._epsilon, length, length, value=1 / stream.shape[-1]).rsqrt_()
-        return (stream * scale).mul_(weight)
+        return stream * torch.addcmul(self._epsilon, length, length, value=1 / stream.shape[-1]).rsqrt_()
 
     def _rotation(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine for each row's new position, [rows, 1, width], half the sines negative."""

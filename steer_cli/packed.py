@@ -6,7 +6,7 @@ the work. Here it is done once. This module does not know steering or decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -31,14 +31,15 @@ Product = Callable[[Tensor], Tensor]  # [..., inputs] -> [..., outputs of all la
 _LATEST: WeakKeyDictionary[nn.Module, tuple[tuple, dict[Layers, Product]]] = WeakKeyDictionary()
 
 
-def packed(model: Model, rows: int, together: Iterable[Layers] = ()) -> dict[Layers, Product]:
+def packed(model: Model, rows: int, readers: Mapping[Layers, Tensor] | None = None) -> dict[Layers, Product]:
     """Products of a model's linear layers by packed copies of their weights, for batches of `rows`.
 
     With other rows they multiply by the weights as they are. The copies take as much memory again as the
     weights, and stay until another number of rows is asked for or the model goes.
 
     Args:
-        together: layers that are to be one product, where they can; each of the others is one of its own.
+        readers: layers that are to be one product, where they can, of a stream that has yet to be
+            multiplied by these weights [inputs]; each of the other layers is a product of its own.
     """
     linears = {
         module: None
@@ -46,25 +47,26 @@ def packed(model: Model, rows: int, together: Iterable[Layers] = ()) -> dict[Lay
         # One that is spread over devices has a forward of its own already.
         if type(module) is nn.Linear and "forward" not in vars(module)
     }
-    joint = [layers for layers in together if linears.keys() >= set(layers) and _alike(layers)]
-    single = linears.keys() - {linear for layers in joint for linear in layers}
-    products = [*joint, *((linear,) for linear in linears if linear in single)]
-    made_of = (rows, *(tuple(_state(linear.weight) for linear in layers) for layers in products))
-    known, latest = _LATEST.get(model.network, (None, {}))
+    scales: dict[Layers, Tensor | None] = {
+        layers: scale
+        for layers, scale in (readers or {}).items()
+        if linears.keys() >= set(layers) and len({linear.bias is None for linear in layers}) == 1
+    }
+    single = linears.keys() - {linear for layers in scales for linear in layers}
+    scales |= {(linear,): None for linear in linears if linear in single}
+    made_of = (rows, *(_state(layers, scale) for layers, scale in scales.items()))
+    known, products = _LATEST.get(model.network, (None, {}))
     if known != made_of:
         _LATEST.pop(model.network, None)  # not both at once in memory
-        latest = {layers: _packed_product(layers, rows) for layers in products}
-        _LATEST[model.network] = made_of, latest
-    return latest
+        products = {layers: _packed_product(layers, scale, rows) for layers, scale in scales.items()}
+        _LATEST[model.network] = made_of, products
+    return products
 
 
-def _alike(layers: Layers) -> bool:
-    return len({linear.bias is None for linear in layers}) == 1
-
-
-def _state(weight: Tensor) -> tuple[int, int]:
-    """Another one after the weight was changed in place; what was made for inference is not tracked."""
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+def _state(layers: Layers, scale: Tensor | None) -> tuple:
+    """Another one after a weight was changed in place; what was made for inference is not tracked."""
+    weights = [linear.weight for linear in layers] + ([] if scale is None else [scale])
+    return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
 
 
 @contextmanager
@@ -92,21 +94,37 @@ def worth_packing(model: Model, rows: int, steps: int) -> bool:
     )
 
 
-def _packed_product(layers: Layers, rows: int) -> Product:
+def _packed_product(layers: Layers, scale: Tensor | None, rows: int) -> Product:
     weight, bias = layers[0].weight, layers[0].bias
     if len(layers) > 1:
         weight = torch.cat([linear.weight for linear in layers])
         bias = None if bias is None else torch.cat([linear.bias for linear in layers])
-    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight if scale is None else weight * scale, rows)
     # The operator wants the weight too, for other rows than these; of this one it sees the shape alone.
     shape = weight.new_empty(1).expand(weight.shape)
-    return partial(_multiply, layers, packed, shape, bias, rows)
+    return partial(_multiply, layers, scale, packed, shape, bias, rows)
 
 
 def _multiply(
-    layers: Layers, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int, stream: Tensor
+    layers: Layers,
+    scale: Tensor | None,
+    packed: Tensor,
+    shape: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    stream: Tensor,
 ) -> Tensor:
     if stream.shape[:-1].numel() == rows:
         return torch.ops.mkl._mkl_linear(stream, packed, shape, bias, rows)
-    parts = [functional.linear(stream, linear.weight, linear.bias) for linear in layers]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return plain(layers, scale)(stream)
+
+
+def plain(layers: Layers, scale: Tensor | None = None) -> Product:
+    """The product by the layers' own weights."""
+
+    def product(stream: Tensor) -> Tensor:
+        stream = stream if scale is None else stream * scale
+        parts = [functional.linear(stream, linear.weight, linear.bias) for linear in layers]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    return product

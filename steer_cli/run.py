@@ -26,8 +26,9 @@ from steer_cli.tokens import Tokenizer, open_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer_cli.generate import Finished, Row
+    from steer_cli.generate import Finished
     from steer_cli.model import Model
+    from steer_cli.task import Row
 
 
 @dataclass(frozen=True)

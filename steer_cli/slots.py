@@ -55,7 +55,7 @@ class Slots:
         self._positions = torch.arange(capacity, device=model.device)
         self._window = _window(model)
         self._mixed = _has_both_kinds(model)
-        self.used = self._filled = self._longest = 0
+        self.used = self.to_come = self._filled = self._longest = 0
         self._level = False
 
     def fill(self, slots: slice, prefix: Prefix, length: int) -> None:
@@ -65,19 +65,22 @@ class Slots:
                 buffer[:length, slots] = tensor[:, :, :length].permute(2, 0, 1, 3)
         self.lengths[slots] = length
 
-    def move(self, source: int, target: int) -> None:
-        """Copy a slot over another one."""
+    def copy(self, sources: Tensor, targets: Tensor, positions: int) -> None:
+        """Copy some slots, of up to `positions` positions each, over as many others."""
         for buffers in self._buffers:
             for buffer in buffers:
-                buffer[:, target] = buffer[:, source]
-        self.lengths[target] = self.lengths[source]
+                held = buffer[:positions]
+                held[:, targets.to(buffer.device)] = held[:, sources.to(buffer.device)]
+        self.lengths[targets] = self.lengths[sources]
 
-    def begin_step(self, used: int, longest: int, level: bool = False) -> None:
+    def begin_step(self, used: int, longest: int, level: bool = False, to_come: int = 0) -> None:
         """Announce a step over the first `used` slots, the longest of which holds `longest` positions.
 
         Args:
             level: all of them hold that many, as those of one prompt do; a step is then a little quicker.
+            to_come: slots that the same rows may need in later steps.
         """
+        self.to_come = max(used, to_come)
         self._level = level and not self.fixed
         self.used, self._filled = self.rows if self.fixed else used, used
         self._longest = self.capacity if self.fixed else longest + 1

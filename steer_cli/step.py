@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from steer_cli.lean import LeanStep, can_be_lean, read_together
+from steer_cli.lean import LeanStep, can_be_lean, readers
 from steer_cli.model import Model
 from steer_cli.packed import Layers, Product, packed, used, worth_packing
 from steer_cli.residual import inject
@@ -20,8 +20,9 @@ Deltas = Mapping[int, Tensor]  # layer -> what is added there, [slots, width]
 # Tokens [rows], what is added in each slot -> logits [rows, vocabulary], float32, perhaps of more rows.
 Step = Callable[[Tensor, Deltas], Tensor]
 
-# Packed weights are for one number of rows; while this share of them runs, free slots run beside them.
-ENOUGH = 2 / 3
+# Packed weights are for one number of rows; while not more slots than these are free, in number and as a
+# share, they run beside the others, as that is quicker than weights that are not packed.
+MOST_FREE, FREE_SHARE = 16, 0.6
 
 
 def decode_step(model: Model, slots: Slots, steps: int) -> Step:
@@ -35,32 +36,38 @@ def decode_step(model: Model, slots: Slots, steps: int) -> Step:
 
 
 class _Eager:
-    """The step pass by pass, with weights packed for the rows of the first one where that pays."""
+    """The step pass by pass, with weights packed where that pays: once enough rows run, for all to come."""
 
     def __init__(self, model: Model, slots: Slots, steps: int):
         self._model, self._slots, self._steps = model, slots, steps
-        self._products: dict[Layers, Product] | None = None
-        self._packed_for = 0
-        self._lean: LeanStep | None = None
+        self._products: dict[Layers, Product] = {}
+        self._most = self._packed_for = 0  # rows
+        self._lean = LeanStep(model, slots, {}) if can_be_lean(model) else None
 
     def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
-        if self._products is None:
-            self._begin()
-        if self._slots.used >= ENOUGH * self._packed_for:
-            self._slots.run_at_least(self._packed_for)
+        slots = self._slots
+        self._most = max(self._most, slots.to_come)
+        if not self._packed_for and slots.used >= _enough(self._most):
+            self._pack()
+        if slots.used >= _enough(self._packed_for):
+            slots.run_at_least(self._packed_for)
         if self._lean is not None:
-            return self._lean(*_fitted(self._slots.used, tokens, deltas))
+            return self._lean(*_fitted(slots.used, tokens, deltas))
         with used(self._products):
-            return _forward(self._model, self._slots, tokens, deltas)
+            return _forward(self._model, slots, tokens, deltas)
 
-    def _begin(self) -> None:
-        rows, lean = self._slots.used, can_be_lean(self._model)
-        self._products = {}
-        if worth_packing(self._model, rows, self._steps):
-            together = read_together(self._model) if lean else ()
-            self._products, self._packed_for = packed(self._model, rows, together), rows
-        if lean:
+    def _pack(self) -> None:
+        if not worth_packing(self._model, self._most, self._steps):
+            return
+        together = None if self._lean is None else readers(self._model)
+        self._products, self._packed_for = packed(self._model, self._most, together), self._most
+        if self._lean is not None:
             self._lean = LeanStep(self._model, self._slots, self._products)
+
+
+def _enough(rows: int) -> float:
+    """Of the rows that weights are packed for, how many have to run for the packed ones to be quicker."""
+    return rows - min(MOST_FREE, FREE_SHARE * rows)
 
 
 def _fitted(rows: int, tokens: Tensor, deltas: Deltas) -> tuple[Tensor, Deltas]:

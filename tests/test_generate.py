@@ -14,7 +14,7 @@ from reference import reference
 from tiny import LOVE, POSITIONS, PROMPT, hidden_states, open_model, plain_logits, steer
 
 from steer_cli.errors import PlanError, SteerError
-from steer_cli.generate import MOST_ROWS, Row, generate
+from steer_cli.generate import MOST_ROWS, generate
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.model import load
 from steer_cli.prefill import UNSTEERED, Job, prefill
@@ -22,6 +22,7 @@ from steer_cli.recipe import Sampling
 from steer_cli.recipe import load as load_recipe
 from steer_cli.run import Hardware
 from steer_cli.run import generate as run_recipe
+from steer_cli.task import Row
 from steer_cli.tokens import open_tokenizer
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)

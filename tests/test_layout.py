@@ -31,6 +31,7 @@ ORDER = [
         "arms",
         "controls",
         "sampling",
+        "task",
         "batch",
         "generate",
     ),

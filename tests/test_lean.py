@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import randomise
 
-from steer_cli.lean import FAMILY, LeanStep, can_be_lean, read_together
+from steer_cli.lean import FAMILY, LeanStep, can_be_lean, readers
 from steer_cli.model import Model
 from steer_cli.packed import packed
 from steer_cli.prefill import UNSTEERED, Job, prefill
@@ -101,7 +101,7 @@ def test_it_gives_the_logits_of_a_whole_pass(kind, products, steered):
     deltas = {0: noise[0], 2: 3 * noise[1]} if steered else {}
     slots = slots_of(model)
     slots.begin_step(len(NEXT), max(map(len, HISTORIES)))
-    quicker = packed(model, len(NEXT), read_together(model)) if products == "packed" else {}
+    quicker = packed(model, len(NEXT), readers(model)) if products == "packed" else {}
     step = LeanStep(model, slots, quicker)
     got = step(torch.tensor(NEXT), deltas)
     torch.testing.assert_close(got.double(), whole_passes(model, deltas), rtol=1e-4, atol=1e-4)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from steer_cli.arms import arm_of
 from steer_cli.document import Document
-from steer_cli.generate import Row, generate
+from steer_cli.generate import generate
 from steer_cli.model import Model, load
 from steer_cli.plan import Placement, align_additions, place
 from steer_cli.prefill import UNSTEERED, Arm, Job, Started, prefill
 from steer_cli.recipe import Recipe, Sampling, validate
+from steer_cli.task import Row
 from steer_cli.tokens import Tokenizer, open_tokenizer
 from steer_cli.vectors import compute
 
