@@ -33,8 +33,9 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
         (ids, layer) -> [positions, width], float32 on the model's device.
     """
     layers = sorted({layer for _, layer in wanted})
-    rows = sorted({ids for ids, _ in wanted}, key=len)
-    streams: Streams = {}
+    whole = _whole({ids for ids, _ in wanted})
+    rows = sorted(set(whole.values()), key=len)
+    read: dict[tuple[int, ...], dict[int, Tensor]] = {}  # row -> layer -> [positions, width]
     while rows:
         count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
         batch, rows = rows[-count:], rows[:-count]
@@ -43,12 +44,24 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
         ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
         recorded = record(model, ids, layers)
         for index, row in enumerate(batch):
-            for layer in layers:
-                if (row, layer) in wanted:
-                    streams[row, layer] = recorded[layer][index, : len(row)].to(
-                        model.device, torch.float32, copy=True
-                    )
-    return streams
+            read[row] = {
+                layer: stream[index, : len(row)].to(model.device, torch.float32, copy=True)
+                for layer, stream in recorded.items()
+            }
+    return {(ids, layer): read[whole[ids]][layer][: len(ids)] for ids, layer in wanted}
+
+
+def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """text -> the longest of the texts that begin with it: the streams of both are read there.
+
+    A word and the same word with padding are two of the texts of many recipes.
+    """
+    whole, after = {}, ()
+    # In this order, a text that others begin with stands before one of them.
+    for text in sorted(texts, reverse=True):
+        whole[text] = whole[after] if after[: len(text)] == text else text
+        after = text
+    return whole
 
 
 def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:

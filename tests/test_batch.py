@@ -201,3 +201,25 @@ def test_packed_layers_multiply_as_the_plain_ones():
             quick = network(stream), network(stream[:5])
     for one, other in zip(plain, quick, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.5])
+def test_samples_run_as_one_row_until_they_draw_differently(tiny_folder, tmp_path, temperature):
+    # Few rows, and a model whose step is not written out, so that each step is a pass that can be watched.
+    folder = tiny_folder("gpt2")
+    recipe = recipe_file(tmp_path, folder, ADDITIONS)
+    model, tokenizer, [job] = jobs_on(folder, recipe, PROMPTS[:1])
+    seen = []
+    watch = model.network.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(tuple(args[0].shape))
+    )
+    sampling = Sampling(**{**SAMPLING, "temperature": temperature})
+    (done,) = batch.generate(model, [job], sampling, tokenizer.eos, len(job.prompt))
+    watch.remove()
+    assert seen.pop(0) == (2, len(job.prompt)), "the prompt, for both arms"
+    histories = [
+        {(arm, row.ids[:drawn]) for arm, rows in enumerate(done.rows) for row in rows if len(row.ids) > drawn}
+        for drawn in range(1, SAMPLING["max_new_tokens"])
+    ]
+    assert seen == [(len(different), 1) for different in histories if different]
+    assert len(histories[0]) <= 2 if temperature == 0 else max(map(len, histories)) > 2

@@ -9,6 +9,7 @@ from steer_cli.arms import Observer
 from steer_cli.errors import VectorError
 from steer_cli.prefill import UNSTEERED, Job, prefill
 from steer_cli.tokens import open_tokenizer
+from steer_cli.vectors import capture
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 close = torch.testing.assert_close
@@ -231,6 +232,22 @@ def test_texts_beyond_one_pass_are_captured_all_the_same(tiny_folder):
 
 
 @every_architecture
+def test_a_text_that_another_begins_with_is_read_in_it(arch, tiny_folder):
+    model = open_model(tiny_folder(arch))
+    texts = [(0, 5), (0, 5, 9), (0, 5, 9, 9), (0, 5, 8), (0, 7), (7,)]
+    shapes = []
+    watch = model.network.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: shapes.append(tuple(args[0].shape))
+    )
+    streams = capture(model, {(ids, layer) for ids in texts for layer in (1, 2)})
+    watch.remove()
+    assert shapes == [(4, 4)], "a row for each text that no other begins with"
+    for ids in texts:
+        states = hidden_states(model, ids)
+        for layer in (1, 2):
+            torch.testing.assert_close(streams[ids, layer], states[layer], rtol=1e-5, atol=1e-5)
+
+
 def test_the_receipt_is_measured_where_the_vector_met_the_stream(arch, tiny_folder):
     """At the deeper of two layers the stream is steered already."""
     folder = tiny_folder(arch)
