@@ -248,6 +248,7 @@ def test_a_text_that_another_begins_with_is_read_in_it(arch, tiny_folder):
             torch.testing.assert_close(streams[ids, layer], states[layer], rtol=1e-5, atol=1e-5)
 
 
+@every_architecture
 def test_the_receipt_is_measured_where_the_vector_met_the_stream(arch, tiny_folder):
     """At the deeper of two layers the stream is steered already."""
     folder = tiny_folder(arch)
