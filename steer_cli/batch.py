@@ -18,12 +18,12 @@ from steer_cli.prefill import Started
 from steer_cli.recipe import Sampling
 from steer_cli.sampling import exact, glance, look_again, token_counts, uniforms
 from steer_cli.slots import Slots
-from steer_cli.step import decode_step
+from steer_cli.step import Ahead, decode_step
 from steer_cli.task import Row, Task
 
 
-class _Sample(NamedTuple):
-    """One of the rows of a batch: sample number `sample` of an arm of a task."""
+class _Row(NamedTuple):
+    """Sample number `sample` of an arm of a task."""
 
     task: Task
     arm: int
@@ -33,7 +33,7 @@ class _Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What each row of the batch has drawn in one step, in the order of the rows."""
+    """What each row has drawn in one step, slot by slot."""
 
     tokens: Tensor
     ids: list[int]  # the same on the host
@@ -42,16 +42,17 @@ class _Drawn:
 
 
 class Batch:
-    """The rows that decode together. The first slots are running, the others free.
+    """Rows that decode together, each a completion on its way.
 
-    Samples of an arm that have drawn the same tokens so far are one row of the network: they share a slot,
-    and each draws from the same logits by its own uniform number. They part when they draw differently.
+    Those of one arm that began together share a slot, which is what the network runs, while they have drawn
+    the same tokens: each draws from the same logits by its own uniform number, and they part when they draw
+    differently. The first slots are in use.
 
     Args:
         like: any job of those to come, for shapes.
-        rows: most samples of all arms at a time.
+        rows: most of them at a time.
         capacity: most positions of a row.
-        fixed: run every step over all slots, a slot for each sample.
+        fixed: run every step over all slots, one for each row.
         pack: hold the weights twice where that is quicker.
     """
 
@@ -68,8 +69,8 @@ class Batch:
     ):
         self._model, self._sampling, self._apart = model, sampling, fixed
         self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
-        self._samples: list[list[_Sample]] = []  # of each running slot, those that have drawn the same so far
-        self._lengths: list[int] = []  # of each running slot, as on the device
+        self._rows: list[list[_Row]] = []  # in each slot in use
+        self._lengths: list[int] = []  # of each slot in use, as on the device
         self._free_seats = list(range(rows))
         self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=model.device)
         steps = sampling.max_new_tokens
@@ -80,14 +81,16 @@ class Batch:
         self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         self._deltas: dict[int, Tensor] = {}  # what is added at every new token, [slots, width]
-        self._decode = decode_step(model, self._slots, steps if pack else 0)
+        self._decode = decode_step(model, self._slots, pack)
 
     @property
-    def used(self) -> int:
+    def running(self) -> int:
+        """Rows that have begun and not ended."""
         return self._slots.rows - self.free
 
     @property
     def free(self) -> int:
+        """Rows that may begin."""
         return len(self._free_seats)
 
     def admit(self, task: Task, samples: int) -> None:
@@ -97,12 +100,12 @@ class Batch:
         task.begun += samples
         uniform = uniforms(self._sampling.seed, numbers, steps).to(self._uniform)
         for arm in range(task.arms):
-            rows = [_Sample(task, arm, sample, self._free_seats.pop()) for sample in numbers]
+            rows = [_Row(task, arm, sample, self._free_seats.pop()) for sample in numbers]
             self._uniform[[row.seat for row in rows]] = uniform
             together = [[row] for row in rows] if self._apart else [rows]
-            first = len(self._samples)
+            first = len(self._rows)
             slots = slice(first, first + len(together))
-            self._samples += together
+            self._rows += together
             self._lengths += [len(job.prompt)] * len(together)
             self._slots.fill(slots, task.started.prefixes[arm], len(job.prompt))
             self._number[slots] = 0
@@ -123,27 +126,24 @@ class Batch:
 
     def _arrange(self) -> None:
         """Note on the device whose numbers each row draws by, and in which slot it is."""
-        rows = [(row.seat, slot) for slot, samples in enumerate(self._samples) for row in samples]
-        if rows:
-            self._seats, self._at = torch.tensor(rows, device=self._model.device).T
+        places = [(row.seat, slot) for slot, rows in enumerate(self._rows) for row in rows]
+        if places:
+            self._seats, self._at = torch.tensor(places, device=self._model.device).T
 
     def step(self) -> int:
         """Draw one token in every row and run the rows that go on; returns how many ended."""
-        before, drawn = self.used, self._draw()
+        before, drawn = self.running, self._draw()
         tokens = drawn.tokens
-        if self.used > len(self._samples) or any(drawn.over):
+        if self.running > len(self._rows) or any(drawn.over):
             tokens = self._part(drawn)
-        if self._samples:
+        if self._rows:
             self._forward(tokens)
-        return before - self.used
+        return before - self.running
 
     def _draw(self) -> _Drawn:
-        slots, rows = len(self._samples), self.used
-        # The common case needs no copy of the logits: a slot for each row.
-        at = slice(slots) if slots == rows else self._at
-        logits, number = self._logits[at], self._number[at]
-        counts = None if self._counts is None else self._counts[at]
-        drawing = (logits, counts, self._sampling, self._uniform[self._seats, number])
+        logits, number = self._logits[: len(self._rows)], self._number[self._at]
+        counts = None if self._counts is None else self._counts[: len(self._rows)]
+        drawing = (logits, counts, self._sampling, self._uniform[self._seats, number], self._at)
         token, enough = glance(*drawing)
         at_eos, last = self._is_eos(token), number + 1 == self._sampling.max_new_tokens
         # The one wait for the device, but for the rare steps in which a glance is not enough.
@@ -167,16 +167,15 @@ class Batch:
         Returns:
             The token of each slot that goes on.
         """
-        parts: list[dict[int, list[_Sample]]] = []  # of each slot: token -> the samples that drew it
-        row = 0
-        for slot, samples in enumerate(self._samples):
+        parts: list[dict[int, list[_Row]]] = []  # of each slot: token -> the rows that drew it
+        facts = zip(drawn.ids, drawn.over, drawn.at_eos, strict=True)
+        for slot, rows in enumerate(self._rows):
             parts.append({})
-            for sample in samples:
-                if drawn.over[row]:
-                    self._end(sample, slot, drawn.ids[row], drawn.at_eos[row])
+            for row, (token, over, at_eos) in zip(rows, facts, strict=False):
+                if over:
+                    self._end(row, slot, token, at_eos)
                 else:
-                    parts[slot].setdefault(drawn.ids[row], []).append(sample)
-                row += 1
+                    parts[slot].setdefault(token, []).append(row)
         # Where each slot comes from. The last one moves into the gap of one that nobody is left in, the
         # highest gap first, so that it is one that goes on.
         origin = list(range(len(parts)))
@@ -185,17 +184,17 @@ class Batch:
                 parts[slot], origin[slot] = parts[-1], origin[-1]
                 del parts[-1], origin[-1]
         tokens = [next(iter(part)) for part in parts]
-        self._samples = [part[token] for part, token in zip(parts, tokens, strict=True)]
+        self._rows = [part[token] for part, token in zip(parts, tokens, strict=True)]
         for slot, part in enumerate(parts):
             for token in list(part)[1:]:
                 tokens.append(token)
-                self._samples.append(part[token])
+                self._rows.append(part[token])
                 origin.append(origin[slot])
         self._copy(origin)
         self._arrange()
         return torch.tensor(tokens, device=self._model.device)
 
-    def _end(self, row: _Sample, slot: int, token: int, eos: bool) -> None:
+    def _end(self, row: _Row, slot: int, token: int, eos: bool) -> None:
         ids = self._drawn[slot, : int(self._number[slot])].tolist()
         row.task.rows[row.arm, row.sample] = Row((*ids, token), "eos" if eos else "length")
         self._free_seats.append(row.seat)
@@ -212,23 +211,30 @@ class Batch:
                 tensor[targets] = tensor[sources]
         self._lengths = [self._lengths[source] for source in origin]
 
+    def _steps_left(self) -> int:
+        drawn = [
+            length - len(rows[0].task.started.job.prompt)
+            for rows, length in zip(self._rows, self._lengths, strict=True)
+        ]
+        return self._sampling.max_new_tokens - min(drawn)
+
     def _forward(self, tokens: Tensor) -> None:
-        running = len(self._samples)
-        number = self._number[:running]
-        self._drawn[torch.arange(running, device=self._model.device), number] = tokens
+        used = len(self._rows)
+        number = self._number[:used]
+        self._drawn[torch.arange(used, device=self._model.device), number] = tokens
         number += 1
         if self._counts is not None:
-            self._counts[:running].scatter_add_(
+            self._counts[:used].scatter_add_(
                 1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.float32)
             )
         longest = max(self._lengths)
         level = longest == min(self._lengths)
-        self._slots.begin_step(running, longest, level, to_come=self.used)
+        self._slots.begin_step(used, longest, level)
         # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
-        logits = self._decode(tokens, self._deltas)
+        logits = self._decode(tokens, self._deltas, Ahead(self.running, self._steps_left()))
         if len(logits) == len(self._logits):
             self._logits = logits  # 3 MB of a step of 16 rows need not be copied
         else:
-            self._logits[:running] = logits[:running]
+            self._logits[:used] = logits[:used]
         self._slots.end_step()
         self._lengths = [length + 1 for length in self._lengths]

@@ -90,7 +90,7 @@ def generate(
             if not more:
                 break
             tasks.extend(more)
-        if not batch.used:
+        if not batch.running:
             return
         ended(batch.step())
         while tasks and (rows_by_arm := tasks[0].by_arm()):

@@ -1,4 +1,4 @@
-"""A decoding step of the Llama family, written out: the same arithmetic as the network's own, in fewer calls.
+"""A decoding step of the Llama family, written out: the same function as the network's own, in fewer calls.
 
 For a batch of a few rows on a CPU, a fifth of a step of transformers is Python between the products. This
 module does not know what is added to the stream, or why.
@@ -102,7 +102,7 @@ class LeanStep:
         return self._head(self._normed(stream).mul_(self._norm))
 
     def _normed(self, stream: Tensor) -> Tensor:
-        """RMS norm, but for its weights, which are in the products."""
+        """RMS norm, but for its weights, which are in the products (those of the last norm are not)."""
         # The mean square by way of the length: fewer calls than torch's own rms_norm makes on a CPU.
         length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
         return stream * torch.addcmul(self._epsilon, length, length, value=1 / stream.shape[-1]).rsqrt_()

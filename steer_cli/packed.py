@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from steer_cli.model import Model
 
@@ -65,8 +64,12 @@ def packed(model: Model, rows: int, readers: Mapping[Layers, Tensor] | None = No
 
 def _state(layers: Layers, scale: Tensor | None) -> tuple:
     """Another one after a weight was changed in place; what was made for inference is not tracked."""
-    weights = [linear.weight for linear in layers] + ([] if scale is None else [scale])
-    return tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
+    tensors = [scale, *(tensor for linear in layers for tensor in (linear.weight, linear.bias))]
+    return tuple(
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for tensor in tensors
+        if tensor is not None
+    )
 
 
 @contextmanager
@@ -81,12 +84,15 @@ def used(products: Mapping[Layers, Product]) -> Iterator[None]:
             del linear.forward
 
 
-def worth_packing(model: Model, rows: int, steps: int) -> bool:
-    """Whether packing pays for a batch of `rows` over `steps` steps, has the memory, and can be done here."""
+def worth_packing(rows: int, steps: int) -> bool:
+    """Whether packing pays for a batch of `rows` over `steps` more steps."""
+    return rows >= FEWEST_ROWS and steps >= FEWEST_STEPS
+
+
+def can_be_packed(model: Model) -> bool:
+    """Whether there is the memory, and it can be done here."""
     return (
-        rows >= FEWEST_ROWS
-        and steps >= FEWEST_STEPS
-        and model.device.type == "cpu"
+        model.device.type == "cpu"
         and model.dtype == torch.float32
         and sum(parameter.nbytes for parameter in model.network.parameters()) <= MOST_BYTES
         and torch.backends.mkl.is_available()
@@ -102,29 +108,25 @@ def _packed_product(layers: Layers, scale: Tensor | None, rows: int) -> Product:
     packed = torch.ops.mkl._mkl_reorder_linear_weight(weight if scale is None else weight * scale, rows)
     # The operator wants the weight too, for other rows than these; of this one it sees the shape alone.
     shape = weight.new_empty(1).expand(weight.shape)
-    return partial(_multiply, layers, scale, packed, shape, bias, rows)
+    return partial(_multiply, plain(layers, scale), packed, shape, bias, rows)
 
 
 def _multiply(
-    layers: Layers,
-    scale: Tensor | None,
-    packed: Tensor,
-    shape: Tensor,
-    bias: Tensor | None,
-    rows: int,
-    stream: Tensor,
+    otherwise: Product, packed: Tensor, shape: Tensor, bias: Tensor | None, rows: int, stream: Tensor
 ) -> Tensor:
     if stream.shape[:-1].numel() == rows:
         return torch.ops.mkl._mkl_linear(stream, packed, shape, bias, rows)
-    return plain(layers, scale)(stream)
+    return otherwise(stream)
 
 
 def plain(layers: Layers, scale: Tensor | None = None) -> Product:
-    """The product by the layers' own weights."""
+    """The product as the layers make it themselves, of a stream that `scale` has yet to multiply."""
+    # As they are now: within `used` their forward is another one.
+    forwards = [linear.forward for linear in layers]
 
     def product(stream: Tensor) -> Tensor:
         stream = stream if scale is None else stream * scale
-        parts = [functional.linear(stream, linear.weight, linear.bias) for linear in layers]
+        parts = [forward(stream) for forward in forwards]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     return product

@@ -66,7 +66,7 @@ def prefill(model: Model, jobs: Sequence[Job]) -> list[Started]:
     longest = max(len(job.prompt) for job in jobs)
     # What stands to the right of a prompt cannot reach it, so prompts of any length share a pass.
     ids = [list(job.prompt) + [job.prompt[-1]] * (longest - len(job.prompt)) for job, _ in rows]
-    deltas = stacked([arm.prompt for _, arm in rows], (longest, model.width), model)
+    deltas = _stacked([arm.prompt for _, arm in rows], longest, model)
     ends, place = torch.tensor([len(job.prompt) - 1 for job, _ in rows]).unique(return_inverse=True)
     cache = model.growing_cache()
     with inject(model, deltas, _each_its_own(jobs)):
@@ -107,10 +107,12 @@ def _each_its_own(jobs: Sequence[Job]) -> Callable[[int, Tensor], None]:
     return before
 
 
-def stacked(parts: Sequence[Mapping[int, Tensor]], shape: tuple[int, ...], model: Model) -> dict[int, Tensor]:
-    """layer -> [parts, *shape], zeros where a part adds nothing or ends early."""
+def _stacked(parts: Sequence[Mapping[int, Tensor]], positions: int, model: Model) -> dict[int, Tensor]:
+    """layer -> [parts, positions, width], zeros where a part adds nothing or ends early."""
     layers = sorted({layer for part in parts for layer in part})
-    together = {layer: torch.zeros(len(parts), *shape, device=model.device) for layer in layers}
+    together = {
+        layer: torch.zeros(len(parts), positions, model.width, device=model.device) for layer in layers
+    }
     for index, part in enumerate(parts):
         for layer, delta in part.items():
             together[layer][index, : len(delta)] = delta

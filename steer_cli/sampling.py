@@ -57,19 +57,26 @@ def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Ten
     Returns:
         [rows] token ids. With temperature 0 the most probable token after the penalty.
     """
-    token, enough = glance(logits, counts, sampling, uniform)
-    return token if enough.all() else look_again(token, enough, logits, counts, sampling, uniform)
+    at = torch.arange(len(logits), device=logits.device)
+    token, enough = glance(logits, counts, sampling, uniform, at)
+    return token if enough.all() else look_again(token, enough, logits, counts, sampling, uniform, at)
 
 
 def glance(
-    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor
+    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor, at: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `draw`, but from the few most probable tokens alone, and without waiting for the device.
 
+    Args:
+        logits: [slots, vocabulary]; `counts` likewise.
+        uniform: [rows].
+        at: the slot that each row draws from, [rows].
+
     Returns:
-        Token ids, and whether those tokens were enough to know it, [rows] each.
+        Token ids, and whether those tokens were enough to know it, [rows] each. They are not where the
+        largest of the logits is not finite.
     """
-    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0])
+    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0], at)
 
 
 def look_again(
@@ -79,12 +86,15 @@ def look_again(
     counts: Tensor | None,
     sampling: Sampling,
     uniform: Tensor,
+    at: Tensor,
 ) -> Tensor:
     """What `glance` gave, with the rows for which it was not enough drawn from more tokens."""
     token, rows = token.clone(), (~enough).nonzero().squeeze(1)
     for size in (*LOOKS[1:], logits.shape[1]):
-        scores = _scores(logits[rows], None if counts is None else counts[rows], sampling)
-        token[rows], enough = _look(scores, sampling, uniform[rows], size)
+        slots = at[rows]
+        scores = _scores(logits[slots], None if counts is None else counts[slots], sampling)
+        own = torch.arange(len(rows), device=rows.device)
+        token[rows], enough = _look(scores, sampling, uniform[rows], size, own)
         rows = rows[~enough]
         if not len(rows):
             break
@@ -103,15 +113,17 @@ def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor
     return scores
 
 
-def _look(scores: Tensor, sampling: Sampling, uniform: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """A token a row from the `size` largest scores, and whether these are enough."""
+def _look(
+    scores: Tensor, sampling: Sampling, uniform: Tensor, size: int, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A token a row from the `size` largest scores of its slot, and whether these are enough."""
     if sampling.temperature == 0:
-        return scores.argmax(-1), scores.amax(-1).isfinite()
+        return scores.argmax(-1)[at], scores.amax(-1).isfinite()[at]
     if sampling.top_p == 1 and sampling.top_k is None:
         probability = scores.to(exact(scores.device)).softmax(-1)
-        return _invert(probability, uniform), probability[:, 0].isfinite()
+        return _invert(probability[at], uniform), probability[:, 0].isfinite()[at]
     token, probability, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
-    return token.gather(1, _invert(probability, uniform)[:, None]).squeeze(1), enough
+    return token[at].gather(1, _invert(probability[at], uniform)[:, None]).squeeze(1), enough[at]
 
 
 def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,9 +141,9 @@ def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[T
     inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
     count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
     # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
-    # sight might have a lower id. That is never so where a score is not finite.
-    finite = probability[:, 0].isfinite()
-    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) & finite | (size == vocabulary)
+    # sight might have a lower id.
+    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
+    enough &= probability[:, 0].isfinite()
     rank = torch.arange(size, device=scores.device)
     kept = probability.masked_fill(rank >= count, 0.0)
     return token, torch.empty_like(kept).scatter_(1, order, kept), enough

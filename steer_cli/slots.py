@@ -14,6 +14,8 @@ from torch import Tensor
 
 from steer_cli.model import Model
 
+MOST_IN_TURN = 512  # positions up to which each step's keys and values lie together
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -43,19 +45,13 @@ class Slots:
     def __init__(self, model: Model, like: Prefix, rows: int, capacity: int, fixed: bool = False):
         self.rows, self.capacity, self.fixed = rows, capacity, fixed
         self.lengths = torch.zeros(rows, dtype=torch.long, device=model.device)
-        # [positions, rows, heads, width of a head]: what a step appends lies in one piece.
-        self._buffers = [
-            [
-                torch.zeros(capacity, rows, t.shape[1], t.shape[3], dtype=t.dtype, device=t.device)
-                for t in side
-            ]
-            for side in (like.keys, like.values)
-        ]
+        # [positions, rows, heads, width of a head]
+        self._buffers = [[_buffer(t, rows, capacity) for t in side] for side in (like.keys, like.values)]
         self._index = torch.arange(rows, device=model.device)
         self._positions = torch.arange(capacity, device=model.device)
         self._window = _window(model)
         self._mixed = _has_both_kinds(model)
-        self.used = self.to_come = self._filled = self._longest = 0
+        self.used = self._filled = self._longest = 0
         self._level = False
 
     def fill(self, slots: slice, prefix: Prefix, length: int) -> None:
@@ -73,14 +69,12 @@ class Slots:
                 held[:, targets.to(buffer.device)] = held[:, sources.to(buffer.device)]
         self.lengths[targets] = self.lengths[sources]
 
-    def begin_step(self, used: int, longest: int, level: bool = False, to_come: int = 0) -> None:
+    def begin_step(self, used: int, longest: int, level: bool = False) -> None:
         """Announce a step over the first `used` slots, the longest of which holds `longest` positions.
 
         Args:
             level: all of them hold that many, as those of one prompt do; a step is then a little quicker.
-            to_come: slots that the same rows may need in later steps.
         """
-        self.to_come = max(used, to_come)
         self._level = level and not self.fixed
         self.used, self._filled = self.rows if self.fixed else used, used
         self._longest = self.capacity if self.fixed else longest + 1
@@ -138,6 +132,16 @@ class Slots:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Asked for by some models although positions are given; the longest row's."""
         return self._longest - 1
+
+
+def _buffer(like: Tensor, rows: int, capacity: int) -> Tensor:
+    heads, width = like.shape[1], like.shape[3]
+    # What a step appends lies in one piece; where there are many positions, those of a row and head do, since
+    # attention, which reads them in turn, is then most of a step.
+    short = capacity <= MOST_IN_TURN
+    shape = (capacity, rows, heads, width) if short else (rows, heads, capacity, width)
+    buffer = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return buffer if short else buffer.permute(2, 0, 1, 3)
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

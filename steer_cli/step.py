@@ -6,48 +6,61 @@ On a GPU the step is recorded once as a CUDA graph and replayed. This module doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from steer_cli.lean import LeanStep, can_be_lean, readers
 from steer_cli.model import Model
-from steer_cli.packed import Layers, Product, packed, used, worth_packing
+from steer_cli.packed import Layers, Product, can_be_packed, packed, used, worth_packing
 from steer_cli.residual import inject
 from steer_cli.slots import Slots
 
 Deltas = Mapping[int, Tensor]  # layer -> what is added there, [slots, width]
-# Tokens [rows], what is added in each slot -> logits [rows, vocabulary], float32, perhaps of more rows.
-Step = Callable[[Tensor, Deltas], Tensor]
+
+
+class Ahead(NamedTuple):
+    """What the rows of a step may come to: the slots that they may need, and the steps."""
+
+    slots: int
+    steps: int
+
+
+# Tokens [rows], what is added in each slot, what is to come -> logits [rows, vocabulary], float32, perhaps of
+# more rows.
+Step = Callable[[Tensor, Deltas, Ahead], Tensor]
 
 # Packed weights are for one number of rows; while not more slots than these are free, in number and as a
 # share, they run beside the others, as that is quicker than weights that are not packed.
 MOST_FREE, FREE_SHARE = 16, 0.6
 
 
-def decode_step(model: Model, slots: Slots, steps: int) -> Step:
-    """The quickest step that this device has for rows of up to `steps` tokens; all give the same logits.
+def decode_step(model: Model, slots: Slots, pack: bool) -> Step:
+    """The quickest step that this device has; all give the same logits.
 
-    With more steps it pays to hold the weights twice; with 0 they never are.
+    Args:
+        pack: hold the weights twice where that is quicker.
     """
     if slots.fixed and model.device.type == "cuda":
         return _Graph(model, slots)
-    return _Eager(model, slots, steps)
+    return _Eager(model, slots, pack)
 
 
 class _Eager:
     """The step pass by pass, with weights packed where that pays: once enough rows run, for all to come."""
 
-    def __init__(self, model: Model, slots: Slots, steps: int):
-        self._model, self._slots, self._steps = model, slots, steps
+    def __init__(self, model: Model, slots: Slots, pack: bool):
+        self._model, self._slots = model, slots
+        self._may_pack = pack and can_be_packed(model)
         self._products: dict[Layers, Product] = {}
-        self._most = self._packed_for = 0  # rows
+        self._most = self._packed_for = 0  # slots
         self._lean = LeanStep(model, slots, {}) if can_be_lean(model) else None
 
-    def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
+    def __call__(self, tokens: Tensor, deltas: Deltas, ahead: Ahead) -> Tensor:
         slots = self._slots
-        self._most = max(self._most, slots.to_come)
-        if not self._packed_for and slots.used >= _enough(self._most):
+        self._most = max(self._most, ahead.slots)
+        if self._may_pack and slots.used >= _enough(self._most) and worth_packing(self._most, ahead.steps):
             self._pack()
         if slots.used >= _enough(self._packed_for):
             slots.run_at_least(self._packed_for)
@@ -57,8 +70,7 @@ class _Eager:
             return _forward(self._model, slots, tokens, deltas)
 
     def _pack(self) -> None:
-        if not worth_packing(self._model, self._most, self._steps):
-            return
+        self._may_pack = False
         together = None if self._lean is None else readers(self._model)
         self._products, self._packed_for = packed(self._model, self._most, together), self._most
         if self._lean is not None:
@@ -105,7 +117,7 @@ class _Graph:
         self._logits: Tensor | None = None
         self._refused = False
 
-    def __call__(self, tokens: Tensor, deltas: Deltas) -> Tensor:
+    def __call__(self, tokens: Tensor, deltas: Deltas, _: Ahead) -> Tensor:
         if self._refused:
             return _forward(self._model, self._slots, tokens, deltas)
         self._tokens[: len(tokens)] = tokens

@@ -1,6 +1,6 @@
 """A job on its way through the batch: which of its samples have begun, and the rows that have ended.
 
-This module does not know the model.
+This module does not know how they are drawn.
 """
 
 from __future__ import annotations

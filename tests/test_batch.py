@@ -10,10 +10,10 @@ from conftest import ARCHITECTURES
 from reference import reference
 
 from steer_cli import generate as batch
-from steer_cli import run
+from steer_cli import run, slots, step
 from steer_cli.arms import arm_of
 from steer_cli.model import Model, load
-from steer_cli.packed import packed, used, worth_packing
+from steer_cli.packed import can_be_packed, packed, used, worth_packing
 from steer_cli.plan import align_additions, place
 from steer_cli.prefill import UNSTEERED, Job
 from steer_cli.recipe import Sampling
@@ -150,7 +150,7 @@ def test_packed_weights_change_no_token_and_leave_no_trace(tiny_folder, tmp_path
     recipe = recipe_file(tmp_path, tiny_folder(arch), ADDITIONS, max_new_tokens=32)
     model, tokenizer, jobs = jobs_on(tiny_folder(arch), recipe, PROMPTS)
     linears = [module for module in model.network.modules() if isinstance(module, torch.nn.Linear)]
-    assert worth_packing(model, 24, 32) == torch.backends.mkl.is_available()
+    assert worth_packing(24, 32) and can_be_packed(model) == torch.backends.mkl.is_available()
     ids = torch.tensor([jobs[0].prompt])
     before = model.network(ids).logits
     sampling = Sampling(**{**SAMPLING, "max_new_tokens": 32})
@@ -223,3 +223,38 @@ def test_samples_run_as_one_row_until_they_draw_differently(tiny_folder, tmp_pat
     ]
     assert seen == [(len(different), 1) for different in histories if different]
     assert len(histories[0]) <= 2 if temperature == 0 else max(map(len, histories)) > 2
+
+
+def test_a_long_cache_lies_otherwise_and_gives_the_same(tiny_folder, tmp_path, monkeypatch):
+    hardware = run.Hardware(device="cpu")
+    for arch in ARCHITECTURES:
+        recipe = recipe_file(tmp_path, tiny_folder(arch), EVERY)
+        short = rows(run.generate(recipe, hardware, batch_rows=8))
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "MOST_IN_TURN", 0)
+            assert rows(run.generate(recipe, hardware, batch_rows=8)) == short
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="nothing is packed here")
+@pytest.mark.parametrize(
+    ("changes", "packings"),
+    [
+        ({"temperature": 5.0, "top_p": 1.0}, [24]),  # the samples part at once
+        ({"temperature": 0.0}, []),  # two rows to the end
+        ({"temperature": 5.0, "top_p": 1.0, "max_new_tokens": 29}, []),
+        ({"temperature": 5.0, "top_p": 1.0, "samples": 3}, []),
+    ],
+    ids=["apart", "greedy", "short", "few"],
+)
+def test_weights_are_packed_once_and_only_where_it_pays(
+    tiny_folder, tmp_path, monkeypatch, changes, packings
+):
+    recipe = recipe_file(tmp_path, tiny_folder("llama"), ADDITIONS)
+    model, _, jobs = jobs_on(tiny_folder("llama"), recipe, PROMPTS[:1])
+    made = []
+    monkeypatch.setattr(
+        step, "packed", lambda model, rows, *more: made.append(rows) or packed(model, rows, *more)
+    )
+    sampling = Sampling(**{**SAMPLING, "samples": 12, "max_new_tokens": 40, **changes})
+    list(batch.generate(model, jobs, sampling, (), len(jobs[0].prompt)))
+    assert made == packings

@@ -159,3 +159,21 @@ def test_networks_with_other_blocks_are_not_of_the_family(tiny_folder):
 
 def test_every_network_of_the_family_is_tried_here():
     assert {f"{family}ForCausalLM" for family, _ in KINDS.values()} == FAMILY
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def test_a_product_of_several_layers_is_packed_anew_when_one_of_them_or_the_norm_changes():
+    model = made("qwen2")
+    block = model.network.model.layers[1]
+    attention = block.self_attn
+    layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+    stream = torch.randn(16, model.width, generator=torch.Generator().manual_seed(1))
+    for changed in (attention.k_proj.weight, attention.q_proj.bias, block.input_layernorm.weight):
+        packed(model, 16, readers(model))
+        changed.mul_(2).add_(1)
+        normed = stream * block.input_layernorm.weight
+        wanted = torch.cat([layer(normed) for layer in layers], -1)
+        for rows in (16, 5):
+            got = packed(model, 16, readers(model))[layers](stream[:rows])
+            torch.testing.assert_close(got, wanted[:rows], rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from steer_cli.recipe import Sampling
-from steer_cli.sampling import draw, row_generator, token_counts, uniforms
+from steer_cli.sampling import draw, glance, look_again, row_generator, token_counts, uniforms
 
 DRAWS = 20_000
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "frequency_penalty": 0.0}
@@ -100,6 +100,38 @@ def test_the_first_look_and_its_fallback_are_both_met():
     for kind, more in ((FLAT, True), (PEAKED, False)):
         share = exact(logits_of(*kind), torch.zeros(520), settings(top_p=0.7))
         assert ((share > 0).sum() > 128) == more
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("vocabulary", [20, 520, 20_010])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_glance_never_settles_a_row_that_is_not_finite(vocabulary, way, value):
+    logits = torch.stack([logits_of(vocabulary, 3.0)] * 3)
+    logits[1, 7] = value
+    logits[2, 7] = -float("inf")  # a token that cannot be drawn is nothing to stop at
+    counts = torch.zeros_like(logits)
+    drawing = (settings(**WAYS[way]), torch.tensor([0.1, 0.9, 0.5], dtype=torch.float64), torch.arange(3))
+    _, enough = glance(logits, counts, *drawing)
+    alone = [
+        glance(logits[row : row + 1], counts[:1], drawing[0], drawing[1][row, None], torch.tensor([0]))
+        for row in (0, 2)
+    ]
+    assert not enough[1]
+    assert enough[[0, 2]].tolist() == [bool(one) for _, one in alone]
+
+
+def test_rows_of_a_slot_draw_from_its_logits():
+    logits = torch.stack([logits_of(*FLAT), logits_of(*PEAKED)])
+    counts = token_counts(torch.randint(520, (2, 40), generator=torch.Generator().manual_seed(2)), 520)
+    at = torch.tensor([0, 1, 1, 0, 1])
+    uniform = torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for way in WAYS:
+        sampling = settings(**WAYS[way])
+        shared = (logits, counts, sampling, uniform, at)
+        token, enough = glance(*shared)
+        wanted = draw(logits[at], counts[at], sampling, uniform)
+        assert torch.equal(look_again(token, enough, *shared), wanted)
+        assert torch.equal(token[enough], wanted[enough])
 
 
 @pytest.mark.parametrize("way", ["top-p", "small top-p", "top-p and top-k"])
