@@ -1,7 +1,9 @@
 """What steering costs: steered against unsteered rows, for 1 and for 56 additions. See README.md.
 
-The same rows decode each time, two arms of `--samples`; only what is added to the second arm differs. Vectors
-are made anew for every run, and their time stands in a column of its own.
+The same rows decode each time, two arms of `--samples`; only what is added to the second arm differs. They
+draw from the whole distribution, so that in either arm samples part at once: until then they share a row, and
+an arm that is surer of its words would seem to cost less. Vectors are made anew for every run, and their time
+stands in a column of its own.
 """
 
 import argparse
@@ -57,7 +59,7 @@ def once(
         arm = arm_of(model, place(alignments, tokenizer, ids, PROMPT), vectors, len(ids))
     made = time.perf_counter()
     sampling = Sampling(
-        samples=options.samples, max_new_tokens=options.tokens, top_p=0.3, frequency_penalty=1.0
+        samples=options.samples, max_new_tokens=options.tokens, top_p=1.0, frequency_penalty=1.0
     )
     [done] = generate(model, [Job(ids, (UNSTEERED, arm))], sampling, (), len(ids))
     assert all(len(row.ids) == options.tokens for rows in done.rows for row in rows)

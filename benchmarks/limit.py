@@ -4,7 +4,8 @@ A step of decoding reads every weight matrix once and multiplies it with all row
 can be faster than the longer of the two: its bytes at the measured bandwidth, its arithmetic at the rate
 that this shape reaches with the weights in the processor's cache. The sum over all matrices is the limit;
 caches of keys and values, attention, norms and sampling are taken as free. `in turn` is the softer bound in
-which no reading overlaps arithmetic.
+which no reading overlaps arithmetic. It is the limit of steps in which all rows differ: `steer` runs samples
+that have drawn the same so far as one row, which makes its first steps shorter than that.
 """
 
 import argparse
