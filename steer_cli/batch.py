@@ -50,7 +50,7 @@ class Batch:
 
     Args:
         like: any job of those to come, for shapes.
-        rows: most of them at a time.
+        rows: how many at most at a time.
         capacity: most positions of a row.
         fixed: run every step over all slots, one for each row.
         pack: hold the weights twice where that is quicker.
@@ -171,6 +171,7 @@ class Batch:
         facts = zip(drawn.ids, drawn.over, drawn.at_eos, strict=True)
         for slot, rows in enumerate(self._rows):
             parts.append({})
+            # Rows first, so that `zip` takes no fact that is the next slot's.
             for row, (token, over, at_eos) in zip(rows, facts, strict=False):
                 if over:
                     self._end(row, slot, token, at_eos)
@@ -212,11 +213,11 @@ class Batch:
         self._lengths = [self._lengths[source] for source in origin]
 
     def _steps_left(self) -> int:
-        drawn = [
+        run = [
             length - len(rows[0].task.started.job.prompt)
             for rows, length in zip(self._rows, self._lengths, strict=True)
         ]
-        return self._sampling.max_new_tokens - min(drawn)
+        return self._sampling.max_new_tokens - 1 - min(run)  # the last token is drawn and not run
 
     def _forward(self, tokens: Tensor) -> None:
         used = len(self._rows)

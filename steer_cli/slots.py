@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steer_cli.model import Model
 
-MOST_IN_TURN = 512  # positions up to which each step's keys and values lie together
+MOST_BY_POSITION = 512  # positions up to which a cache lies position by position
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class Slots:
 def _buffer(like: Tensor, rows: int, capacity: int) -> Tensor:
     heads, width = like.shape[1], like.shape[3]
     # What a step appends lies in one piece; where there are many positions, those of a row and head do, since
-    # attention, which reads them in turn, is then most of a step.
-    short = capacity <= MOST_IN_TURN
+    # attention, which reads them one after the other, is then most of a step.
+    short = capacity <= MOST_BY_POSITION
     shape = (capacity, rows, heads, width) if short else (rows, heads, capacity, width)
     buffer = torch.zeros(shape, dtype=like.dtype, device=like.device)
     return buffer if short else buffer.permute(2, 0, 1, 3)

@@ -1,4 +1,4 @@
-"""One decoding step: a token for each row -> logits for each row.
+"""One decoding step: a token for each slot -> logits for each slot.
 
 On a GPU the step is recorded once as a CUDA graph and replayed. This module does not know what is drawn.
 """
@@ -21,17 +21,17 @@ Deltas = Mapping[int, Tensor]  # layer -> what is added there, [slots, width]
 
 
 class Ahead(NamedTuple):
-    """What the rows of a step may come to: the slots that they may need, and the steps."""
+    """What is to come: the slots that the running rows may need, and the steps that they may take."""
 
     slots: int
     steps: int
 
 
-# Tokens [rows], what is added in each slot, what is to come -> logits [rows, vocabulary], float32, perhaps of
-# more rows.
+# Tokens [slots], what is added in each, what is to come -> logits [slots, vocabulary], float32, perhaps of
+# more slots.
 Step = Callable[[Tensor, Deltas, Ahead], Tensor]
 
-# Packed weights are for one number of rows; while not more slots than these are free, in number and as a
+# Packed weights are for one number of slots; while not more of them than these are free, in number and as a
 # share, they run beside the others, as that is quicker than weights that are not packed.
 MOST_FREE, FREE_SHARE = 16, 0.6
 
@@ -48,7 +48,7 @@ def decode_step(model: Model, slots: Slots, pack: bool) -> Step:
 
 
 class _Eager:
-    """The step pass by pass, with weights packed where that pays: once enough rows run, for all to come."""
+    """The step pass by pass, with weights packed where that pays: once enough slots run, for all to come."""
 
     def __init__(self, model: Model, slots: Slots, pack: bool):
         self._model, self._slots = model, slots
@@ -77,9 +77,9 @@ class _Eager:
             self._lean = LeanStep(self._model, self._slots, self._products)
 
 
-def _enough(rows: int) -> float:
-    """Of the rows that weights are packed for, how many have to run for the packed ones to be quicker."""
-    return rows - min(MOST_FREE, FREE_SHARE * rows)
+def _enough(slots: int) -> float:
+    """Of the slots that weights are packed for, how many have to run for the packed ones to be quicker."""
+    return slots - min(MOST_FREE, FREE_SHARE * slots)
 
 
 def _fitted(rows: int, tokens: Tensor, deltas: Deltas) -> tuple[Tensor, Deltas]:

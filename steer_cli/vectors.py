@@ -34,8 +34,9 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
     """
     layers = sorted({layer for _, layer in wanted})
     whole = _whole({ids for ids, _ in wanted})
+    kept = {(whole[ids], layer) for ids, layer in wanted}
     rows = sorted(set(whole.values()), key=len)
-    read: dict[tuple[int, ...], dict[int, Tensor]] = {}  # row -> layer -> [positions, width]
+    read: Streams = {}
     while rows:
         count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
         batch, rows = rows[-count:], rows[:-count]
@@ -44,23 +45,23 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
         ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
         recorded = record(model, ids, layers)
         for index, row in enumerate(batch):
-            read[row] = {
-                layer: stream[index, : len(row)].to(model.device, torch.float32, copy=True)
-                for layer, stream in recorded.items()
-            }
-    return {(ids, layer): read[whole[ids]][layer][: len(ids)] for ids, layer in wanted}
+            for layer in layers:
+                if (row, layer) in kept:
+                    stream = recorded[layer][index, : len(row)]
+                    read[row, layer] = stream.to(model.device, torch.float32, copy=True)
+    return {(ids, layer): read[whole[ids], layer][: len(ids)] for ids, layer in wanted}
 
 
 def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """text -> the longest of the texts that begin with it: the streams of both are read there.
+    """text -> one that begins with it, and with which no other begins: the streams of both are read there.
 
     A word and the same word with padding are two of the texts of many recipes.
     """
-    whole, after = {}, ()
-    # In this order, a text that others begin with stands before one of them.
+    whole, previous = {}, ()
+    # In this order, a text comes right after one that begins with it, if there is any.
     for text in sorted(texts, reverse=True):
-        whole[text] = whole[after] if after[: len(text)] == text else text
-        after = text
+        whole[text] = whole[previous] if previous[: len(text)] == text else text
+        previous = text
     return whole
 
 
