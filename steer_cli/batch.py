@@ -196,7 +196,7 @@ class Batch:
         return torch.tensor(tokens, device=self._model.device)
 
     def _end(self, row: _Row, slot: int, token: int, eos: bool) -> None:
-        ids = self._drawn[slot, : int(self._number[slot])].tolist()
+        ids = self._drawn[slot, : self._run(slot)].tolist()
         row.task.rows[row.arm, row.sample] = Row((*ids, token), "eos" if eos else "length")
         self._free_seats.append(row.seat)
 
@@ -212,12 +212,13 @@ class Batch:
                 tensor[targets] = tensor[sources]
         self._lengths = [self._lengths[source] for source in origin]
 
+    def _run(self, slot: int) -> int:
+        """New tokens that a slot has run: `_number` on the host, without waiting for the device."""
+        return self._lengths[slot] - len(self._rows[slot][0].task.started.job.prompt)
+
     def _steps_left(self) -> int:
-        run = [
-            length - len(rows[0].task.started.job.prompt)
-            for rows, length in zip(self._rows, self._lengths, strict=True)
-        ]
-        return self._sampling.max_new_tokens - 1 - min(run)  # the last token is drawn and not run
+        least = min(map(self._run, range(len(self._rows))))
+        return self._sampling.max_new_tokens - 1 - least  # the last token is drawn and not run
 
     def _forward(self, tokens: Tensor) -> None:
         used = len(self._rows)
