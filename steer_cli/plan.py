@@ -27,7 +27,7 @@ class Alignment:
 
     @property
     def length(self) -> int:
-        """Positions of the vector, BOS included."""
+        """Positions of the longest text, BOS included: those of the vector too, but for `every`."""
         return max(pair.length for pair in self.pairs)
 
     @property
@@ -72,7 +72,8 @@ def align_additions(
     aligned = []
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name}: additions.{index}"
-        pad = pad_id(tokenizer, addition.pad, where)
+        # `every` reads each text at its own last token: no pad is needed, and none may be read.
+        pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
         _check_texts(pairs, addition, where)
         longest = max(pair.length for pair in pairs)

@@ -16,8 +16,8 @@ from steer_cli.tokens import Tokenizer
 class TableRow:
     """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
 
-    `start` is the position of the first token; with `every`, where only the last position's row is
-    used, the texts are shown from position 0. `padding` counts the pads at the end.
+    `start` is the position of the first token, `padding` counts the pads at the end. With `every`, `read`
+    is the index of the one token whose stream is used, and `start` the first position that it is added at.
     """
 
     addition: int | None  # index in the recipe
@@ -28,7 +28,12 @@ class TableRow:
     tokens: tuple[str, ...]
     ids: tuple[int, ...]
     padding: int = 0
-    every: bool = False
+    read: int | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last position that a token of the row is shown at."""
+        return self.start + (len(self.tokens) if self.read is None else 1)
 
 
 def table_rows(
@@ -42,10 +47,9 @@ def table_rows(
         share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
         for pair in alignment.pairs:
             for role, sign, row in (("plus", 1, pair.plus), ("minus", -1, pair.minus)):
-                if row is None:
+                if row is None or (placement.every and not row.ids):
                     continue
                 first = placement.first_row
-                start = 0 if placement.every else placement.start
                 ids = row.ids if placement.every else row.ids[first : first + placement.end - placement.start]
                 cut = len(row.ids) - first - len(ids)
                 rows.append(
@@ -54,11 +58,11 @@ def table_rows(
                         layer=alignment.layer,
                         coefficient=sign * share or 0.0,
                         role=role,
-                        start=start,
+                        start=placement.start,
                         tokens=_pieces(tokenizer, ids),
                         ids=ids,
                         padding=min(len(ids), max(0, row.pads - max(0, cut))),
-                        every=placement.every,
+                        read=len(ids) - 1 if placement.every else None,
                     )
                 )
     return rows

@@ -138,7 +138,7 @@ def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
 
 
 def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) -> Tensor:
-    """Sum or mean of the pairs' differences, aligned at their first token."""
+    """Sum or mean of the pairs' differences, aligned at their first token (for `every`, at their last)."""
     every = alignment.addition.position == "every"
     total = torch.zeros(1 if every else alignment.length, model.width, device=model.device)
     for pair in alignment.pairs:
@@ -151,7 +151,7 @@ def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) 
 
 
 def _last_difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor | int:
-    """plus - minus at the last position of each, [1, width]; a side without tokens is 0."""
+    """plus - minus, each at its own last token, [1, width]; a side without tokens is 0."""
     sides = [
         streams[row.ids, layer][-1:] if row.ids else 0 for row in (pair.plus, pair.minus) if row is not None
     ]

@@ -96,7 +96,8 @@ def combined(model, tokenizer, names, front, addition, layer):
         if pair.get("minus") is not None:
             sides.append(tokens(tokenizer, front, pair["minus"]))
         length = max(map(len, sides))
-        if pad_id is not None:
+        # For `every` each text is read at its own last token, never at a pad.
+        if pad_id is not None and addition.get("position") != "every":
             sides = [ids + [pad_id] * (length - len(ids)) for ids in sides]
         rows = [record(model, ids, layer) for ids in sides]
         if addition.get("position") == "every":

@@ -212,7 +212,7 @@ def test_a_record_of_table_has_the_names_of_the_format_in_its_order(love, llama)
         assert list(record) == ["recipe", "model", "prompt", "rows"]
         assert (record["recipe"], record["model"]) == ("love", str(llama))
         for row in record["rows"]:
-            assert list(row) == ["layer", "coefficient", "role", "start", "tokens", "ids", "padding"]
+            assert list(row) == ["layer", "coefficient", "role", "start", "tokens", "ids", "padding", "read"]
             assert len(row["tokens"]) == len(row["ids"]) >= row["padding"] >= 0
         assert [(row["layer"], row["coefficient"], row["role"], row["start"]) for row in record["rows"]] == [
             (0, 1, "prompt", 0),
@@ -225,6 +225,17 @@ def test_a_record_of_table_has_the_names_of_the_format_in_its_order(love, llama)
         assert "".join(record["rows"][0]["tokens"][1:]) == record["prompt"]
         assert record["rows"][1]["tokens"] == ["<s>", "Love", " "]
         assert record["rows"][1]["padding"] == 1
+
+
+def test_the_table_of_every_shows_the_token_that_each_text_is_read_at(love):
+    args = [love, "-p", PROMPT, "--set", "additions.0.position=every"]
+    (record,) = records(steer("table", *args, "--json"))
+    plus, minus = record["rows"][1:3]
+    assert (plus["tokens"], plus["read"], plus["padding"], plus["start"]) == (["<s>", "Love"], 1, 0, 1)
+    assert (minus["tokens"], minus["read"], minus["start"]) == (["<s>", "H", "ate"], 2, 1)
+    assert [row["read"] for row in (record["rows"][0], record["rows"][-1])] == [None, None]
+    shown = drawn(steer("table", *args, env={"COLUMNS": "140"}).stdout)
+    assert shown["1, 2", "+3", 0] == {1: "Love →"} and shown["1, 2", "-3", 0] == {1: "ate →"}
 
 
 def drawn(screen: str) -> dict[tuple[str, str, int], dict[int, str]]:

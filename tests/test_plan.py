@@ -269,7 +269,7 @@ def test_the_table_shows_what_lands_in_the_prompt(tokenizer):
         tokenizer,
         {**LOVE, "position": "back"},
         {**LOVE, "position": {"at": 8}, "overflow": "clip"},
-        {**LOVE, "position": "every", "minus": None},
+        {**LOVE, "position": "every"},
     )
     prompt = tokenizer.prompt(PROMPT)
     rows = table_rows(tokenizer, prompt, place(made, tokenizer, prompt, PROMPT))
@@ -282,10 +282,21 @@ def test_the_table_shows_what_lands_in_the_prompt(tokenizer):
         ("minus", 2, -3, 6, (front, "H", "ate"), 0),
         ("plus", 2, 3, 8, (front,), 0),
         ("minus", 2, -3, 8, (front,), 0),
-        ("plus", 2, 3, 0, (front, "Love"), 0),
+        ("plus", 2, 3, 1, (front, "Love"), 0),
+        ("minus", 2, -3, 1, (front, "H", "ate"), 0),
     ]
-    assert [row.every for row in rows] == [False] * 5 + [True]
+    assert [row.read for row in rows] == [None] * 5 + [1, 2]
+    assert [row.end for row in rows] == [9, 9, 9, 9, 9, 2, 2]
     assert all("".join(row.tokens) == tokenizer.decode(row.ids) for row in rows)
+
+
+def test_the_table_of_every_leaves_out_a_side_without_tokens(folder_of):
+    for bos, roles in (("auto", ["prompt", "plus", "minus"]), ("none", ["prompt", "plus"])):
+        tokenizer = open_tokenizer(folder_of("gpt2"), bos)
+        made = aligned(tokenizer, {**LOVE, "minus": "", "position": "every"})
+        prompt = tokenizer.prompt(PROMPT)
+        rows = table_rows(tokenizer, prompt, place(made, tokenizer, prompt, PROMPT))
+        assert [row.role for row in rows] == roles
 
 
 def test_the_table_counts_the_pads_that_are_left_after_clipping(tokenizer):

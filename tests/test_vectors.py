@@ -107,13 +107,25 @@ def test_pairs_are_summed_or_averaged_from_their_first_token(arch, tiny_folder):
 
 
 @every_architecture
-def test_every_takes_the_last_row_of_each_pair(arch, tiny_folder):
+def test_every_reads_each_text_at_its_own_last_token(arch, tiny_folder):
     folder = tiny_folder(arch)
     pairs = [{"plus": "Love", "minus": "Hate"}, {"plus": "I", "minus": "I talk about"}]
-    each = vectors_of(folder, *({"layer": 2, **pair} for pair in pairs))
-    assert len(each[0]) != len(each[1])
-    made = vector_of(folder, {"layer": 2, "pairs": pairs, "combine": "sum", "position": "every"})
-    close(made, each[0][-1:] + each[1][-1:])
+    love, hate, i, talk = streams_of(folder, "Love", "Hate", "I", "I talk about")
+    assert len(love[2]) < len(hate[2]) and len(i[2]) < len(talk[2])
+    expected = love[2][-1:] - hate[2][-1:] + i[2][-1:] - talk[2][-1:]
+    for pad in ("space", "none", "eos"):  # no pad is read, whichever it is
+        summed = {"layer": 2, "pairs": pairs, "combine": "sum", "position": "every", "pad": pad}
+        close(vector_of(folder, summed), expected, atol=1e-5, rtol=1e-5)
+
+
+@every_architecture
+def test_every_subtracts_bos_for_an_empty_minus_and_nothing_where_there_is_no_bos(arch, tiny_folder):
+    folder = tiny_folder(arch)
+    love, bos = streams_of(folder, "Love", "")
+    alone = hidden_states(open_model(folder), open_tokenizer(folder, "none").prompt("Love"))
+    empty = {"plus": "Love", "minus": "", "layer": 3, "position": "every"}
+    close(vector_of(folder, empty), love[3][-1:] - bos[3], atol=1e-5, rtol=1e-5)
+    close(vector_of(folder, empty, bos="none"), alone[3][-1:], atol=1e-5, rtol=1e-5)
 
 
 @every_architecture

@@ -90,6 +90,7 @@ def table_record(recipe: Recipe, model: str, prompt: str, rows: Iterable[TableRo
                 "tokens": list(row.tokens),
                 "ids": list(row.ids),
                 "padding": row.padding,
+                "read": row.read,
             }
             for row in rows
         ],

@@ -21,6 +21,7 @@ from steer_cli.table import TableRow
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
 SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
+ONWARDS = "→"  # after the token that `every` reads
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
@@ -51,7 +52,7 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
         texts: leave out the texts behind this many, and parts that hold the prompt alone.
     """
     merged, left_out = _merge_layers(rows, texts)
-    end = max(row.start + len(row.tokens) for row, _ in merged)
+    end = max(row.end for row, _ in merged)
     widths = [
         max([cell_len(str(at)), *(cell_len(_token(row, at)) for row, _ in merged)]) for at in range(end)
     ]
@@ -71,14 +72,17 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
         yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
     if left_out:
         yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
-    yield Text("  · space   ␣ padding", style="dim")
+    legend = "  · space   ␣ padding"
+    if any(row.read is not None for row, _ in merged):
+        legend += f"   {ONWARDS} read at this token alone, added at every position from here on"
+    yield Text(legend, style="dim")
 
 
 def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tuple[TableRow, str]], int]:
     """Rows that differ in nothing but the layer become one, labelled with all of them."""
     layers: dict[tuple, list] = {}
     for row in rows:
-        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.every)
+        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read)
         layers.setdefault(key, []).append(row)
     merged = [(same[0], _range([row.layer for row in same])) for same in layers.values()]
     merged = [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
@@ -95,13 +99,15 @@ def _range(layers: Sequence[int | str]) -> str:
 
 
 def _reaches(row: TableRow, start: int, stop: int) -> bool:
-    return row.start < stop and start < row.start + len(row.tokens)
+    return row.start < stop and start < row.end
 
 
 def _token(row: TableRow, position: int) -> str:
-    index = position - row.start
-    if not 0 <= index < len(row.tokens):
+    if not row.start <= position < row.end:
         return ""
+    if row.read is not None:
+        return f"{cell(row.tokens[row.read])} {ONWARDS}"
+    index = position - row.start
     return cell(row.tokens[index], pad=index >= len(row.tokens) - row.padding)
 
 
