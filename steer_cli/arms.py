@@ -6,16 +6,17 @@ receipt is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, zeros
 from torch.nn.functional import cosine_similarity
 
 from steer_cli.errors import VectorError
 from steer_cli.model import Model
-from steer_cli.outcome import Receipt
-from steer_cli.plan import Alignment, Placement
+from steer_cli.outcome import Receipt, Sum
+from steer_cli.plan import Alignment, Placement, meetings
 from steer_cli.prefill import Arm
 
 
@@ -48,9 +49,26 @@ class Placed:
     placements: tuple[Placement, ...] = ()
     vectors: tuple[Tensor, ...] = ()
 
+    @cached_property
+    def by_layer(self) -> dict[int, list[tuple[Placement, Tensor]]]:
+        """Grouped once: there may be thousands of additions, at all layers."""
+        grouped: dict[int, list[tuple[Placement, Tensor]]] = {}
+        for placement, vector in zip(self.placements, self.vectors, strict=True):
+            grouped.setdefault(placement.alignment.layer, []).append((placement, vector))
+        return grouped
+
     @property
     def layers(self) -> set[int]:
-        return {placement.alignment.layer for placement in self.placements}
+        return set(self.by_layer)
+
+    @cached_property
+    def acting(self) -> dict[int, list[Placement]]:
+        """layer -> what has to change the stream there, on whatever positions."""
+        kept = {
+            layer: [placement for placement, _ in here if placement.alignment.addition.coefficient != 0]
+            for layer, here in self.by_layer.items()
+        }
+        return {layer: placements for layer, placements in kept.items() if placements}
 
     @property
     def spans(self) -> tuple[tuple[int, int, int], ...]:
@@ -62,9 +80,8 @@ class Placed:
         Raises:
             VectorError: see `added`.
         """
-        for placement, vector in zip(self.placements, self.vectors, strict=True):
-            if placement.alignment.layer == layer:
-                total[placement.start : placement.end] += added(placement, vector)
+        for placement, vector in self.by_layer.get(layer, ()):
+            total[placement.start : placement.end] += added(placement, vector)
 
 
 NOTHING = Placed()
@@ -87,7 +104,12 @@ def arm_of(model: Model, placements: Sequence[Placement], vectors: Sequence[Tens
             alignment = placement.alignment
             step = alignment.addition.coefficient * vector[0]
             decode[alignment.layer] = decode.get(alignment.layer, 0) + step
-    return Arm(prompt, decode)
+    acting = {
+        layer: [placement for placement in here if placement.start < placement.end]
+        for layer, here in placed.acting.items()
+    }
+    acting_later = {layer: placed.acting[layer] for layer, here in acting.items() if not here}
+    return Arm(prompt, decode, {layer: here for layer, here in acting.items() if here}, acting_later)
 
 
 @dataclass(frozen=True)
@@ -116,14 +138,24 @@ class Observer:
     placements: Sequence[Placement]
     vectors: Sequence[Tensor]
     receipts: dict[int, Receipt] = field(default_factory=dict)
+    sums: list[Sum] = field(default_factory=list)
 
     @property
-    def see(self) -> Callable[[int, Tensor], None]:
-        def measure(layer: int, stream: Tensor) -> None:
-            for number, (placement, vector) in enumerate(zip(self.placements, self.vectors, strict=True)):
-                if placement.alignment.layer == layer:
-                    met = stream[self.arm, placement.start : placement.end].float()
-                    self.receipts[number] = _receipt(placement, rows_of(placement, vector).to(met), met)
+    def see(self) -> Callable[[int, Tensor, Tensor], None]:
+        by_layer: dict[int, list[int]] = {}
+        for number, placement in enumerate(self.placements):
+            by_layer.setdefault(placement.alignment.layer, []).append(number)
+
+        def measure(layer: int, before: Tensor, after: Tensor) -> None:
+            numbers = by_layer.get(layer, ())
+            for number in numbers:
+                placement = self.placements[number]
+                met = before[self.arm, placement.start : placement.end].float()
+                rows = rows_of(placement, self.vectors[number]).to(met)
+                self.receipts[number] = Receipt(placement, *_figures(rows, met))
+            for start, end in meetings(self.placements[number] for number in numbers):
+                met, changed = (_exact(stream[self.arm, start:end]) for stream in (before, after))
+                self.sums.append(Sum(layer, start, end, *_figures(changed - met, met)))
 
         return measure
 
@@ -132,9 +164,14 @@ class Observer:
         return tuple(self.receipts[number] for number in range(len(self.placements)))
 
 
-def _receipt(placement: Placement, rows: Tensor, stream: Tensor) -> Receipt:
-    if rows.device.type != "mps":  # which has no float64; elsewhere no norm overflows
-        rows, stream = rows.double(), stream.double()
-    vector, met = rows.norm(dim=-1), stream.norm(dim=-1)
-    values = (vector, met, vector / met, cosine_similarity(rows, stream, dim=-1))
-    return Receipt(placement, *(tuple(value.tolist()) for value in values))
+def _figures(rows: Tensor, stream: Tensor) -> Iterator[tuple[float, ...]]:
+    """Of each position: |rows|, |stream|, their ratio, and the cosine between them."""
+    rows, stream = _exact(rows), _exact(stream)
+    size, met = rows.norm(dim=-1), stream.norm(dim=-1)
+    for values in (size, met, size / met, cosine_similarity(rows, stream, dim=-1)):
+        yield tuple(values.tolist())
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64, where no norm overflows; MPS has none."""
+    return values.float() if values.device.type == "mps" else values.double()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steer_cli.errors import VectorError
 from steer_cli.model import Model
-from steer_cli.prefill import Started
+from steer_cli.prefill import Started, check_first_token
 from steer_cli.recipe import Sampling
 from steer_cli.sampling import exact, glance, look_again, token_counts, uniforms
 from steer_cli.slots import Slots
@@ -81,6 +81,7 @@ class Batch:
         self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         self._deltas: dict[int, Tensor] = {}  # what is added at every new token, [slots, width]
+        self._unchecked = False  # whether rows have begun that are acted on from the first new token on
         self._decode = decode_step(model, self._slots, pack)
 
     @property
@@ -114,6 +115,7 @@ class Batch:
                 ids = torch.tensor([job.prompt], device=self._model.device)
                 self._counts[slots] = token_counts(ids, self._counts.shape[1])
             self._add_in(slots, job.arms[arm].decode)
+            self._unchecked |= bool(job.arms[arm].acting_later)
         self._arrange()
 
     def _add_in(self, slots: slice, decode: Mapping[int, Tensor]) -> None:
@@ -136,9 +138,17 @@ class Batch:
         tokens = drawn.tokens
         if self.running > len(self._rows) or any(drawn.over):
             tokens = self._part(drawn)
+        if self._unchecked:
+            self._check_first(tokens)
         if self._rows:
             self._forward(tokens)
         return before - self.running
+
+    def _check_first(self, tokens: Tensor) -> None:
+        self._unchecked = False
+        for slot, (row, *_) in enumerate(self._rows):
+            if self._run(slot) == 0:
+                check_first_token(self._model, row.task.started, row.arm, tokens[slot])
 
     def _draw(self) -> _Drawn:
         logits, number = self._logits[: len(self._rows)], self._number[self._at]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from steer_cli.batch import Batch
+from steer_cli.effect import out_of_reach
 from steer_cli.model import Model
 from steer_cli.prefill import Job, Started, prefill
 from steer_cli.recipe import Sampling
@@ -121,5 +122,8 @@ def _start(model: Model, waiting: _Queue, count: int, sampling: Sampling) -> lis
         rows, longest = rows + len(job.arms), max(longest, len(job.prompt))
         if jobs and rows * longest > PREFILL_POSITIONS:
             break
+        for later in (later for arm in job.arms for later in arm.acting_later.values()):
+            if sampling.max_new_tokens == 1:  # which is drawn and not run
+                raise out_of_reach(later, len(job.prompt) - 1)
         jobs.append(waiting.take())
     return [Task(started, sampling.samples) for started in prefill(model, jobs)] if jobs else []

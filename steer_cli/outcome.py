@@ -28,6 +28,23 @@ class Receipt:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """What was in fact added where additions of a layer meet: a value for each position of [start, end).
+
+    `sum` is the norm of the stream after less the stream before, in the stream's dtype, coefficients and all;
+    `stream`, `ratio` and `cosine` are as in a receipt.
+    """
+
+    layer: int
+    start: int
+    end: int
+    sum: tuple[float, ...]
+    stream: tuple[float, ...]
+    ratio: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Completion:
     """One text that follows the prompt.
 
@@ -61,6 +78,7 @@ class Outcome:
     steered: tuple[Completion, ...]
     control: tuple[Completion, ...] = ()
     control_kind: str | None = None  # random, embedding, prompt or shuffled
+    sums: tuple[Sum, ...] = ()
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:

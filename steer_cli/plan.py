@@ -6,6 +6,7 @@ it is tested without torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.document import show
@@ -168,6 +169,25 @@ def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text:
             return start
     pieces = ", ".join(show(tokenizer.piece(id)) for id in prompt[:40])
     raise PlanError(f"prompt {show(prompt_text)}: no token {show(text)} to start at; its tokens are {pieces}")
+
+
+def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
+    """Spans of the positions on which two or more of some placements act, with coefficients other than 0."""
+    # Sorted so that what begins at a position comes before what ends there, and one meeting is one span.
+    edges = sorted(
+        edge
+        for placement in placements
+        if placement.alignment.addition.coefficient != 0 and placement.start < placement.end
+        for edge in ((placement.start, -1), (placement.end, 1))
+    )
+    spans, depth, start = [], 0, 0
+    for position, change in edges:
+        depth -= change
+        if depth == 2 and change < 0:
+            start = position
+        elif depth == 1 and change > 0 and start < position:
+            spans.append((start, position))
+    return spans
 
 
 def check_length(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from steer_cli.model import Model
 
 Change = Callable[[int, Tensor], Tensor | None]  # (layer, stream [rows, positions, width]) -> new stream
+Seen = Callable[[int, Tensor, Tensor], None]  # shown (layer, stream before, stream after) what is added
 Made = Callable[[], Tensor]  # what is added at a layer, made when a pass gets there
 
 NO_DELTAS: Mapping[int, Made] = {}
@@ -74,22 +75,21 @@ def record(model: Model, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor
 
 
 @contextmanager
-def inject(
-    model: Model, deltas: Mapping[int, Tensor], before: Callable[[int, Tensor], None] | None = None
-) -> Iterator[None]:
+def inject(model: Model, deltas: Mapping[int, Tensor], seen: Seen | None = None) -> Iterator[None]:
     """Within the `with`, add `deltas[layer]` to the stream that enters block `layer`.
 
     Args:
         deltas: layer -> a tensor that broadcasts to the stream, [rows, positions, width]; zeros
             where nothing is to change, which leaves those values exactly as they are.
-        before: shown each stream before it is changed, for the receipt.
+        seen: shown each stream before and after, for the receipt.
     """
 
     def add(layer: int, stream: Tensor) -> Tensor:
-        if before is not None:
-            before(layer, stream)
         # Out of place: the block before still owns this tensor.
-        return stream + deltas[layer].to(stream)
+        after = stream + deltas[layer].to(stream)
+        if seen is not None:
+            seen(layer, stream, after)
+        return after
 
     with _at_layers(model, deltas, add):
         yield
@@ -97,7 +97,12 @@ def inject(
 
 @torch.inference_mode()
 def advance(
-    model: Model, start: int, stream: Tensor, stop: int, deltas: Mapping[int, Made] = NO_DELTAS
+    model: Model,
+    start: int,
+    stream: Tensor,
+    stop: int,
+    deltas: Mapping[int, Made] = NO_DELTAS,
+    seen: Seen | None = None,
 ) -> Tensor:
     """The stream that enters block `stop`, from the one that enters block `start` <= `stop`.
 
@@ -105,6 +110,7 @@ def advance(
         stream: [rows, positions, width]; whole texts from their first position on, none masked.
         stop: at most the model's depth, which stands for the stream that leaves the last block.
         deltas: layer in [start, stop) -> what is added there, [rows, positions, width], one at a time.
+        seen: shown each stream before and after that.
 
     Returns:
         [rows, positions, width]; what one pass from the tokens gives, at the cost of the blocks between.
@@ -118,7 +124,12 @@ def advance(
             reached.append(met)
             raise _Enough
         met = stream if layer == start else met
-        return met + deltas[layer]().to(met) if layer in deltas else met
+        if layer not in deltas:
+            return met
+        after = met + deltas[layer]().to(met)
+        if seen is not None:
+            seen(layer, met, after)
+        return after
 
     def leave(_: Any, __: Any, output: Any) -> None:
         change(model.depth, output[0] if isinstance(output, tuple) else output)

@@ -17,7 +17,7 @@ from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.controls import control_vectors, prompted
 from steer_cli.locate import Located, locate
 from steer_cli.measure.words import find_words
-from steer_cli.outcome import Completion, Outcome, Receipt
+from steer_cli.outcome import Completion, Outcome
 from steer_cli.plan import Placement, align_additions, check_length, place
 from steer_cli.recipe import Recipe
 from steer_cli.table import TableRow, table_rows
@@ -26,6 +26,7 @@ from steer_cli.tokens import Tokenizer, open_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steer_cli.arms import Observer
     from steer_cli.generate import Finished
     from steer_cli.model import Model
     from steer_cli.task import Row
@@ -196,7 +197,7 @@ def _complete(
         done = next(finished)
         arms = [*done.rows, *(next(finished).rows if fronted else ())]
         oddness = _oddness(model, done, arms) if score else None
-        yield _outcome(planned, prompt, observers.popleft().taken(), arms, oddness)
+        yield _outcome(planned, prompt, observers.popleft(), arms, oddness)
 
 
 def _oddness(model: Model, done: Finished, arms: Sequence[Sequence[Row]]) -> list[float]:
@@ -209,7 +210,7 @@ def _oddness(model: Model, done: Finished, arms: Sequence[Sequence[Row]]) -> lis
 def _outcome(
     planned: Planned,
     prompt: PlannedPrompt,
-    receipts: tuple[Receipt, ...],
+    observer: Observer,
     arms: Sequence[Sequence[Row]],
     oddness: list[float] | None,
 ) -> Outcome:
@@ -226,7 +227,8 @@ def _outcome(
         prompt=prompt.text,
         pieces=tuple(tokenizer.piece(id) for id in prompt.ids),
         table=planned.table(prompt),
-        receipts=receipts,
+        receipts=observer.taken(),
+        sums=tuple(observer.sums),
         unsteered=tuple(texts[:samples]),
         steered=tuple(texts[samples : 2 * samples]),
         control=tuple(texts[2 * samples :]),

@@ -121,6 +121,7 @@ def test_a_record_of_generate_has_the_names_of_the_format_in_its_order(love, lla
             "unsteered",
             "steered",
             "additions",
+            "sums",
         ]
         assert list(record) == top
         assert (record["recipe"], record["model"], record["seed"]) == ("love", str(llama), 5)
@@ -139,6 +140,7 @@ def test_a_record_of_generate_has_the_names_of_the_format_in_its_order(love, lla
         where = [(part["layer"], part["coefficient"], part["position"]) for part in record["additions"]]
         assert where == [(1, 3.0, "front"), (2, 3.0, "front"), (3, -1.0, {"token": " hate"})]
         assert [part["span"] for part in record["additions"]] == [[0, 3], [0, 3], [2, 4]]
+        assert record["sums"] == []  # no layer has two of them
 
 
 def test_the_digest_in_a_record_is_that_of_the_file(love):

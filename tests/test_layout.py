@@ -22,6 +22,7 @@ ORDER = [
     *(
         "model",
         "residual",
+        "effect",
         "vectors",
         "slots",
         "packed",

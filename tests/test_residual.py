@@ -65,7 +65,11 @@ def test_the_stream_is_before_plus_c_v_at_the_span_and_nowhere_else(arch, positi
     met = {}
     added = {layer: delta[None] for layer, delta in one.arm.prompt.items()}
     assert list(added) == [2]
-    with inject(one.model, added, met.__setitem__), watching(one.model) as after:
+
+    def keep(layer, stream, _):
+        met[layer] = stream
+
+    with inject(one.model, added, keep), watching(one.model) as after:
         record(one.model, torch.tensor([one.prompt]), [3])
     expected = before[2].clone()
     expected[slice(*span)] += 3 * one.vector

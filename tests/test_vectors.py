@@ -7,7 +7,7 @@ from tiny import LOVE, PROMPT, hidden_states, hooks, open_model, steer, vectors_
 
 from steer_cli.arms import Observer
 from steer_cli.errors import VectorError
-from steer_cli.prefill import UNSTEERED, Job, prefill
+from steer_cli.prefill import UNSTEERED, Arm, Job, prefill
 from steer_cli.tokens import open_tokenizer
 from steer_cli.vectors import capture
 
@@ -198,7 +198,11 @@ def test_an_addition_and_its_opposite_cancel(arch, position, tiny_folder):
     one = steer(tiny_folder(arch), *both)
     assert all(not delta.any() for delta in (*one.arm.prompt.values(), *one.arm.decode.values()))
     (plain,) = prefill(one.model, [Job(one.prompt, (UNSTEERED, UNSTEERED))])
-    assert torch.equal(one.prefilled().logits, plain.logits)
+    unchecked = Arm(one.arm.prompt, one.arm.decode)
+    (cancelled,) = prefill(one.model, [Job(one.prompt, (UNSTEERED, unchecked))])
+    assert torch.equal(cancelled.logits, plain.logits)
+    with pytest.raises(VectorError, match=r"does nothing: no value of the stream .* layer 2.* they cancel"):
+        one.prefilled()
 
 
 @every_architecture

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from steer_cli.arms import NOTHING, Placed
+from steer_cli.effect import Changes, lost, out_of_reach
 from steer_cli.errors import VectorError
 from steer_cli.model import Model
+from steer_cli.plan import Placement
 from steer_cli.residual import Made, advance, read_out, record
 
 # Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
@@ -30,6 +32,11 @@ PASS_POSITIONS = 640
 # Values of recorded streams kept for later layers (128 MB of float32, twice while they move up); with more,
 # each layer starts anew.
 KEPT_STREAM = 32_000_000
+
+
+# (arm, layer) -> the fault of what acts there, as long as no text was changed; a single text need not be, as
+# its last token, which may be all that is acted on, is not run.
+Idle = dict[tuple[int, int], VectorError | None]
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,10 @@ def logprobs(
         Each job with [kept], float64 on the CPU, as passes are done.
 
     Raises:
-        VectorError: log probabilities are not finite any more.
+        VectorError: log probabilities are not finite any more, or what an arm adds at a layer has changed
+            none of the texts.
     """
+    idle: Idle = {}
     for index, batch in enumerate(texts.batches()):
         # All arms of a text together, so that a pass holds texts of one length.
         jobs = (job for text in batch for job in jobs_of(text))
@@ -107,15 +116,30 @@ def logprobs(
                 stream = _recorded(model, texts, batch, texts.layer)
             count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
             part = [first, *islice(jobs, count - 1)]
-            yield from zip(part, _scored(model, texts, batch, stream, part), strict=True)
+            changes = Changes([len(texts.ids[job.text]) - 1 for job in part])
+            yield from zip(part, _scored(model, texts, batch, stream, part, changes), strict=True)
+            _note(idle, part, changes)
+    for error in idle.values():
+        if error is not None:
+            raise error
+
+
+def _note(idle: Idle, jobs: Sequence[Job], changes: Changes) -> None:
+    missing = set(changes.missing([job.placed.acting for job in jobs]))
+    for row, job in enumerate(jobs):
+        for layer, placements in job.placed.acting.items():
+            if (row, layer) not in missing:
+                idle[job.arm, layer] = None
+            elif (job.arm, layer) not in idle:
+                idle[job.arm, layer] = lost(placements, layer, changes.dtype)
 
 
 def _scored(
-    model: Model, texts: Texts, batch: range, stream: Tensor, jobs: Sequence[Job]
+    model: Model, texts: Texts, batch: range, stream: Tensor, jobs: Sequence[Job], changes: Changes
 ) -> Sequence[Tensor]:
     longest = max(1, len(texts.ids[jobs[0].text]) - 1)
     rows = stream[[job.text - batch.start for job in jobs], :longest]  # [jobs, longest, width]
-    last = advance(model, texts.layer, rows, model.depth, _deltas(model, jobs, longest))
+    last = advance(model, texts.layer, rows, model.depth, _deltas(model, jobs, longest), changes.see)
     places = [(row, position) for row, job in enumerate(jobs) for position in job.kept]
     wanted = [texts.ids[jobs[row].text][position + 1] for row, position in places]
     # Only positions that count are read out: the vocabulary is the widest part of a pass.
@@ -173,7 +197,7 @@ def next_logits(model: Model, prompt: Sequence[int], arms: Sequence[Placed], at:
         [arms, vocabulary], float32 on the CPU.
 
     Raises:
-        VectorError: logits are not finite any more.
+        VectorError: logits are not finite any more, or what an arm adds at a layer changes nothing.
     """
     start = min((layer for arm in arms for layer in arm.layers), default=0)
     stream = record(model, torch.tensor([list(prompt)]), [start])[start]
@@ -183,9 +207,17 @@ def next_logits(model: Model, prompt: Sequence[int], arms: Sequence[Placed], at:
     for first in range(0, len(jobs), size):
         part = jobs[first : first + size]
         rows = stream.expand(len(part), -1, -1)
-        last = advance(model, start, rows, model.depth, _deltas(model, part, len(prompt)))
+        changes = Changes([at + 1] * len(part))
+        last = advance(model, start, rows, model.depth, _deltas(model, part, len(prompt)), changes.see)
+        for row, layer in changes.missing([job.placed.acting for job in part]):
+            raise _without_effect(part[row].placed.acting[layer], layer, at, changes)
         parts.append(read_out(model, last[:, at]).float().cpu())
     logits = torch.cat(parts)
     if not logits.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or --dtype float32")
     return logits
+
+
+def _without_effect(placements: Sequence[Placement], layer: int, at: int, changes: Changes) -> VectorError:
+    within = [placement for placement in placements if placement.start < min(placement.end, at + 1)]
+    return lost(within, layer, changes.dtype) if within else out_of_reach(placements, at)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from steer_cli.outcome import Completion, Outcome, Receipt
+from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
 from steer_cli.table import TableRow
 
@@ -40,6 +40,7 @@ def generation_records(outcome: Outcome) -> Iterator[dict[str, Any]]:
             "steered": _completion(arms[1]),
             **({"control": _control(outcome, sample)} if outcome.control_kind else {}),
             "additions": [_addition(receipt) for receipt in outcome.receipts],
+            "sums": [_sum(each) for each in outcome.sums],
         }
 
 
@@ -65,8 +66,18 @@ def _addition(receipt: Receipt) -> dict[str, Any]:
         "coefficient": placement.alignment.addition.coefficient,
         "position": position.model_dump() if isinstance(position, BaseModel) else position,
         "span": [placement.start, placement.end],
-        "ratio": finite(round(value, 6) for value in receipt.ratio),
-        "cosine": finite(round(value, 6) for value in receipt.cosine),
+        **_figures(receipt),
+    }
+
+
+def _sum(met: Sum) -> dict[str, Any]:
+    return {"layer": met.layer, "span": [met.start, met.end], **_figures(met)}
+
+
+def _figures(met: Receipt | Sum) -> dict[str, list[float | None]]:
+    return {
+        "ratio": finite(round(value, 6) for value in met.ratio),
+        "cosine": finite(round(value, 6) for value in met.cosine),
     }
 
 

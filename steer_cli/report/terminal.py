@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from steer_cli.outcome import Completion, Outcome, Receipt
+from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
 from steer_cli.report.plain import cell, visible
 from steer_cli.table import TableRow
@@ -147,26 +147,47 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
             f"  layer {placement.alignment.layer}  coefficient {addition.coefficient:+.4g}",
             f"  {visible(where)} [{placement.start}, {placement.end}){also}",
         )
-        table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-        table.add_column("position", justify="right", overflow="fold")
-        table.add_column("token", overflow="fold", style="bold")
-        for name in ("|vector|", "|stream|", "ratio", "cosine", "added"):
-            table.add_column(name, justify="right", overflow="fold")
-        for index in range(min(len(taken.ratio), SHOWN_POSITIONS)):
-            table.add_row(
-                str(placement.start + index),
-                cell(pieces[placement.start + index]),
-                f"{taken.vector[index]:.4g}",
-                f"{taken.stream[index]:.4g}",
-                f"{taken.ratio[index]:.3f}",
-                f"{taken.cosine[index]:+.2f}",
-                f"{abs(addition.coefficient) * taken.ratio[index]:.2f} x",
-            )
-        yield Padding(table, (0, 0, 0, 2))
-        hidden = taken.ratio[SHOWN_POSITIONS:]
-        if hidden:
-            text = f"  and {len(hidden)} more positions, ratio {min(hidden):.3f} to {max(hidden):.3f}"
-            yield Text(text, style="dim")
+        added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in taken.ratio]
+        figures = {"|vector|": taken.vector, "|stream|": taken.stream, "ratio": taken.ratio}
+        yield from _positions(placement.start, pieces, figures, taken.cosine, added)
+
+
+def sums(met: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:
+    """What was in fact added where several additions meet, a line for each position."""
+    for each in met:
+        yield Text.assemble("  together: ", f"layer {each.layer}  [{each.start}, {each.end})")
+        figures = {"|sum|": each.sum, "|stream|": each.stream, "ratio": each.ratio}
+        yield from _positions(each.start, pieces, figures, each.cosine)
+
+
+def _positions(
+    start: int,
+    pieces: Sequence[str],
+    figures: Mapping[str, Sequence[float]],
+    cosine: Sequence[float],
+    added: Sequence[str] = (),
+) -> Iterator[RenderableType]:
+    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+    table.add_column("position", justify="right", overflow="fold")
+    table.add_column("token", overflow="fold", style="bold")
+    for name in (*figures, "cosine", *(["added"] if added else [])):
+        table.add_column(name, justify="right", overflow="fold")
+    sizes = [figures[name] for name in figures if name != "ratio"]
+    ratio = figures["ratio"]
+    for index in range(min(len(ratio), SHOWN_POSITIONS)):
+        table.add_row(
+            str(start + index),
+            cell(pieces[start + index]),
+            *(f"{values[index]:.4g}" for values in sizes),
+            f"{ratio[index]:.3f}",
+            f"{cosine[index]:+.2f}",
+            *added[index : index + 1],
+        )
+    yield Padding(table, (0, 0, 0, 2))
+    hidden = ratio[SHOWN_POSITIONS:]
+    if hidden:
+        text = f"  and {len(hidden)} more positions, ratio {min(hidden):.3f} to {max(hidden):.3f}"
+        yield Text(text, style="dim")
 
 
 def completions(outcome: Outcome) -> Table:
@@ -209,6 +230,7 @@ def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     yield from alignment(outcome.table, width, SHOWN_TEXTS)
     yield Text()
     yield from receipt(outcome.receipts, outcome.pieces)
+    yield from sums(outcome.sums, outcome.pieces)
     yield completions(outcome)
     if outcome.recipe.count:
         yield counts(outcome)
