@@ -9,12 +9,17 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from steer_cli.document import show
 from steer_cli.errors import CorpusError
+
+# How a sentence ends, in English and beyond, before any quotes and brackets that close.
+ENDS = tuple(".!?…。！？؟।")
+CLOSING = "\"'”’»)]*_"
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,15 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences under a name, and the SHA-256 of what they are."""
+    """Sentences under a name, and the SHA-256 of what they are.
+
+    `split` says how many lines or rows became how many sentences; it is empty where nothing was split.
+    """
 
     name: str
     sentences: tuple[Sentence, ...]
     sha256: str
+    split: str = ""
 
     @property
     def labels(self) -> tuple[str | None, ...]:
@@ -70,8 +79,10 @@ def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
 def read(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
     """`NAME=FILE`, or FILE alone, named by its stem.
 
+    A text is split into sentences. A line break ends one too, unless the text is wrapped: see `is_wrapped`.
+
     Args:
-        lines: every line (of a table: every cell) is one sentence; else a text is split into sentences.
+        lines: nothing is split: every line (of a table: every cell) is one sentence.
 
     Raises:
         CorpusError: the file cannot be read, is not text, lacks a column or holds no sentence.
@@ -86,12 +97,16 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
     table = file.suffix.lower() in (".csv", ".jsonl")
     if not table and (columns.text or columns.label):
         raise CorpusError(f"{file}: --column and --label are for .csv and .jsonl files; leave them out")
-    entries = _table(file, text, columns) if table else _paragraphs(file, text, lines)
-    sentences = tuple(sentence for entry in entries for sentence in _split(entry, lines))
+    entries = list(_table(file, text, columns) if table else _lines(file, text))
+    texts = map(_cell_lines, entries) if table else [entries]
+    parts = entries if lines else _joined([each for text in texts for each in _paragraphs(text)])
+    sentences = tuple(sentence for part in parts for sentence in _split(part, lines))
     if not sentences:
         raise CorpusError(f"{file}: no sentence in it; write some text")
     written = json.dumps([[sentence.text, sentence.label] for sentence in sentences])
-    return Corpus(name, sentences, hashlib.sha256(written.encode()).hexdigest())
+    filled = sum(bool(entry.text.strip()) for entry in entries)
+    split = "" if lines else _became(file, filled, "row" if table else "line", len(sentences))
+    return Corpus(name, sentences, hashlib.sha256(written.encode()).hexdigest(), split)
 
 
 def _decode(file: Path) -> str:
@@ -108,20 +123,58 @@ def _decode(file: Path) -> str:
         raise CorpusError(f"{file}:{line}: not UTF-8 text; save the file as UTF-8") from None
 
 
-def _paragraphs(file: Path, text: str, lines: bool) -> Iterator[Sentence]:
-    """Lines, or runs of lines between empty ones (a sentence may go on in the next line)."""
-    gathered: list[str] = []
-    first = 1
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        if line.strip() and not lines:
-            first = first if gathered else number
-            gathered.append(line.strip())
-            continue
-        if gathered:
-            yield Sentence(" ".join(gathered), None, f"{file}:{first}")
-            gathered = []
-        if line.strip():
-            yield Sentence(line.strip(), None, f"{file}:{number}")
+def _became(file: Path, entries: int, name: str, sentences: int) -> str:
+    """How many lines or rows became how many sentences, and how to have it otherwise."""
+    counted = [f"{n} {of}{'' if n == 1 else 's'}" for n, of in ((entries, name), (sentences, "sentence"))]
+    otherwise = "" if entries == sentences else f"; with --lines, each {name} is one sentence"
+    return f"{file}: {' became '.join(counted)}{otherwise}"
+
+
+def _lines(file: Path, text: str) -> Iterator[Sentence]:
+    """All lines, the empty ones too."""
+    for number, line in enumerate(text.split("\n"), 1):
+        yield Sentence(line.strip(), None, f"{file}:{number}")
+
+
+def _cell_lines(cell: Sentence) -> list[Sentence]:
+    return [replace(cell, text=line.strip()) for line in cell.text.split("\n")]
+
+
+def _paragraphs(lines: Iterable[Sentence]) -> list[list[Sentence]]:
+    """Runs of lines between empty ones."""
+    return [list(run) for filled, run in groupby(lines, lambda line: bool(line.text)) if filled]
+
+
+def is_wrapped(paragraphs: Iterable[Sequence[str]]) -> bool:
+    """Whether line breaks are layout: at least half of them fall inside a sentence.
+
+    A break does where the line before it lacks a full stop and the line after it begins without a capital, in
+    a paragraph that begins with a capital and ends with a full stop (a list in lower case or without full
+    stops does not). In wrapped prose nine of ten do: the others fall between sentences or before a name.
+    """
+    breaks = within = 0
+    for lines in paragraphs:
+        breaks += len(lines) - 1
+        if not lines[0][0].islower() and _ends_sentence(lines[-1]):
+            within += sum(
+                not _ends_sentence(line) and following[0].isalpha() and not following[0].isupper()
+                for line, following in pairwise(lines)
+            )
+    return 2 * within >= breaks > 0
+
+
+def _ends_sentence(line: str) -> bool:
+    return line.rstrip(CLOSING).endswith(ENDS)
+
+
+def _joined(paragraphs: list[list[Sentence]]) -> Iterator[Sentence]:
+    """Whole paragraphs of wrapped text, else its lines."""
+    wrapped = is_wrapped([line.text for line in paragraph] for paragraph in paragraphs)
+    for paragraph in paragraphs:
+        if wrapped:
+            yield replace(paragraph[0], text=" ".join(line.text for line in paragraph))
+        else:
+            yield from paragraph
 
 
 def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:

@@ -175,6 +175,8 @@ def perplexity(
     rows = lines.lay_out(corpora, tokenizer, front, located.context)
     lines.check_fit(rows, alignments, tokenizer)
     fronted = lines.prompted(rows, alignments, located.context) if baseline else ()
+    for each in filter(None, (corpus.split for corpus in corpora)):
+        note(each)
     model = load_model(located, hardware, progress)
     arm = Unplaced(alignments, tuple(compute(model, alignments)))
     sheet = measure.Sheet(model, tokenizer, rows)

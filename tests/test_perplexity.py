@@ -353,3 +353,19 @@ def test_the_vocabulary_is_never_opened_for_more_positions_than_fit(
     placed = placements(model, tokenizer, names, front, ids, [every])
     pairs = [list(zip(token_logprobs(model, ids), token_logprobs(model, ids, placed), strict=True))]
     assert record["ratio"] == pytest.approx(perplexity(pairs)["ratio"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["perplexity", "sweep"])
+def test_it_is_said_how_many_lines_became_how_many_sentences(
+    name, command, recipe_file, tiny_folder, tmp_path
+):
+    (tmp_path / "list.txt").write_text("People flock to Rome\nLove wins. The ship sailed", encoding="utf-8")
+    path = recipe_file(tiny_folder("gpt2"), {"plus": " wedding", "minus": " ", "layer": 1})
+    arguments = (*(("--layers", "1") if name == "sweep" else ()), "--method", "overlay", "--jsonl")
+    for options, sentences in (((), 3), (("--lines",), 2)):
+        code, out, err = command(name, path, "--corpus", "a=list.txt", *options, *arguments)
+        assert code == 0, err
+        record = json.loads(out)
+        figure = record["perplexity"][0] if name == "sweep" else record
+        assert figure["sentences"] == sentences
+        assert ("list.txt: 2 lines became 3 sentences" in err) == (not options)

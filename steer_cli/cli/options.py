@@ -94,7 +94,12 @@ Corpora = Annotated[
     ),
 ]
 Lines = Annotated[
-    bool, typer.Option("--lines", help="A line (of a table: a cell) is one sentence; nothing is split.")
+    bool,
+    typer.Option(
+        "--lines",
+        help="Take each line (of a table: each cell) as one sentence. Else a text is split into sentences; a "
+        "line break ends one too, unless most lines break off in mid-sentence, as those of wrapped prose do.",
+    ),
 ]
 Column = Annotated[
     str | None,

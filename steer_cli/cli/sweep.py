@@ -117,6 +117,8 @@ def _run(recipe, corpora, asked, hardware, store, wish, plot, jsonl: bool, displ
         plots.check_axes(question.grid.varying, plot)
     if wish is not None:
         check_names(wish, question.names())
+    for each in filter(None, (corpus.split for corpus in corpora)):
+        display.note(each)
     records = run(question, hardware, store, display.progress, display.note)
     found, winner = _show(question, records, wish, jsonl, display)
     if plot is not None:
