@@ -46,7 +46,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
         recipe = load(str(BENCHMARKS / "recipe.yaml"), changes).with_prompts(texts)
         made, delay = 0, None
         begun = time.perf_counter()
-        for outcome in run.generate(recipe, hardware):
+        for outcome in run.generate(recipe, hardware, score=False):
             delay = delay or time.perf_counter() - begun
             made += sum(len(row.tokens) for row in (*outcome.unsteered, *outcome.steered))
         return made, time.perf_counter() - begun, delay

@@ -10,6 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+Values = Sequence[Sequence[float]]  # of each prompt, for each of its samples
+
+# How texts read, by what they cost in nats per token. docs/replication.md found in its demonstrations: up to
+# about 0.8 they read like the model's own, from 1 on they stumble, and from 2 on they are word salad.
+CHEAP, STUMBLES, COSTLY, WORD_SALAD = 0.8, 0.9, 1.0, 2.0
+READS_LIKE = (
+    (-0.8, "likelier than the model's own; look for repetition"),
+    (STUMBLES, "reads like the model's own"),
+    (WORD_SALAD, "stumbles"),
+    (math.inf, "word salad"),
+)
+
 
 @dataclass(frozen=True)
 class TokenShift:
@@ -104,6 +116,46 @@ def standard_error(values: Sequence[float]) -> float | None:
         return None
     mean = sum(values) / size
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (size * (size - 1)))
+
+
+def compared(unsteered: Values, steered: Values) -> dict[str, float | None]:
+    """Means over the completions of two arms, their difference, and standard errors.
+
+    Sample i of all prompts and of both arms drew with the same random numbers. So the error is that of
+    means over the prompts, from sample to sample, for these very prompts; that of the difference is of pairs.
+    With one sample of each, the prompts themselves are taken as the draws.
+    """
+    before, after = _by_sample(unsteered), _by_sample(steered)
+    differences = [late - early for early, late in zip(before, after, strict=True)]
+    arms = {"unsteered": before, "steered": after, "difference": differences}
+    means = {name: sum(values) / len(values) for name, values in arms.items()}
+    return means | {f"{name}_stderr": standard_error(values) for name, values in arms.items()}
+
+
+def _by_sample(values: Values) -> list[float]:
+    """The mean over prompts for each sample, or the values themselves where there is but one."""
+    columns = list(zip(*values, strict=True))
+    return [sum(column) / len(column) for column in columns] if len(columns) > 1 else list(columns[0])
+
+
+def cost(unsteered: Values, steered: Values) -> dict[str, float | None]:
+    """What steering costs: by how much its completions are less likely to the unsteered model.
+
+    Args:
+        unsteered, steered: each completion's mean log probability per token under the unsteered model.
+    """
+    found = compared(unsteered, steered)
+    return {
+        "unsteered": found["unsteered"],
+        "steered": found["steered"],
+        "cost": 0.0 - found["difference"],  # not -0.0
+        "cost_stderr": found["difference_stderr"],
+    }
+
+
+def reads_like(cost: float) -> str:
+    """A cost in words."""
+    return next(words for limit, words in READS_LIKE if cost < limit)
 
 
 def perplexity_fields(figure: Perplexity) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def load_model(located: Located, hardware: Hardware, progress: Progress) -> Mode
 def generate(
     recipe: Recipe,
     hardware: Hardware,
-    score: bool = False,
+    score: bool = True,
     batch_rows: int | None = None,
     progress: Progress = silent,
     note: Note = silent,
@@ -131,7 +131,7 @@ def generate(
     """Completions of every prompt, unsteered and steered, a prompt at a time.
 
     Args:
-        score: also take each completion's mean log probability under the unsteered model.
+        score: also take each completion's mean log probability under the unsteered model, by one more pass.
         batch_rows: rows that decode together; None fits them to a memory budget.
         control: a third arm, random, embedding, prompt or shuffled; see `controls`.
 

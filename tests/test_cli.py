@@ -182,7 +182,8 @@ def test_the_screen_shows_what_the_records_hold_side_by_side(love, llama):
             )
     for arm in ("unsteered", "steered"):
         mean = sum(record[arm]["counts"]["wedding"] for record in found) / len(found)
-        assert f"{mean:.2f}" in lines[-1]
+        assert f"{mean:.2f}" in lines[-2]
+    assert lines[-1].startswith("cost  ")
 
 
 def shown(text: str) -> str:

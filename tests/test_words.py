@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from steer_cli.measure.words import compared, count_words
+from steer_cli.findings import compared
+from steer_cli.measure.words import count_words
 
 WEDDING = {"wedding": ["wedding", "weddings", "wed"]}
 

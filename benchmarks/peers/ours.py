@@ -37,7 +37,7 @@ def load(job):
         wanted |= {("sampling", key): value for key, value in sampling.items()}
         changes = [Override(".".join(map(str, path)), path, value) for path, value in wanted.items()]
         hardware = run.Hardware(dtype="float32", device="cpu")
-        [outcome] = run.generate(load_recipe(str(RECIPE), changes), hardware)
+        [outcome] = run.generate(load_recipe(str(RECIPE), changes), hardware, score=False)
         return [[list(row.tokens) for row in arm] for arm in (outcome.unsteered, outcome.steered)]
 
     work(job, 1, 1, True)

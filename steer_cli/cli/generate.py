@@ -67,7 +67,6 @@ def generate(
         outcomes = run.generate(
             chosen,
             hardware,
-            score=jsonl,
             batch_rows=batch_rows,
             progress=display.progress,
             note=display.note,

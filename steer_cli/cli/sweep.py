@@ -14,8 +14,9 @@ HELP = options.help_text(
     "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
-    "names corpora (their ratio), corpus/label, counted labels, kl, effect or damage; with --jsonl the "
-    "winning record comes once more as the last line, with the wish as `best` and its recipe as "
+    "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
+    "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage; with "
+    "--jsonl the winning record comes once more as the last line, with the wish as `best` and its recipe as "
     "`best_recipe`.",
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
@@ -130,7 +131,7 @@ def _run(recipe, corpora, asked, hardware, store, wish, plot, jsonl: bool, displ
 def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | None]:
     """Records as they come, or a table when all are there; the winner and its recipe last."""
     from steer_cli.report.jsonl import line
-    from steer_cli.sweep.best import best
+    from steer_cli.sweep.best import best, costly
     from steer_cli.sweep.grid import as_values
 
     found = []
@@ -147,6 +148,8 @@ def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | No
         _screen(question, found, wish, winner, recipe)
     elif winner is not None:
         print(line(found[winner] | {"best": wish.text, "best_recipe": recipe}), flush=True)
+    if winner is not None and (warning := costly(wish, found[winner])):
+        display.note(warning)
     return found, winner
 
 

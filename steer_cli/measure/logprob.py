@@ -5,11 +5,14 @@ This module does not know steering: nothing is added to the stream here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from steer_cli.document import show
+from steer_cli.errors import ModelError
 from steer_cli.model import Model
 from steer_cli.slots import Prefix
 
@@ -27,6 +30,9 @@ def mean_logprobs(
         prefix: keys and values of the prompt, one row.
         logits: [vocabulary] after the prompt.
         rows: token ids of each completion.
+
+    Raises:
+        ModelError: log probabilities are not finite, as half precision may have it.
     """
     distinct = sorted(set(rows), key=len)
     means: dict[tuple[int, ...], float] = {}
@@ -34,6 +40,10 @@ def mean_logprobs(
         count = max(1, HELD_VALUES // (model.vocabulary * len(distinct[-1])))
         chunk, distinct = distinct[-count:], distinct[:-count]
         means |= dict(zip(chunk, _means(model, prefix, logits, chunk), strict=True))
+    if not all(map(math.isfinite, means.values())):
+        raise ModelError(
+            f"model {show(model.name)}: log probabilities of its texts are not finite; use --dtype float32"
+        )
     return [means[row] for row in rows]
 
 

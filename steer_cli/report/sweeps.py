@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from steer_cli.findings import figure_name
+from steer_cli.findings import STUMBLES, WORD_SALAD, figure_name, reads_like
 from steer_cli.report.measures import DAMAGED, plain_table
 from steer_cli.report.plain import visible
 
@@ -30,11 +30,14 @@ def table(
     """A row for each point, a column for each axis that varies and each figure.
 
     Args:
-        named: the figures of each record by name; those of a corpus are ratios.
+        named: the figures of each record by name; those of a corpus are ratios, those of `cost` stand for how
+            texts read.
         errors: their standard errors, which are shown where the screen is wide enough.
         winner: number of the record that --best chose.
         width: columns of the screen.
     """
+    if line := _unsteered(records):
+        yield Text(f"  {line}")
     axes = [axis for axis in AXES if axis == "layer" or len({str(record[axis]) for record in records}) > 1]
     names = list(named[0]) if named else []
     ratios = {
@@ -42,12 +45,13 @@ def table(
         for record in records
         for figure in record.get("perplexity", ())
     }
+    costs = any("logprob" in record for record in records)
     lowest = {name: min(each[name] for each in named) for name in ratios}
     heads = [*axes, *map(visible, names)]
     rows = [
         [
             *(Text(_axis(record[axis])) for axis in axes),
-            *(_figure(figures[name], name in ratios, lowest.get(name)) for name in names),
+            *(_cell(name, figures[name], name in ratios, lowest.get(name), costs) for name in names),
         ]
         for record, figures in zip(records, named, strict=True)
     ]
@@ -58,7 +62,7 @@ def table(
     for number, row in enumerate(wider if with_errors else rows):
         shown.add_row(*row, style="bold" if number == winner else "")
     yield shown
-    if legend := _legend(ratios, with_errors, winner):
+    if legend := _legend(ratios, costs, with_errors, winner):
         yield Text(f"  {legend}", style="dim")
 
 
@@ -75,8 +79,19 @@ def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
     return sum(max(column) + 2 for column in columns)
 
 
-def _legend(ratios: set[str], errors: bool, winner: int | None) -> str:
+def _unsteered(records: Sequence[Mapping[str, Any]]) -> str:
+    """The counts of the unsteered arm, which are the same at all points."""
+    counts = records[0].get("counts", {}) if records else {}
+    found = [f"{visible(label)} {means['unsteered']:.4f}" for label, means in counts.items()]
+    return f"unsteered: {', '.join(found)} uses per completion" if found else ""
+
+
+def _legend(ratios: set[str], costs: bool, errors: bool, winner: int | None) -> str:
     parts = [f"ratios: * lowest, ! damaged ({DAMAGED:g} or more)"] if ratios else []
+    if costs:
+        marks = (("!", STUMBLES), ("!!", WORD_SALAD))
+        meant = ", ".join(f"{mark} {reads_like(limit)} ({limit:g} or more)" for mark, limit in marks)
+        parts.append(f"cost in nats per token: {meant}")
     parts += ["± standard error"] if errors else []
     return "; ".join([*parts, *(["bold: the winner"] if winner is not None else [])])
 
@@ -85,6 +100,13 @@ def _axis(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {visible(str(each))}" for key, each in value.items())
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _cell(name: str, value: float, is_ratio: bool, lowest: float | None, costs: bool) -> Text:
+    if name != "cost" or not costs:
+        return _figure(value, is_ratio, lowest)
+    marks = "!!" if value >= WORD_SALAD else "! " if value >= STUMBLES else "  "
+    return Text(f"{round(value, 3) + 0.0:.3f}{marks}", style="red" if marks.strip() else "")
 
 
 def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
@@ -102,5 +124,6 @@ def winner(
     """The winning point, and its recipe as a file would hold it."""
     place = "  ".join(f"{axis} {_axis(record[axis])}" for axis in AXES if record[axis] is not None)
     found = "  ".join(f"{visible(name)} {value:.4g}" for name, value in figures.items())
+    found += f" ({reads_like(figures['cost'])})" if "logprob" in record else ""
     yield Text.assemble("best  ", (visible(wish), "bold"), f"\n  {place}\n  {found}\n")
     yield Text(visible(recipe))

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from steer_cli.findings import cost, reads_like
 from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
 from steer_cli.report.plain import cell, visible
@@ -224,6 +225,23 @@ def _mean(arm: Sequence[Completion], label: str) -> float:
     return sum(completion.counts[label] for completion in arm) / len(arm)
 
 
+def costs(outcome: Outcome) -> Iterator[Text]:
+    """What each arm's texts cost, and how texts at that cost read; nothing where they were not scored."""
+    unsteered, *others = outcome.columns.items()
+    if any(completion.mean_logprob is None for completion in unsteered[1]):
+        return
+    widest = max(cell_len(name) for name, _ in others)
+    for number, (name, arm) in enumerate(others):
+        found = cost(*([[completion.mean_logprob for completion in each]] for each in (unsteered[1], arm)))
+        error = "" if found["cost_stderr"] is None else f" ± {found['cost_stderr']:.2f}"
+        yield Text.assemble(
+            "      " if number else "cost  ",
+            f"{name:{widest}}  " if others[1:] else "",
+            # 0.0 is added so that no -0.00 is shown.
+            f"{round(found['cost'], 2) + 0.0:.2f}{error} nats per token: {reads_like(found['cost'])}",
+        )
+
+
 def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     """The whole screen of one prompt, from top to bottom."""
     yield Text()
@@ -234,6 +252,7 @@ def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     yield completions(outcome)
     if outcome.recipe.count:
         yield counts(outcome)
+    yield from costs(outcome)
 
 
 def listing(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:

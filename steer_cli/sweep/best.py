@@ -1,7 +1,7 @@
 """`min weddings where shipping <= 1.02` -> the winning point.
 
 A name is a corpus (its perplexity ratio), `corpus/label`, a counted label (its mean in steered
-completions), or kl, effect, damage. This module does not know how the figures were computed.
+completions), or kl, effect, damage, cost. This module does not know how the figures were computed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_cli.errors import SweepError
-from steer_cli.findings import figure_name, standard_error
+from steer_cli.findings import CHEAP, COSTLY, figure_name, reads_like, standard_error
 
 Record = dict[str, Any]
 
@@ -71,6 +71,8 @@ def values(record: Record) -> dict[str, float]:
             named[key] = sum(figures) / len(figures)
     for label, means in record.get("counts", {}).items():
         named[label] = means["steered"]
+    if "logprob" in record:
+        named["cost"] = record["logprob"]["cost"]
     return named
 
 
@@ -83,6 +85,8 @@ def errors(record: Record) -> dict[str, float]:
     for key in ("kl", "effect", "damage"):
         named[key] = standard_error([each[key] for each in record.get("kl", ()) if key in each])
     named |= {label: means.get("steered_stderr") for label, means in record.get("counts", {}).items()}
+    if "logprob" in record:
+        named["cost"] = record["logprob"]["cost_stderr"]
     return {name: error for name, error in named.items() if error is not None}
 
 
@@ -101,3 +105,12 @@ def best(wish: Wish, records: Sequence[Record]) -> int | None:
         if all(COMPARE[sign](named[name], limit) for name, sign, limit in wish.bounds):
             kept.append((named[wish.name] * (-1 if wish.largest else 1), number))
     return min(kept)[1] if kept else None
+
+
+def costly(wish: Wish, record: Record) -> str | None:
+    """A note where the winner's texts are bought dearly and the wish says nothing of cost."""
+    cost = values(record).get("cost")
+    if cost is None or cost < COSTLY or "cost" in (wish.name, *(bound[0] for bound in wish.bounds)):
+        return None
+    bounded = f"{wish.text} {'and' if wish.bounds else 'where'} cost < {CHEAP:g}"
+    return f'the winner costs {cost:.2f} nats per token ({reads_like(cost)}); try --best "{bounded}"'

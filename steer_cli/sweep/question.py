@@ -86,7 +86,7 @@ class Question:
                 names += [figure_name(corpus.name, label) for label in corpus.labels]
         if "kl" in self.measures:
             names += ["kl", *(("effect", "damage") if self.wanted else ())]
-        return [*names, *(self.recipe.count if "counts" in self.measures else ())]
+        return [*names, *((*self.recipe.count, "cost") if "counts" in self.measures else ())]
 
     def check_names(self) -> None:
         """Raises SweepError where a name means two figures, which --best could not tell apart."""

@@ -14,19 +14,32 @@ from typing import Any
 
 from steer_cli.arms import NOTHING, Placed, Unplaced, arm_of
 from steer_cli.catalogue import Note, silent
-from steer_cli.findings import perplexity_fields
+from steer_cli.findings import compared, cost, perplexity_fields
 from steer_cli.generate import generate
 from steer_cli.measure import shift
+from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.measure.perplexity import Sheet, figures
 from steer_cli.measure.scoring import next_logits
-from steer_cli.measure.words import compared, count_words
+from steer_cli.measure.words import count_words
 from steer_cli.measurements import left_out_notes
 from steer_cli.model import Model
 from steer_cli.plan import Placement, align_additions, place
-from steer_cli.prefill import UNSTEERED, Arm, Job
+from steer_cli.prefill import UNSTEERED, Arm, Job, prefill
 from steer_cli.sweep.grid import Point
 from steer_cli.sweep.question import Prompt, Question
+from steer_cli.task import Row
 from steer_cli.vectors import compute
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What was found in the completions of one arm: of each prompt, for each of its samples.
+
+    `uses`: label -> uses of its words; `logprobs`: mean log probabilities under the unsteered model.
+    """
+
+    uses: dict[str, list[list[int]]]
+    logprobs: list[list[float]]
 
 
 @dataclass
@@ -37,7 +50,7 @@ class Runner:
     question: Question
     note: Note = silent
     _sheet: Sheet | None = field(default=None, init=False)
-    _unsteered_counts: dict[str, list[list[int]]] | None = field(default=None, init=False)
+    _unsteered: Completed | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
 
     def figures(self, group: Sequence[Point]) -> list[dict[str, Any]]:
@@ -50,8 +63,8 @@ class Runner:
         records: list[dict[str, Any]] = [{} for _ in group]
         for measure in self.question.measures:
             found = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}[measure](pointed)
-            for record, figure in zip(records, found, strict=True):
-                record[measure] = figure
+            for record, of_point in zip(records, found, strict=True):
+                record |= of_point if measure == "counts" else {measure: of_point}
         return records
 
     def _pointed(self, group: Sequence[Point]) -> list[Unplaced]:
@@ -93,32 +106,47 @@ class Runner:
     def _prompt_arm(self, pointed: Unplaced, prompt: Prompt) -> Arm:
         return arm_of(self.model, self._placements(pointed, prompt), pointed.vectors, len(prompt[1]))
 
-    def _counts(self, group: Sequence[Unplaced]) -> list[Any]:
-        """Uses of the recipe's words in a completion: means over all prompts and samples."""
-        if self._unsteered_counts is None:
-            self._unsteered_counts = self._counted([lambda _: UNSTEERED])[0]
-        plain = self._unsteered_counts
+    def _counts(self, group: Sequence[Unplaced]) -> list[dict[str, Any]]:
+        """Uses of the recipe's words, and what the texts cost: means over all prompts and samples."""
+        if self._unsteered is None:
+            [self._unsteered] = self._completed([lambda _: UNSTEERED])
+        plain = self._unsteered
         acting = [pointed for pointed in group if not pointed.nothing]
-        arms = [partial(self._prompt_arm, pointed) for pointed in acting]
-        found = iter(self._counted(arms))
-        uses = [plain if pointed.nothing else next(found) for pointed in group]
-        return [
-            {label: compared(plain[label], steered) for label, steered in of_point.items()}
-            for of_point in uses
-        ]
+        found = iter(self._completed([partial(self._prompt_arm, pointed) for pointed in acting]))
+        records = []
+        for pointed in group:
+            steered = plain if pointed.nothing else next(found)
+            counts = {label: compared(plain.uses[label], uses) for label, uses in steered.uses.items()}
+            records.append({"counts": counts, "logprob": cost(plain.logprobs, steered.logprobs)})
+        return records
 
-    def _counted(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[dict[str, list[list[int]]]]:
-        """For each arm and label the uses in every completion: a list a prompt, a number a sample."""
-        recipe, tokenizer = self.question.recipe, self.question.tokenizer
-        pairs = [(number, prompt) for number in range(len(arms)) for prompt in self.question.prompts]
-        jobs = (Job(prompt[1], (arms[number](prompt),)) for number, prompt in pairs)
-        longest = max(len(prompt[1]) for prompt in self.question.prompts)
-        uses: list[dict[str, list[list[int]]]] = [{label: [] for label in recipe.count} for _ in arms]
+    def _completed(self, arms: Sequence[Callable[[Prompt], Arm]]) -> list[Completed]:
+        """Complete every prompt in every arm; count words in the texts and score them."""
+        recipe, tokenizer, prompts = self.question.recipe, self.question.tokenizer, self.question.prompts
+        completed = [Completed({label: [] for label in recipe.count}, []) for _ in arms]
+        rows: list[list[Sequence[Row]]] = [[] for _ in prompts]
+        pairs = [(arm, index) for arm in range(len(arms)) for index in range(len(prompts))]
+        jobs = (Job(prompts[index][1], (arms[arm](prompts[index]),)) for arm, index in pairs)
+        longest = max(len(prompt[1]) for prompt in prompts)
         # Weights that are held twice would take a sweep over its memory.
         finished = generate(self.model, jobs, recipe.sampling, tokenizer.eos, longest, pack=False)
-        for (number, prompt), done in zip(pairs, finished, strict=True):
-            texts = [tokenizer.completion(prompt[1], row.ids) for row in done.rows[0]]
+        for (arm, index), done in zip(pairs, finished, strict=True):
+            rows[index] += done.rows
+            texts = [tokenizer.completion(prompts[index][1], row.ids) for row in done.rows[0]]
             counted = [count_words(text, recipe.count) for text in texts]
-            for label, of_prompts in uses[number].items():
+            for label, of_prompts in completed[arm].uses.items():
                 of_prompts.append([counts[label] for counts in counted])
-        return uses
+        # Afterwards, when the memory for decoding is free.
+        for prompt, of_arms in zip(prompts, rows, strict=True):
+            for each, logprobs in zip(completed, self._logprobs(prompt, of_arms), strict=True):
+                each.logprobs.append(logprobs)
+        return completed
+
+    def _logprobs(self, prompt: Prompt, arms: Sequence[Sequence[Row]]) -> list[list[float]]:
+        """Mean log probability of each completion of a prompt, arm by arm, all in one pass."""
+        if not arms:
+            return []
+        [start] = prefill(self.model, [Job(prompt[1], (UNSTEERED,))])
+        rows = [row.ids for samples in arms for row in samples]
+        means = iter(mean_logprobs(self.model, start.prefixes[0], start.logits[0], rows))
+        return [list(islice(means, len(samples))) for samples in arms]

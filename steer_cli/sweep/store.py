@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from steer_cli.errors import SweepError
 
-VERSION = 2
+VERSION = 3
 
 
 class Store:
