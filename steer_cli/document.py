@@ -7,15 +7,20 @@ This module does not know what a recipe is.
 from __future__ import annotations
 
 import re
-import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from steer_cli.errors import RecipeError
+from steer_cli.quoting import Path, dotted, show
 
-Path = tuple[str | int, ...]
+# JSON writes a character beyond U+FFFF as two escapes.
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def _joined(pair: re.Match) -> str:
+    return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,6 +52,11 @@ class _Loader(yaml.SafeLoader):
                 else f"{_one_line(error)} ({node.tag})"
             )
             raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        node.value = _PAIR.sub(_joined, node.value)
+        return node
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
         text = super().construct_scalar(node)
@@ -123,23 +133,6 @@ class Document:
         return line, node
 
 
-def show(value: Any) -> str:
-    """A value as one short line, for an error."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = 60
-    return _shortened(short.repr(value))
-
-
-def dotted(path: Path) -> str:
-    """A path as `additions.0.plus`, on one line whatever its keys hold."""
-    steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
-    return ".".join(_shortened(step) for step in steps)
-
-
-def _shortened(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def parse(text: str, source: str) -> Document:
     """YAML text -> Document.
 
@@ -159,13 +152,24 @@ def parse(text: str, source: str) -> Document:
             [f"{source}{line}: not readable as YAML: {_one_line(error.problem or error.context)}"]
         ) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        code = error.character if isinstance(error.character, int) else ord(error.character)
-        said = f"the character #x{code:04x} is not allowed"
-        raise RecipeError([f"{source}:{line}: not readable as YAML: {said}"]) from None
+        raise RecipeError([_forbidden(error, text, source)]) from None
     except RecursionError:
         raise RecipeError([f"{source}: not readable as YAML: nested too deeply"]) from None
     return Document(source, values, node)
+
+
+def check_characters(text: str, source: str) -> None:
+    """Raises RecipeError where a text holds a control character, which no YAML may; names the line."""
+    try:
+        yaml.reader.Reader(text)
+    except yaml.reader.ReaderError as error:
+        raise RecipeError([_forbidden(error, text, source)]) from None
+
+
+def _forbidden(error: yaml.reader.ReaderError, text: str, source: str) -> str:
+    line = text.count("\n", 0, error.position) + 1
+    code = error.character if isinstance(error.character, int) else ord(error.character)
+    return f"{source}:{line}: not readable as YAML: the character #x{code:04x} is not allowed"
 
 
 def _check_keys(root: yaml.Node | None, source: str) -> None:

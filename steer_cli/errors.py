@@ -12,12 +12,13 @@ class SteerError(Exception):
 class RecipeError(SteerError):
     """A recipe, or a value given with `--set`, is not what the format asks for.
 
-    `problems` holds every fault found, one line each; the message is the first of them.
+    `problems` holds a line for each fault found, `unsaid` counts those beyond the first few; the message is
+    the first of them.
     """
 
-    def __init__(self, problems: list[str]):
-        self.problems = tuple(problems)
-        more = len(problems) - 1
+    def __init__(self, problems: list[str], unsaid: int = 0):
+        self.problems, self.unsaid = tuple(problems), unsaid
+        more = len(problems) - 1 + unsaid
         super().__init__(problems[0] + (f" (and {more} more: see `steer check`)" if more else ""))
 
 

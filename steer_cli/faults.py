@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
+from steer_cli import bounds
 from steer_cli.document import Document, dotted, show
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
+_UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"
 RIGHT = {
-    "layer": 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"',
-    "source_layer": 'a block such as 0, or a share of the depth such as "25%"',
-    "position": 'front, middle, back, every, {at: 3} or {token: " friend"}',
+    "layer": 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"'
+    + _UP_TO,
+    "source_layer": 'a block such as 0, or a share of the depth such as "25%"' + _UP_TO,
+    "position": 'front, middle, back, every, {at: 3} or {token: " friend"}'
+    f"; `at` goes up to {bounds.LARGEST_POSITION}",
     "at": "a position, 0 or more, such as 3",
-    "coefficient": "a finite number such as 5 or -0.5",
-    "frequency_penalty": "a finite number such as 1.0",
-    "temperature": "a finite number, 0 or more, such as 1.0",
+    "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size",
+    "frequency_penalty": f"a finite number such as 1.0, up to {bounds.LARGEST_PENALTY:g} in size",
+    "temperature": f"a finite number, 0 or more, such as 1.0; at most {bounds.LARGEST_TEMPERATURE:g}",
     "top_p": "a number above 0 and up to 1, such as 0.3",
-    "top_k": "a whole number, 1 or more, or null",
+    "top_k": f"a whole number, 1 or more, or null; at most {bounds.LARGEST_VOCABULARY}",
     "dims": "a share of the width from 0 to 1, such as 0.7",
     "max_new_tokens": "a whole number from 1 to 1000000, such as 50",
     "samples": "a whole number from 1 to 1000000, such as 3",
@@ -38,37 +43,49 @@ RIGHT = {
 }
 _ALTERNATIVES = (("layer",), ("source_layer",), ("position",))
 _TEXTS = ("plus", "minus", "prompt", "name", "description", "source", "model", "bos", "pad", "token")
+SHOWN = 20  # faults that get a line; beyond them it is one mistake, made many times
+LONGEST_QUOTED = 60  # characters of a value that the remedy repeats
+
+Fault = dict[str, Any]  # as pydantic tells it
 
 
 def describe(
-    errors: list[dict[str, Any]], written: Document, known_keys: Callable[[str], list[str]]
-) -> list[str]:
-    """Pydantic's errors -> one line for each faulty value, in the order of the file's keys.
+    errors: list[Fault], written: Document, known_keys: Callable[[str], list[str]]
+) -> tuple[list[str], int]:
+    """Pydantic's errors -> a line for each of the first faulty values, in the order of the file's keys.
 
     `known_keys` gives the keys allowed in the mapping that stands under a key ("" is the document).
+
+    Returns:
+        The lines, and how many more values are at fault.
     """
-    lines: dict[tuple, str] = {}
-    faults = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
-    for path, value, fault in faults:
+    found = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
+    above = {path[:length] for path in {path for path, _, _ in found} for length in range(len(path))}
+    first: dict[tuple, tuple[Any, Fault]] = {}
+    for path, value, fault in found:
         # A list also fails when one of its entries does; the entry says more.
-        if (
-            any(other[: len(path)] == path != other for other, _, _ in faults)
-            and fault["type"] != "value_error"
-        ):
+        if path in above and fault["type"] not in ("value_error", "missing"):
             continue
-        where = dotted(path) or "the document"
-        if fault["type"] == "extra_forbidden":
-            said = f"unknown key; {_nearest(path, known_keys)}"
-        elif fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
+        if fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
             path = (*path, fault["loc"][-1])
-            where = dotted(path)
-            said = f"missing; write {RIGHT.get(str(path[-1]), 'it')}"
-        elif fault["type"] == "value_error":
-            said = str(fault["ctx"]["error"])
-        else:
-            said = f"{show(value)} is not {_right(path, value, written)}"
-        lines.setdefault(path, f"{written.place(path)}: {where}: {said}")
-    return list(lines.values())
+        first.setdefault(path, (value, fault))
+    lines = [
+        f"{written.place(path)}: {dotted(path) or 'the document'}: {_said(path, *of, written, known_keys)}"
+        for path, of in islice(first.items(), SHOWN)
+    ]
+    return lines, len(first) - len(lines)
+
+
+def _said(
+    path: tuple, value: Any, fault: Fault, written: Document, known_keys: Callable[[str], list[str]]
+) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key; {_nearest(path, known_keys)}"
+    if fault["type"] == "missing" and path[-1] == fault["loc"][-1]:
+        return f"missing; write {RIGHT.get(str(path[-1]), 'it')}"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return f"{show(value)} is not {_right(path, value, fault, written)}"
 
 
 def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
@@ -85,7 +102,7 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     return path, values
 
 
-def _right(path: tuple, value: Any, written: Document) -> str:
+def _right(path: tuple, value: Any, fault: Fault, written: Document) -> str:
     keys = [step for step in path if isinstance(step, str)]
     key = keys[-1] if keys else ""
     inside_list = bool(path) and isinstance(path[-1], int)
@@ -95,12 +112,23 @@ def _right(path: tuple, value: Any, written: Document) -> str:
     if "count" in keys[:-1] and not inside_list:
         return "a list of words such as [wedding, bride]"
     if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:
-        if isinstance(value, str):
-            return "a text of one character or more" if value.isprintable() else "UTF-8 text"
-        if isinstance(value, (bool, int, float)):
-            return f'text; quote it: "{written.written(path)}"'
-        return "text"
+        return _right_text(path, value, fault, written)
     return RIGHT.get(key, "a value of the format")
+
+
+def _right_text(path: tuple, value: Any, fault: Fault, written: Document) -> str:
+    if isinstance(value, str):
+        longest = fault.get("ctx", {}).get("max_length")
+        ways = {
+            "string_too_short": "a text of one character or more",
+            "string_too_long": f"a text of up to {longest} characters",
+            "string_pattern_mismatch": "a name or a path: it holds the character #x0000",
+        }
+        return ways.get(fault["type"], "UTF-8 text")
+    if isinstance(value, (bool, int, float)):
+        text = written.written(path) or ""
+        return f'text; quote it: "{text}"' if 0 < len(text) <= LONGEST_QUOTED else "text; quote it"
+    return "text"
 
 
 def _nearest(path: tuple, known_keys: Callable[[str], list[str]]) -> str:

@@ -10,19 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from steer_cli import document
+from steer_cli import bounds, document
 from steer_cli.document import Document, Override, show
 from steer_cli.errors import RecipeError
 from steer_cli.faults import describe
 from steer_cli.shipped import DEFAULT_MODEL, decode, find, is_file, read
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Block = Annotated[int, Field(ge=0)]
-Share = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
-
-
 Layers = Annotated[
-    tuple[Block | Share, ...],
+    tuple[bounds.Block | bounds.Share, ...],
     Strict(False),
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
@@ -52,26 +47,28 @@ class _Part(BaseModel):
 class At(_Part):
     """Start at a position of the prompt; 0 is BOS."""
 
-    at: Annotated[int, Field(ge=0, description="first position, counted with BOS")]
+    at: Annotated[bounds.Position, Field(description="first position, counted with BOS")]
 
 
 class AtToken(_Part):
     """Start at the first place where these tokens stand in the prompt."""
 
-    token: Annotated[str, Field(min_length=1, description='a text of the prompt, such as " friend"')]
+    token: Annotated[bounds.Text, Field(min_length=1, description='a text of the prompt, such as " friend"')]
 
 
 class Pair(_Part):
     """Two texts; the vector is the stream of `plus` less the stream of `minus`."""
 
-    plus: Annotated[str, Field(description="steer towards this text")]
-    minus: Annotated[str | None, Field(description='and away from this one; "" is a row of pads')] = None
+    plus: Annotated[bounds.Text, Field(description="steer towards this text")]
+    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+        None
+    )
 
 
 class Random(_Part):
     """A control: a Gaussian vector with the norms of the pair's."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: bounds.Seed = 0
 
 
 class Addition(_Part):
@@ -79,33 +76,33 @@ class Addition(_Part):
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
 
-    plus: Annotated[str | None, Field(description="steer towards this text")] = None
-    minus: Annotated[str | None, Field(description='and away from this one; "" is a row of pads')] = None
+    plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
+    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+        None
+    )
     pairs: Annotated[tuple[Pair, ...], Field(strict=False, description="many pairs instead of one")] = ()
     combine: Annotated[Literal["mean", "sum"], Field(description="how the pairs become one vector")] = "mean"
     layer: Annotated[
-        Block | Share | Layers,
+        bounds.Block | bounds.Share | Layers,
         Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
     ]
-    coefficient: Annotated[Finite, Field(description="the vector is multiplied by this")] = 1.0
+    coefficient: Annotated[bounds.Coefficient, Field(description="the vector is multiplied by this")] = 1.0
     position: Annotated[
         Literal["front", "middle", "back", "every"] | At | AtToken,
         Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
     ] = "front"
-    pad: Annotated[str, Field(min_length=1, description="space, eos, none, or a text of one token")] = "space"
+    pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
     overflow: Annotated[Literal["error", "clip"], Field(description="a span that leaves the prompt")] = (
         "error"
     )
-    source_layer: Annotated[Block | Share | None, Field(description="record here instead of at `layer`")] = (
-        None
-    )
+    source_layer: Annotated[
+        bounds.Block | bounds.Share | None, Field(description="record here instead of at `layer`")
+    ] = None
     match_norm: Annotated[bool, Field(description="rescale to the norm that the pair has at `layer`")] = False
     random: Annotated[
         Random | None, Field(description="a control: noise of the same norm, new at each layer")
     ] = None
-    dims: Annotated[float | None, Field(ge=0, le=1, description="keep this leading share of the width")] = (
-        None
-    )
+    dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
     @model_validator(mode="after")
     def _texts(self) -> Addition:
@@ -132,16 +129,16 @@ class Sampling(_Part):
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions of each prompt and arm")] = 3
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False, description="0 is greedy")] = 1.0
+    temperature: Annotated[bounds.Temperature, Field(description="0 is greedy")] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
-    top_k: Annotated[int | None, Field(ge=1, description="null keeps all")] = None
+    top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
     frequency_penalty: Annotated[
-        Finite, Field(description="logits lose this for each earlier use of the token")
+        bounds.Penalty, Field(description="logits lose this for each earlier use of the token")
     ] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: bounds.Seed = 0
 
 
-Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1)]
+Words = Annotated[tuple[bounds.Word, ...], Field(strict=False, min_length=1)]
 
 
 class Recipe(_Part):
@@ -149,15 +146,17 @@ class Recipe(_Part):
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_PROMPT)
 
-    name: str = ""
-    description: str = ""
-    source: Annotated[str, Field(description="where the recipe comes from")] = ""
-    model: Annotated[str, Field(min_length=1, description="hub id, folder, .gguf file or catalogue name")] = (
+    name: Annotated[str, Field(max_length=bounds.LONGEST_NAME)] = ""
+    description: bounds.Text = ""
+    source: Annotated[bounds.Text, Field(description="where the recipe comes from")] = ""
+    model: Annotated[bounds.Name, Field(description="hub id, folder, .gguf file or catalogue name")] = (
         DEFAULT_MODEL
     )
-    bos: Annotated[str, Field(min_length=1, description="auto, none, or a token of the model")] = "auto"
-    prompt: Annotated[str | None, Field(description="the text to continue")] = None
-    prompts: Annotated[tuple[str, ...], Field(strict=False, description="several, instead of prompt")] = ()
+    bos: Annotated[bounds.Word, Field(description="auto, none, or a token of the model")] = "auto"
+    prompt: Annotated[bounds.Text | None, Field(description="the text to continue")] = None
+    prompts: Annotated[
+        tuple[bounds.Text, ...], Field(strict=False, description="several, instead of prompt")
+    ] = ()
     additions: Annotated[tuple[Addition, ...], Field(strict=False, min_length=1)]
     sampling: Sampling = Sampling()
     count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
@@ -193,6 +192,10 @@ class Recipe(_Part):
         for prompt in prompts:
             if any("\ud800" <= character <= "\udfff" for character in prompt):
                 raise RecipeError([f"prompt {show(prompt)}: not UTF-8 text; save it as UTF-8"])
+            if len(prompt) > bounds.LONGEST_TEXT:
+                raise RecipeError(
+                    [f"prompt {show(prompt)}: more than {bounds.LONGEST_TEXT} characters; shorten it"]
+                )
         return self.model_copy(update={"prompt": None, "prompts": tuple(prompts)}) if prompts else self
 
 
@@ -229,13 +232,13 @@ def validate(written: Document) -> Recipe:
     """Plain values -> Recipe.
 
     Raises:
-        RecipeError: one line for each fault, in the order of the file.
+        RecipeError: one line for each fault, in the order of the file; for the first of very many.
     """
     try:
         return Recipe.model_validate(written.values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        raise RecipeError(describe(faults, written, _known_keys)) from None
+        raise RecipeError(*describe(faults, written, _known_keys)) from None
     except RecursionError:
         raise RecipeError([f"{written.source}: nested too deeply"]) from None
 

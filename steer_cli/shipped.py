@@ -46,6 +46,8 @@ def read(file: Path, source: str) -> bytes:
         return sys.stdin.buffer.read()
     except OSError as error:
         raise RecipeError([f"{source}: {error.strerror or error}"]) from None
+    except ValueError as error:  # a NUL in the name
+        raise RecipeError([f"{source}: {error}; no file has such a name"]) from None
 
 
 def decode(content: bytes, source: str) -> str:

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "errors",
     # the file
-    *("document", "faults", "shipped", "recipe", "corpus"),
+    *("quoting", "document", "bounds", "faults", "shipped", "recipe", "corpus"),
     # texts and integers
     *("tokens", "plan", "table", "outcome", "findings"),
     # files of models
@@ -49,7 +49,8 @@ ROOMS = {  # library -> the only places that import it
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "yaml": {"document"},
-    "pydantic": {"recipe", "report"},  # report tells a position that is a mapping from one that is a word
+    # report tells a position that is a mapping from one that is a word
+    "pydantic": {"bounds", "recipe", "report"},
     "tokenizers": {"tokens"},
     "huggingface_hub": {"locate"},
 }

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -189,6 +190,40 @@ FAULTY = {
     "sampling of null": (WHOLE + "sampling:\n", 6, "sampling: None is not a mapping such as {samples: 3"),
     "dims above 1": (WHOLE + "    dims: 1.5\n", 6, "additions.0.dims: 1.5 is not a share of the width"),
     "NaN as dims": (WHOLE + "    dims: .nan\n", 6, "additions.0.dims: nan is not a share of the width"),
+    # numbers beyond what they mean
+    "layer of too many digits": (ADDITION + f"    layer: {'9' * 400}\n", 3, "blocks go up to 999999"),
+    "share of too many digits": (ADDITION + f"    layer: {'9' * 400}%\n", 3, "shares from 0% to below 100%"),
+    "share of many decimals": (ADDITION + f"    layer: 0.{'9' * 400}%\n", 3, "additions.0.layer: '0.999"),
+    "the whole depth": (ADDITION + "    layer: 100%\n", 3, "'100%' is not a block", "below 100%"),
+    "shares in a list": (ADDITION + f"    layer: [1, {'9' * 400}%]\n", 3, "additions.0.layer: [1, '999"),
+    "source share": (WHOLE + f"    source_layer: {'9' * 400}%\n", 6, "source_layer: '999", "below 100%"),
+    "hexadecimal layer": (
+        ADDITION + f"    layer: !!int 0x{'f' * 9000}\n",
+        3,
+        "additions.0.layer: a number of 36000 bits is not a block",
+    ),
+    "huge coefficient": (WHOLE + "    coefficient: 1.1e12\n", 6, "is not a finite number", "up to 1e+12"),
+    "hexadecimal coefficient": (
+        WHOLE + f"    coefficient: !!int 0x{'f' * 9000}\n",
+        6,
+        "a number of 36000 bits is not a finite number",
+    ),
+    "huge position": (WHOLE + f"    position: {{at: {10**30}}}\n", 6, "`at` goes up to 99999999"),
+    "huge top_k": (WHOLE + f"sampling: {{top_k: {10**30}}}\n", 6, "1 or more, or null; at most 10000000"),
+    "huge samples": (WHOLE + f"sampling: {{samples: {10**30}}}\n", 6, "a whole number from 1 to 1000000"),
+    "huge max_new_tokens": (WHOLE + f"sampling: {{max_new_tokens: {10**30}}}\n", 6, "from 1 to 1000000"),
+    "huge temperature": (WHOLE + "sampling: {temperature: 1e300}\n", 6, "0 or more", "at most 1e+06"),
+    "huge penalty": (WHOLE + "sampling: {frequency_penalty: -1e300}\n", 6, "up to 1e+06 in size"),
+    "huge seed of noise": (WHOLE + f"    random: {{seed: {2**63}}}\n", 6, "below 2^63"),
+    # texts that cannot be what they should
+    "NUL in a path": (WHOLE + 'model: "a\\0b.gguf"\n', 6, "model: 'a\\x00b.gguf' is not", "#x0000"),
+    "long path": (WHOLE + f"model: {'a' * 5000}\n", 6, "is not a text of up to 4096 characters"),
+    "long padding": (WHOLE + f"    pad: {'a' * 5000}\n", 6, "is not a text of up to 4096 characters"),
+    "number of many digits as a text": (
+        ADDITION + f"    minus: {'9' * 4000}\n    layer: 1\n",
+        3,
+        "is not text",
+    ),
     # choices and flags
     "position of no name": (
         WHOLE + "    position: font\n",
@@ -313,6 +348,50 @@ def test_an_error_names_line_path_value_and_remedy(content, line, fragments, tmp
     assert number == str(line), said
     for fragment in fragments:
         assert fragment in said
+    assert len(said) < 500
+
+
+def test_bounds_themselves_are_within(tmp_path):
+    content = f"""\
+model: {"m" * 4096}
+additions:
+  - plus: a
+    layer: [0, 999999, "0%", "99.999999999999%"]
+    coefficient: -1e12
+    position: {{at: 99999999}}
+    random: {{seed: {2**63 - 1}}}
+sampling: {{top_k: 10000000, samples: 1000000, max_new_tokens: 1000000, seed: {2**63 - 1}, temperature: 1e6}}
+"""
+    assert load(written(tmp_path, content)).additions[0].coefficient == -1e12
+
+
+def test_an_addition_without_its_layer_says_so_beside_its_other_faults(tmp_path):
+    found = problems(tmp_path, "additions:\n  - plus: 3\n")
+    assert [said.split(": ")[1] for said in found] == ["additions.0.plus", "additions.0.layer"]
+
+
+def test_of_very_many_faults_the_first_are_named_and_the_others_counted(tmp_path):
+    faulty = [f"  - {{plus: {number}, layer: x}}\n" for number in range(4000)]
+    file = written(tmp_path, "additions:\n" + "".join(faulty))
+    with pytest.raises(
+        RecipeError, match=r"^.*r\.yaml:2: .* \(and 7999 more: see `steer check`\)$"
+    ) as caught:
+        load(file)
+    assert [problem.split(": ")[1] for problem in caught.value.problems[:3]] == [
+        "additions.0.plus",
+        "additions.0.layer",
+        "additions.1.plus",
+    ]
+    assert (len(caught.value.problems), caught.value.unsaid) == (20, 7980)
+
+
+def test_very_many_faults_are_found_in_linear_time():
+    values = {"prompt": "a", "additions": [ONE], **{f"k{number}": 1 for number in range(20_000)}}
+    start = time.process_time()
+    with pytest.raises(RecipeError, match="19999 more"):
+        format_of.validate(Document("r.yaml", values))
+    # A tenth of a second; comparing each fault with all others takes minutes.
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("text", ["true", "False", "012", "1e5", "0.50", "+1", "-0"])
@@ -441,6 +520,24 @@ def test_an_alias_stands_for_its_value(tmp_path):
 @pytest.mark.parametrize("content", [WHOLE.replace("\n", "\r\n"), "\ufeff" + WHOLE, WHOLE + "...\n"])
 def test_windows_line_ends_a_bom_and_an_end_mark_change_nothing(content, tmp_path):
     assert load(written(tmp_path, content)).model_dump() == load(written(tmp_path, WHOLE)).model_dump()
+
+
+def test_json_is_yaml_with_its_characters_in_two_escapes(tmp_path):
+    values = {"prompt": "a 😀 b", "additions": [{"plus": "\U0001f469\u200d\U0001f680", "layer": 1}]}
+    values["count"] = {"😀": ["🎉"]}
+    recipe = load(written(tmp_path, json.dumps(values)))
+    assert (recipe.prompt, recipe.additions[0].plus) == ("a 😀 b", values["additions"][0]["plus"])
+    assert recipe.count == {"😀": ("🎉",)}
+    assert load(written(tmp_path, WHOLE), [parse_override('prompt="\\ud83d\\ude00"')]).prompt == "😀"
+    said = only(tmp_path, 'prompt: a\n"\\ud83d\\ude00": 3\n' + ADDITION + "    layer: 1\n")
+    assert said.startswith("2: 😀: unknown key")  # the line of the key itself
+    twice = 'count: {"\\ud83d\\ude00": [a], "😀": [b]}\n'
+    assert "written twice" in only(tmp_path, WHOLE + twice)
+
+
+@pytest.mark.parametrize("half", ["\\ude00\\ud83d", "\\ud83d", "\\ud83da\\ude00", "\\ude00"])
+def test_halves_of_a_character_are_no_text(half, tmp_path):
+    assert "lone surrogate" in only(tmp_path, f'prompt: "{half}"\n' + ADDITION + "    layer: 1\n")
 
 
 def test_a_recipe_is_frozen(tmp_path):
@@ -655,6 +752,15 @@ SHARED = {
     "match_norm as a number": ({"additions": [{**ONE, "match_norm": 1}]}, False),
     "dims": ({"additions": [{**ONE, "dims": 1.1}]}, False),
     "pad": ({"additions": [{**ONE, "pad": ""}]}, False),
+    "layer beyond all": ({"additions": [{**ONE, "layer": 10**6}]}, False),
+    "the whole depth": ({"additions": [{**ONE, "layer": "100%"}]}, False),
+    "share of many digits": ({"additions": [{**ONE, "layer": "9" * 400 + "%"}]}, False),
+    "coefficient beyond all": ({"additions": [{**ONE, "coefficient": 1e13}]}, False),
+    "position beyond all": ({"additions": [{**ONE, "position": {"at": 10**9}}]}, False),
+    "top_k beyond all": ({"additions": [ONE], "sampling": {"top_k": 10**30}}, False),
+    "temperature beyond all": ({"additions": [ONE], "sampling": {"temperature": 1e7}}, False),
+    "NUL in a path": ({"additions": [ONE], "model": "a\0b"}, False),
+    "lines in a path": ({"additions": [ONE], "model": "a\nb\n"}, True),
     "no samples": ({"additions": [ONE], "sampling": {"samples": 0}}, False),
     "samples of a half": ({"additions": [ONE], "sampling": {"samples": 1.5}}, False),
     "top_p": ({"additions": [ONE], "sampling": {"top_p": 0}}, False),

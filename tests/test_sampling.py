@@ -229,7 +229,7 @@ def test_a_tiny_temperature_is_greedy(changes):
 def test_a_huge_penalty_forbids_what_was_used(temperature):
     logits = torch.tensor([[0.0, 9.0, 1.0, 8.0]])
     counts = token_counts(torch.tensor([[1, 3, 3]]), 4)
-    forbid = settings(temperature=temperature, top_p=0.3, frequency_penalty=1e300)
+    forbid = settings(temperature=temperature, top_p=0.3, frequency_penalty=1e6)
     assert draw(logits, counts, forbid, torch.tensor([0.5], dtype=torch.float64)).tolist() == [2]
 
 

@@ -43,7 +43,14 @@ def open_model(folder: Path) -> Model:
 
 
 def recipe_of(*additions: dict, **keys: object) -> Recipe:
-    return validate(Document("recipe.yaml", {"prompt": PROMPT, "additions": list(additions), **keys}))
+    """A recipe of these additions, whose coefficients may be larger than those that a file may hold."""
+    within = [addition | {"coefficient": 1} for addition in additions]
+    recipe = validate(Document("recipe.yaml", {"prompt": PROMPT, "additions": within, **keys}))
+    changed = [
+        made.model_copy(update={"coefficient": float(addition.get("coefficient", 1))})
+        for made, addition in zip(recipe.additions, additions, strict=True)
+    ]
+    return recipe.model_copy(update={"additions": tuple(changed)})
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def _foreseen() -> Iterator[None]:
     except SteerError as error:
         if Debug.on:
             raise
-        from steer_cli.report.plain import one_line
+        from steer_cli.report.plain import error_line
 
-        typer.echo(f"error: {one_line(str(error))}", err=True)
+        typer.echo(f"error: {error_line(str(error))}", err=True)
         raise typer.Exit(1) from None
     except BrokenPipeError:
         _discard_output()
@@ -71,6 +71,7 @@ class _Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def make_context(self, *args: Any, **options: Any) -> Any:
+        Debug.on = False  # a process may run several commands
         with _foreseen():
             return super().make_context(*args, **options)
 

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe import load
-    from steer_cli.report.plain import one_line
+    from steer_cli.report.plain import error_line, one_line
 
     faulty = False
     for name in recipes:
@@ -40,7 +40,10 @@ def check(
                 raise
             faulty = True
             for problem in error.problems:
-                typer.echo(f"error: {one_line(problem)}", err=True)
+                typer.echo(f"error: {error_line(problem)}", err=True)
+            if error.unsaid:
+                more = f"{error.unsaid} more faults; mend these first, they may be of one cause"
+                typer.echo(f"error: {error_line(f'{name}: and {more}')}", err=True)
         else:
             amounts = [(len(recipe.additions), "addition"), (len(recipe.all_prompts), "prompt")]
             said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in amounts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -32,12 +33,12 @@ def recipes(
     from steer_cli.errors import RecipeError
     from steer_cli.recipe import load
     from steer_cli.report import jsonl, terminal
-    from steer_cli.shipped import decode, find, read, shipped
+    from steer_cli.shipped import find, read, shipped
 
     if name is not None:
         if name == "-":
             raise RecipeError(["-: not a recipe's name; `steer recipes` lists them"])
-        typer.echo(decode(read(find(name), name), name), nl=False)
+        _print(read(find(name), name), name)
         return
     rows = []
     for full in shipped():
@@ -55,3 +56,15 @@ def recipes(
             print(jsonl.line(row))
         return
     terminal.console().print(terminal.listing(("name", "description"), rows))
+
+
+def _print(content: bytes, name: str) -> None:
+    """A recipe's file: byte for byte into a file or a pipe, and nothing that a terminal would obey."""
+    from steer_cli.document import check_characters
+    from steer_cli.report.plain import visible
+    from steer_cli.shipped import decode
+
+    text = decode(content, name)
+    check_characters(text, name)
+    shown = visible(text.replace("\r\n", "\n")) if sys.stdout is not None and sys.stdout.isatty() else content
+    typer.echo(shown, nl=False)

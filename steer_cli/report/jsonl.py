@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,14 +15,23 @@ from pydantic import BaseModel
 
 from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
+from steer_cli.report.plain import STEERING
 from steer_cli.table import TableRow
 
 
 def line(record: dict[str, Any]) -> str:
-    """A record as one line of UTF-8 JSON."""
+    """A record as one line of UTF-8 JSON, in which every character that is not one to see is escaped."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # JSON asks only for the first 32 to be escaped; a terminal also obeys these.
-    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    if text.isprintable():
+        return text
+    # JSON asks only for the first 32 to be escaped; terminals and readers of lines also obey others.
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) not in STEERING:
+        return character
+    return json.dumps(character)[1:-1]
 
 
 def generation_records(outcome: Outcome) -> Iterator[dict[str, Any]]:

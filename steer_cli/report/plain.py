@@ -8,6 +8,9 @@ from __future__ import annotations
 import unicodedata
 
 SPACE, PAD = "·", "␣"
+LONGEST_ERROR = 500  # characters: a few lines of a terminal
+# Classes that steer a terminal or break its lines; private and unassigned characters are harmless.
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def visible(text: str) -> str:
@@ -20,6 +23,12 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def error_line(text: str) -> str:
+    """An error as one line that fits a screen: the place at its start and the remedy at its end are kept."""
+    line, half = one_line(text), LONGEST_ERROR // 2
+    return line if len(line) <= LONGEST_ERROR else f"{line[: half - 3]} … {line[-half:]}"
+
+
 def _shown(character: str) -> str:
     # The two joiners shape emoji and some scripts.
     if character in "\n\t\u200c\u200d" or character.isprintable():
@@ -27,8 +36,7 @@ def _shown(character: str) -> str:
     code = ord(character)
     if code < 0x20:
         return chr(0x2400 + code)
-    # Private and unassigned characters are harmless; these four classes steer a terminal or break its lines.
-    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
+    return "\ufffd" if unicodedata.category(character) in STEERING else character
 
 
 def cell(piece: str, pad: bool = False) -> str:

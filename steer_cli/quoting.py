@@ -1,0 +1,36 @@
+"""Values and paths as short single lines, for errors.
+
+This module does not know where a value stands.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # more digits than Python writes; `!!int 0xff...` reads any number of them
+            return f"a number of {x.bit_length()} bits"
+
+
+def show(value: Any) -> str:
+    """A value as one short line, for an error."""
+    short = _Short()
+    short.maxstring = short.maxother = 60
+    return _shortened(short.repr(value))
+
+
+def dotted(path: Path) -> str:
+    """A path as `additions.0.plus`, on one line whatever its keys hold."""
+    steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
+    return ".".join(_shortened(step) for step in steps)
+
+
+def _shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
