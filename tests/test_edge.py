@@ -2,13 +2,16 @@
 
 import io
 import json
+import random
 import unicodedata
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from steer_cli.cli import app
 from steer_cli.cli.options import Debug
+from steer_cli.report import columns
 from steer_cli.report.jsonl import line
 from steer_cli.report.plain import LONGEST_ERROR, error_line
 from steer_cli.shipped import find
@@ -23,7 +26,9 @@ def steer(*args: object, **more):
 def test_a_record_is_one_line_with_nothing_that_a_terminal_obeys():
     kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
     # From the last to the first, so that no two surrogates are a pair.
-    obeyed = "".join(sign for sign in map(chr, range(0x10FFFF, -1, -1)) if unicodedata.category(sign) in kinds)
+    obeyed = "".join(
+        sign for sign in map(chr, range(0x10FFFF, -1, -1)) if unicodedata.category(sign) in kinds
+    )
     # Of each kind, beside text of all sorts that stays as it is.
     assert {"\x1b", "\x85", "\u2028", "\u202e", "\u200d", "\ud800", "\ufeff", "\U000e0001"} <= set(obeyed)
     shown = 'é 漢字 😀 \u00a0 ␀ \ue000 \u0378 "\\'
@@ -112,3 +117,25 @@ def test_debug_ends_with_its_command():
         after = steer("check", "nowhere")
         assert isinstance(after.exception, SystemExit) and after.stderr.startswith("error: nowhere: ")
     assert not Debug.on
+
+
+# ---- the alignment table
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_tokens_in_columns_look_like_a_table_of_rich(width):
+    generator = random.Random(width)
+    texts = ["a", "·hate", "漢字", "😀", "∅", "", "␣x", "e\u0301", "--" * 20]
+    for _ in range(200):
+        count = generator.randint(1, 8)
+        lines = [[("layer", "dim"), ("coef", "dim"), *((str(at), "dim") for at in range(count))]]
+        for _ in range(generator.randint(1, 4)):
+            cells = [(generator.choice(texts), "green") for _ in range(count)]
+            lines.append([("0 (prompt)", ""), (f"{generator.choice([1, -2.5, 1e-7]):+.4g}", ""), *cells])
+        assert plain(columns.drawn(lines, width), width) == plain(columns._folding_table(lines), width)
+
+
+def plain(renderable, width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(renderable)
+    return file.getvalue()

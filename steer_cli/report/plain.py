@@ -6,6 +6,7 @@ A model may write escape sequences; none of them may reach the screen. This modu
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 SPACE, PAD = "·", "␣"
 LONGEST_ERROR = 500  # characters: a few lines of a terminal
@@ -39,6 +40,7 @@ def _shown(character: str) -> str:
     return "\ufffd" if unicodedata.category(character) in STEERING else character
 
 
+@lru_cache(10_000)
 def cell(piece: str, pad: bool = False) -> str:
     """A token as one word: leading spaces and pads visible, no line breaks."""
     shown = visible(piece).replace("\n", "↵").replace("\t", "⇥").replace(" ", SPACE)

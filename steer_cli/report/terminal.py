@@ -17,10 +17,12 @@ from rich.text import Text
 from steer_cli.findings import cost, reads_like
 from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
+from steer_cli.report import columns
 from steer_cli.report.plain import cell, visible
 from steer_cli.table import TableRow
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
+SHOWN_ADDITIONS = 50  # receipts on the screen, one for each layer of an addition; the records hold all
 SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
 ONWARDS = "→"  # after the token that `every` reads
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
@@ -54,9 +56,10 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
     """
     merged, left_out = _merge_layers(rows, texts)
     end = max(row.end for row, _ in merged)
-    widths = [
-        max([cell_len(str(at)), *(cell_len(_token(row, at)) for row, _ in merged)]) for at in range(end)
-    ]
+    widths = [len(str(at)) for at in range(end)]
+    for row, _ in merged:
+        for at in range(row.start, row.end):
+            widths[at] = max(widths[at], cell_len(_token(row, at)))
     labels = max(cell_len(label) for _, label in merged)
     room = width - max(5, labels) - 5 - 6 * 2
     at = untouched = 0
@@ -65,7 +68,7 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
         while stop < end and sum(widths[at : stop + 1]) + 2 * (stop + 1 - at) <= room:
             stop += 1
         if texts is None or any(_reaches(row, at, stop) for row, _ in merged[1:]):
-            yield _alignment_part(merged, at, stop)
+            yield _alignment_part(merged, at, stop, width)
         else:
             untouched += stop - at
         at = stop
@@ -112,23 +115,22 @@ def _token(row: TableRow, position: int) -> str:
     return cell(row.tokens[index], pad=index >= len(row.tokens) - row.padding)
 
 
-def _alignment_part(rows: Sequence[tuple[TableRow, str]], start: int, stop: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", show_edge=False, padding=(0, 1))
-    table.add_column("layer", no_wrap=True)
-    table.add_column("coef", justify="right", no_wrap=True)
-    for position in range(start, stop):
-        table.add_column(str(position), overflow="fold")
+def _alignment_part(
+    rows: Sequence[tuple[TableRow, str]], start: int, stop: int, width: int
+) -> RenderableType:
+    head = [("layer", "dim"), ("coef", "dim"), *((str(position), "dim") for position in range(start, stop))]
+    lines = [head]
     for row, label in rows:
         # In a folded part, a text that has no token there is left out.
         if row.role != "prompt" and not _reaches(row, start, stop):
             continue
-        style = ROLE_STYLE[row.role]
-        cells = []
-        for position in range(start, stop):
-            pad = position - row.start >= len(row.tokens) - row.padding
-            cells.append(Text(_token(row, position), style="dim" if pad else style))
-        table.add_row(visible(label), f"{row.coefficient:+.4g}", *cells)
-    return table
+        style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding
+        cells = [
+            (_token(row, position), "dim" if position - row.start >= whole else style)
+            for position in range(start, stop)
+        ]
+        lines.append([(visible(label), ""), (f"{row.coefficient:+.4g}", ""), *cells])
+    return columns.drawn(lines, width)
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
@@ -247,7 +249,10 @@ def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     yield Text()
     yield from alignment(outcome.table, width, SHOWN_TEXTS)
     yield Text()
-    yield from receipt(outcome.receipts, outcome.pieces)
+    yield from receipt(outcome.receipts[:SHOWN_ADDITIONS], outcome.pieces)
+    if outcome.receipts[SHOWN_ADDITIONS:]:
+        hidden = len(outcome.receipts) - SHOWN_ADDITIONS
+        yield Text(f"  and {hidden} more receipts (--jsonl holds all)", style="dim")
     yield from sums(outcome.sums, outcome.pieces)
     yield completions(outcome)
     if outcome.recipe.count:
@@ -255,11 +260,11 @@ def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
     yield from costs(outcome)
 
 
-def listing(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+def listing(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
     """A plain table of text, for the lists of recipes and models."""
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(visible(row[column]) for column in columns))
+        table.add_row(*(visible(row[name]) for name in names))
     return table
