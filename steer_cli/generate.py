@@ -57,6 +57,8 @@ def generate(
 ) -> Iterator[Finished]:
     """Sample completions of every arm of every job, and give them in the order of the jobs.
 
+    Jobs may differ in the number of their arms.
+
     Sample i of each arm draws with the same uniform numbers, made from (seed, i) alone.
 
     Args:
@@ -80,22 +82,31 @@ def generate(
     rows = max(arms, rows - rows % arms)
     batch = Batch(model, first[0].started, rows, capacity, sampling, eos, fixed, pack)
     while True:
-        while batch.free >= arms:
-            task = next((task for task in tasks if task.begun < task.samples), None)
-            if task is not None:
-                batch.admit(task, min(batch.free // arms, task.samples - task.begun))
+        while (task := _not_begun(tasks)) is not None or batch.free >= arms:
+            if task is None:
+                # One prefill pass for as many prompts as fill the batch, although a single row may have
+                # ended: a pass for each would take as long as the rows themselves.
+                more = _start(model, waiting, max(1, rows // (arms * sampling.samples)), sampling)
+                if not more:
+                    break
+                tasks.extend(more)
                 continue
-            # One prefill pass for as many prompts as fill the batch, although a single row may have ended: a
-            # pass for each would take as long as the rows themselves.
-            more = _start(model, waiting, max(1, rows // (arms * sampling.samples)), sampling)
-            if not more:
-                break
-            tasks.extend(more)
+            if batch.free < task.arms:
+                if batch.running:
+                    break
+                # The batch was made for jobs of fewer arms.
+                batch = Batch(model, task.started, task.arms, capacity, sampling, eos, fixed, pack)
+            batch.admit(task, min(batch.free // task.arms, task.samples - task.begun))
         if not batch.running:
             return
         ended(batch.step())
         while tasks and (rows_by_arm := tasks[0].by_arm()):
             yield Finished(tasks.popleft().started, rows_by_arm)
+
+
+def _not_begun(tasks: Iterable[Task]) -> Task | None:
+    """The first task of which some samples wait for room."""
+    return next((task for task in tasks if task.begun < task.samples), None)
 
 
 class _Queue:

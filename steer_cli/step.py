@@ -103,6 +103,15 @@ def _forward(model: Model, slots: Slots, tokens: Tensor, deltas: Deltas) -> Tens
     return logits[:, -1].float()
 
 
+def refuses_capture(error: RuntimeError) -> bool:
+    """Whether a pass failed because it was being recorded, and not for want of memory or by a bug.
+
+    CUDA has no class of its own for it: "operation not permitted when stream is capturing", "... unsupported
+    during capture", and torch's "... during CUDA graph capture" are RuntimeErrors like any other.
+    """
+    return "captur" in str(error).lower() and not isinstance(error, torch.OutOfMemoryError)
+
+
 class _Graph:
     """The step over all slots as a CUDA graph: replayed without work for Python, on the same memory.
 
@@ -126,8 +135,10 @@ class _Graph:
             if self._graph is None or self._layers != set(deltas):
                 try:
                     self._record(deltas)
-                except RuntimeError:
+                except RuntimeError as error:
                     # Some models wait for the device within a pass, which no graph can hold.
+                    if not refuses_capture(error):
+                        raise
                     self._refused = True
                     return _forward(self._model, self._slots, tokens, deltas)
             self._graph.replay()

@@ -1,5 +1,6 @@
 """Speed changes nothing: rows that share a batch, enter and leave it, give what each gives alone."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -8,6 +9,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURES
 from reference import reference
+from tiny import LOVE, steer
 
 from steer_cli import generate as batch
 from steer_cli import run, slots, step
@@ -258,3 +260,48 @@ def test_weights_are_packed_once_and_only_where_it_pays(
     sampling = Sampling(**{**SAMPLING, "samples": 12, "max_new_tokens": 40, **changes})
     list(batch.generate(model, jobs, sampling, (), len(jobs[0].prompt)))
     assert made == packings
+
+
+@pytest.mark.parametrize("rows_together", [None, 1, 5])
+@pytest.mark.parametrize("arms", [(1, 3, 2), (3, 1, 2, 1)])
+def test_jobs_may_differ_in_the_number_of_their_arms(tiny_folder, arms, rows_together):
+    one = steer(tiny_folder("gpt2"), LOVE)
+    kinds = (UNSTEERED, one.arm, UNSTEERED)
+    jobs = [Job(one.prompt, kinds[:count]) for count in arms]
+    sampling = Sampling(samples=3, max_new_tokens=5, temperature=1.5, top_p=0.9)
+    found = list(batch.generate(one.model, jobs, sampling, one.tokenizer.eos, len(one.prompt), rows_together))
+    assert [finished.started.job for finished in found] == jobs
+    expected = one.rows(3, max_new_tokens=5, temperature=1.5, top_p=0.9)
+    for finished, count in zip(found, arms, strict=True):
+        assert [list(rows) for rows in finished.rows] == [expected[0], expected[1], expected[0]][:count]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (RuntimeError("CUDA error: operation not permitted when stream is capturing"), True),
+        (
+            RuntimeError("Cannot copy between CPU and CUDA tensors in CUDA graph capture unless pinned"),
+            True,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory while capturing"), False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+    ],
+)
+def test_only_what_a_capture_refuses_is_run_without_a_graph(error, refused, monkeypatch):
+    graph = object.__new__(step._Graph)
+    graph._model, graph._slots, graph._tokens = BLANK, None, torch.zeros(2, dtype=torch.long)
+    graph._graph, graph._layers, graph._refused = None, set(), False
+
+    def failing(_):
+        raise error
+
+    graph._record = failing
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(step, "_forward", lambda *_: "plain")
+    if refused:
+        assert graph(torch.zeros(2, dtype=torch.long), {}, None) == "plain"
+    else:
+        with pytest.raises(RuntimeError) as caught:
+            graph(torch.zeros(2, dtype=torch.long), {}, None)
+        assert caught.value is error
