@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,25 @@ class Tokenizer:
     eos: tuple[int, ...]  # a row ends at any of them; the first is the tokenizer's own
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids without BOS."""
-        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+        """Token ids without BOS; special tokens that the text spells are ordinary text.
+
+        Raises:
+            TokenError: the tokenizer cannot read such a text as ordinary text.
+        """
+        ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+        # A Unigram vocabulary holds its special tokens as pieces too, and finds them there.
+        for id in self._special.keys() & set(ids):
+            if self._special[id] in text:
+                raise TokenError(
+                    f"{show(text)}: this model's tokenizer takes {show(self._special[id])} for a special "
+                    "token and cannot read it as text; leave it out"
+                )
+        return ids
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        added = self.backend.get_added_tokens_decoder()
+        return {id: token.content for id, token in added.items() if token.special}
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt, BOS in front."""
@@ -113,17 +131,13 @@ def _backend(folder: Path) -> Backend:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     try:
         if whole.is_file():
-            backend = Backend.from_file(str(whole))
-            # A file may ask for padding or truncation; a row here is exactly the text that was written.
-            backend.no_padding()
-            backend.no_truncation()
-            return backend
+            return _exact(Backend.from_file(str(whole)))
         if vocabulary.is_file() and merges.is_file():
             backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             backend.add_special_tokens([t for t in ("<|endoftext|>",) if backend.token_to_id(t) is not None])
-            return backend
+            return _exact(backend)
     except Exception as error:  # tokenizers raises plain Exception for a broken file
         raise TokenError(
             f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:160]}"
@@ -132,6 +146,17 @@ def _backend(folder: Path) -> Backend:
         f"{folder}: no tokenizer.json; write one with transformers: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
     )
+
+
+def _exact(backend: Backend) -> Backend:
+    """A row is exactly the text that was written, and the same on every run, whatever a file asks for."""
+    backend.no_padding()
+    backend.no_truncation()
+    # Added tokens that are not special, such as runs of spaces, are vocabulary and stay as they are.
+    backend.encode_special_tokens = True
+    if getattr(backend.model, "dropout", None) is not None:  # merges left out at random, to train on
+        backend.model.dropout = None
+    return backend
 
 
 def _json(file: Path) -> dict[str, Any]:
