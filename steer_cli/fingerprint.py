@@ -1,0 +1,70 @@
+"""The sha256 of a file, computed once and remembered until the file changes.
+
+It knows a folder to remember in, not what the files are.
+"""
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+SETTLED = 2.0  # seconds; a file changed later than this may change again without its times telling
+WORTH = 1 << 22  # bytes; a smaller file is read within milliseconds
+
+
+def facts(file: Path) -> dict[str, int]:
+    """What the system says about a file, and says otherwise after any change of it."""
+    stat = file.stat()
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+    }
+
+
+def sha256_of(file: Path, memory: Path) -> str:
+    """The sha256 of all bytes of `file`, in hexadecimal; read again only where its facts have changed.
+
+    A `memory` that cannot be written costs the time of reading and nothing else. Raises OSError when the
+    file cannot be read.
+    """
+    path = os.path.realpath(file)
+    now = {"path": path, **facts(file)}
+    kept = memory / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not ours
+        remembered = json.loads(kept.read_text(encoding="utf-8"))
+        digest = remembered.pop("sha256")
+        if remembered == now and len(bytes.fromhex(digest)) == 32:
+            return digest
+    digest = _read(file)
+    if now["size"] < WORTH:
+        return digest
+    settled = time.time() - max(now["mtime_ns"], now["ctime_ns"]) / 1e9 > SETTLED
+    if settled and {"path": path, **facts(file)} == now:
+        with suppress(OSError):
+            _write(kept, json.dumps({**now, "sha256": digest}))
+    return digest
+
+
+def _read(file: Path) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with open(file, "rb", buffering=0) as opened:
+        while count := opened.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _write(kept: Path, text: str) -> None:
+    """In one step, so that another process never reads a part of it."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as part:
+        part.write(text)
+    try:
+        os.replace(part.name, kept)
+    except OSError:
+        os.unlink(part.name)
+        raise
