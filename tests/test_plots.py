@@ -70,4 +70,4 @@ def test_without_the_extra_it_is_said_before_any_work(command, recipe_file, tiny
     code, out, err = command(
         "norms", recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT), "--plot", "p.png"
     )
-    assert (code, out) == (1, "") and "pip install" in err and err.count("\n") == 1
+    assert (code, out) == (1, "") and "pip install matplotlib\n" in err and err.count("\n") == 1

@@ -30,14 +30,15 @@ sampling: {{max_new_tokens: 4, samples: 1}}
 """
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**more: str | None) -> dict[str, str]:
     unwanted = ("HF_", "PYTHON", "FORCE_", "NO_COLOR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     # Passes over a tiny model are milliseconds of work, which threads only slow down.
-    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"} | more
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"} | more
+    return {name: value for name, value in kept.items() if value is not None}
 
 
-def steer(*args: object, start: str = START, env: dict[str, str] | None = None, **more):
+def steer(*args: object, start: str = START, env: dict[str, str | None] | None = None, **more):
     """Run the command to its end, with its output as text unless `more` sends it elsewhere."""
     pipe = subprocess.PIPE
     more = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "timeout": 60} | more
@@ -173,6 +174,42 @@ def test_ctrl_c_ends_with_130_and_no_traceback(love, tmp_path):
     assert all(line.endswith("}\n") and json.loads(line)["sample"] == 0 for line in lines)
 
 
+@posix
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_interrupted_sweep_says_what_is_kept_and_goes_on(stored, love, tmp_path):
+    store = tmp_path / "s.jsonl"
+    slow = ["--measure", "counts", "--set", "count={any: [a]}", "--set", "sampling.max_new_tokens=150"]
+    sweep = ["sweep", love, "--layers", "0:5", "--coefficients", "1:20", *slow, "--samples", "4", "--jsonl"]
+    sweep += ["--store", store] if stored else []
+    process = begin(*sweep, start=HEARING)
+    try:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert all(json.loads(line) for line in rest.splitlines())
+    if not stored:
+        assert said == (
+            "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them\n"
+        )
+        return
+    kept = store.read_bytes().count(b"\n") - 1
+    assert 0 < kept < 100
+    assert said == (
+        f"interrupted: {kept} of 100 points are kept in {store}; the same command goes on from there\n"
+    )
+    process = begin(*sweep, start=HEARING)
+    try:
+        assert process.stderr.readline() == f"{store}: {kept} of 100 points are there already\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize("command", ["--debug check nowhere", "check nowhere --debug"])
 def test_debug_shows_the_traceback_of_a_foreseen_error(command):
     result = steer(*command.split())
@@ -217,6 +254,29 @@ def test_help_is_quick(command):
     }
     # To show a command's options, Typer itself loads pydantic.
     assert "pydantic" not in found or command not in ("--help", "--version")
+
+
+WAITING = """\
+import atexit, json, os
+atexit.register(lambda: print(json.dumps({name: os.environ.get(name) for name in NAMES})))
+"""
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.parametrize("said", [{}, *({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_passively_unless_the_user_has_said_otherwise(said):
+    """So that two processes on the same cores do not take them from each other by spinning."""
+    start = WAITING.replace("NAMES", repr(NAMES)) + START
+    found = steer("--version", start=start, env=dict.fromkeys(NAMES) | said).stdout.splitlines()[-1]
+    assert json.loads(found) == dict.fromkeys(NAMES) | (said or {"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GNU")
+def test_the_policy_is_set_before_torch_loads(love):
+    # The library says what it has read as soon as it is loaded.
+    env = dict.fromkeys(NAMES) | {"OMP_DISPLAY_ENV": "TRUE"}
+    result = steer("shift", love, env=env)
+    assert result.returncode == 0 and "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
 
 
 def test_a_fault_of_the_recipe_is_told_before_torch_is_loaded(love):

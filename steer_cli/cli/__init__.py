@@ -23,6 +23,9 @@ from steer_cli.errors import SteerError
 # What an output that cannot take more answers, as against a bug.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+# By which a user may say how long OpenMP's threads spin.
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+
 
 @contextmanager
 def _foreseen() -> Iterator[None]:
@@ -133,6 +136,10 @@ def _main(
 
 def main() -> None:
     """The command `steer`."""
+    if not os.environ.keys() & WAITING:
+        # Threads that spin while they wait take the cores from other processes: two of them on two cores made
+        # each other many times slower. Read when torch loads, so set before.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if sys.stdout is not None and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):

@@ -92,4 +92,4 @@ def plot_file(file: Path | None) -> None:
     if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
         raise PlotError(f"--plot {file}: cannot be written; choose another place")
     if importlib.util.find_spec("matplotlib") is None:
-        raise PlotError("--plot: needs matplotlib; install it with: pip install 'steer-cli[plot]'")
+        raise PlotError("--plot: needs matplotlib; install it with: pip install matplotlib")

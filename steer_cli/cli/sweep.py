@@ -121,11 +121,29 @@ def _run(recipe, corpora, asked, hardware, store, wish, plot, jsonl: bool, displ
     for each in filter(None, (corpus.split for corpus in corpora)):
         display.note(each)
     records = run(question, hardware, store, display.progress, display.note)
-    found, winner = _show(question, records, wish, jsonl, display)
+    try:
+        found, winner = _show(question, records, wish, jsonl, display)
+    except KeyboardInterrupt:
+        display.clear()
+        display.note(_left(question, store))
+        raise
     if plot is not None:
         plots.sweep(found, *([of(record) for record in found] for of in (values, errors)), plot)
     if wish is not None and winner is None:
         raise SweepError(f"--best {wish.text}: no point keeps the condition; loosen it")
+
+
+def _left(question, store: Path | None) -> str:
+    """What an interrupted sweep leaves, and how to go on."""
+    from steer_cli.sweep.sweep import kept
+
+    if store is None:
+        return "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them"
+    total = len(list(question.grid))
+    return (
+        f"interrupted: {kept(question, store)} of {total} points are kept in {store}; the same command goes "
+        "on from there"
+    )
 
 
 def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | None]:

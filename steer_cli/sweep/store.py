@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,12 +24,21 @@ VERSION = 3
 class Store:
     """A context that holds the file alone; `records` are the points that it had, in order.
 
+    Args:
+        fault: says what is wrong with a record that the file had, or None.
+
     Raises:
         SweepError: the file belongs to another sweep or to something else, or another process holds it.
     """
 
-    def __init__(self, path: Path, subject: dict[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        subject: dict[str, Any],
+        fault: Callable[[dict[str, Any]], str | None] = lambda record: None,
+    ):
         self.path = path
+        self._fault = fault
         self.subject = {"steer_sweep": VERSION} | subject
         self.records: list[dict[str, Any]] = []
         self._lock = FileLock(f"{path}.lock")
@@ -37,6 +47,9 @@ class Store:
     def __enter__(self) -> Store:
         if not self.path.absolute().parent.is_dir():
             raise SweepError(f"--store {self.path}: there is no folder {self.path.parent}; make it first")
+        # Devices and pipes are read without end, and none of them should get a lock file beside it.
+        if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
+            raise SweepError(f"--store {self.path}: not a regular file; use another name")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -65,22 +78,34 @@ class Store:
             content = self.path.read_bytes()
             # A line without its end is what a kill interrupted.
             whole = content[: content.rfind(b"\n") + 1]
-            lines = [json.loads(line) for line in whole.split(b"\n")[:-1]]
-            if not all(isinstance(line, dict) for line in lines):
-                raise ValueError
+            lines = [self._object(line, number) for number, line in enumerate(whole.split(b"\n")[:-1], 1)]
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
-        except ValueError:
-            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file") from None
         if not lines and content and not self._first_line.startswith(content):
             raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
         if lines:
             self._check(lines[0])
+        for number, record in enumerate(lines[1:], 2):
+            if (fault := self._fault(record)) is not None:
+                raise SweepError(
+                    f"--store {self.path}:{number}: not a finished point: {fault}; delete this line, and the "
+                    "point is computed again"
+                )
         os.ftruncate(self._file, len(whole))
         os.lseek(self._file, 0, os.SEEK_END)
         self.records = lines[1:]
         if not lines:
             self._write(self._first_line)
+
+    def _object(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            remedy = "use another file" + (", or delete this line" if number > 1 else "")
+            raise SweepError(f"--store {self.path}:{number}: not the store of a sweep; {remedy}")
+        return found
 
     @property
     def _first_line(self) -> bytes:
@@ -89,6 +114,11 @@ class Store:
     def _check(self, found: dict[str, Any]) -> None:
         if "steer_sweep" not in found:
             raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
+        if found["steer_sweep"] != VERSION:
+            raise SweepError(
+                f"--store {self.path}: written by another release of steer, whose figures may differ; use "
+                "another file, or delete this one"
+            )
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(

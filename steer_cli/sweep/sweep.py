@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from steer_cli.catalogue import Note, Progress, silent
 from steer_cli.errors import VectorError
 from steer_cli.run import Hardware, load_model
+from steer_cli.sweep.finished import check_of
+from steer_cli.sweep.finished import key as key_of
 from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, Point
 from steer_cli.sweep.question import Question
 from steer_cli.sweep.store import Store
@@ -34,9 +36,10 @@ def sweep(
         SweepError: the store belongs to another sweep.
         SteerError: a point cannot be run.
     """
-    keys = [json.dumps(question.coordinates(point)) for point in question.grid]
-    with Store(store, _subject(question, hardware)) if store else nullcontext() as held:
-        stored = {_key(record): record for record in (held.records if held else ())}
+    keys = _keys(question)
+    opened = Store(store, _subject(question, hardware), check_of(question)) if store else nullcontext()
+    with opened as held:
+        stored = {key_of(record): record for record in (held.records if held else ())}
         there = sum(key in stored for key in keys)
         if there:
             note(f"{store}: {there} of {len(keys)} points are there already")
@@ -47,7 +50,7 @@ def sweep(
                 group = next(fresh)
                 if held:
                     held.append(group)
-                stored |= {_key(record): record for record in group}
+                stored |= {key_of(record): record for record in group}
             yield stored[key]
         progress("sweep", len(keys), len(keys))
 
@@ -58,8 +61,16 @@ def _subject(question: Question, hardware: Hardware) -> dict[str, Any]:
     return question.subject(*resolved(question.located.folder, **vars(hardware)))
 
 
-def _key(record: Record) -> str:
-    return json.dumps({name: record.get(name) for name in ("layer", "coefficient", "position", "dims")})
+def kept(question: Question, store: Path) -> int:
+    """How many points of the grid are in the file of a sweep that has ended early."""
+    with suppress(OSError):
+        lines = store.read_bytes().split(b"\n")[1:-1]
+        return len({key_of(json.loads(line)) for line in lines} & {*_keys(question)})
+    return 0
+
+
+def _keys(question: Question) -> list[str]:
+    return [json.dumps(question.coordinates(point)) for point in question.grid]
 
 
 def _missing(
