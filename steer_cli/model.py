@@ -193,7 +193,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's weights (dequantised, float32) and tokenizer to an existing folder.
 
     Raises:
-        ModelError: the file is no GGUF, or its architecture is not known to transformers.
+        ModelError: the file is no GGUF, is damaged or incomplete, or has an architecture that transformers
+            does not know.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -205,11 +206,19 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         # Its own progress bar would write over ours; ours stands for the whole conversion.
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
-            network = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            network, info = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except BaseException as error:  # a damaged file raises anything, panics of tokenizers included
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{gguf}: cannot be converted: {reason}") from None
+    for fault in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(map(str, info[f"{fault}_keys"])):
+            # Those that are missing would be filled with random numbers.
+            raise ModelError(f"{gguf}: cannot be converted: {fault} tensors: {', '.join(keys)[:200]}")
     # What was dequantised may be saved; transformers refuses as long as it believes it quantised.
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
