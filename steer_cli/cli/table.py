@@ -27,8 +27,8 @@ def table(
 ) -> None:
     from steer_cli import run
     from steer_cli.cli.inputs import recipe_from
+    from steer_cli.report import alignment, terminal
     from steer_cli.report import jsonl as records
-    from steer_cli.report import terminal
     from steer_cli.report.progress import Display
 
     with Display() as display:
@@ -42,5 +42,5 @@ def table(
         if json:
             print(records.line(records.table_record(planned.recipe, planned.located.name, each.text, rows)))
             continue
-        for part in terminal.alignment(rows, screen.width):
+        for part in alignment.alignment(rows, screen.width):
             screen.print(part)

@@ -17,15 +17,12 @@ from rich.text import Text
 from steer_cli.findings import cost, reads_like
 from steer_cli.outcome import Completion, Outcome, Receipt, Sum
 from steer_cli.recipe import Recipe
-from steer_cli.report import columns
+from steer_cli.report.alignment import alignment
 from steer_cli.report.plain import cell, visible
-from steer_cli.table import TableRow
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
 SHOWN_ADDITIONS = 50  # receipts on the screen, one for each layer of an addition; the records hold all
 SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
-ONWARDS = "→"  # after the token that `every` reads
-ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
 class _Screen(Console):
@@ -45,92 +42,6 @@ def title(recipe: Recipe, model: str) -> Text:
     return (
         head.append("\n" + visible(recipe.description).strip(), style="dim") if recipe.description else head
     )
-
-
-def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) -> Iterator[RenderableType]:
-    """Positions as columns, a row for each text; folded into several tables where the screen is narrow.
-
-    Args:
-        width: columns of the screen.
-        texts: leave out the texts behind this many, and parts that hold the prompt alone.
-    """
-    merged, left_out = _merge_layers(rows, texts)
-    end = max(row.end for row, _ in merged)
-    widths = [len(str(at)) for at in range(end)]
-    for row, _ in merged:
-        for at in range(row.start, row.end):
-            widths[at] = max(widths[at], cell_len(_token(row, at)))
-    labels = max(cell_len(label) for _, label in merged)
-    room = width - max(5, labels) - 5 - 6 * 2
-    at = untouched = 0
-    while at < end:
-        stop = at + 1
-        while stop < end and sum(widths[at : stop + 1]) + 2 * (stop + 1 - at) <= room:
-            stop += 1
-        if texts is None or any(_reaches(row, at, stop) for row, _ in merged[1:]):
-            yield _alignment_part(merged, at, stop, width)
-        else:
-            untouched += stop - at
-        at = stop
-    if untouched:
-        yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
-    if left_out:
-        yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
-    legend = "  · space   ␣ padding"
-    if any(row.read is not None for row, _ in merged):
-        legend += f"   {ONWARDS} read at this token alone, added at every position from here on"
-    yield Text(legend, style="dim")
-
-
-def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tuple[TableRow, str]], int]:
-    """Rows that differ in nothing but the layer become one, labelled with all of them."""
-    layers: dict[tuple, list] = {}
-    for row in rows:
-        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read)
-        layers.setdefault(key, []).append(row)
-    merged = [(same[0], _range([row.layer for row in same])) for same in layers.values()]
-    merged = [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
-    kept = merged if texts is None else merged[: texts + 1]
-    return kept, len(merged) - len(kept)
-
-
-def _range(layers: Sequence[int | str]) -> str:
-    unique = list(dict.fromkeys(layers))
-    first = unique[0]
-    if len(unique) > 2 and isinstance(first, int) and unique == list(range(first, first + len(unique))):
-        return f"{unique[0]}-{unique[-1]}"
-    return ", ".join(map(str, unique))
-
-
-def _reaches(row: TableRow, start: int, stop: int) -> bool:
-    return row.start < stop and start < row.end
-
-
-def _token(row: TableRow, position: int) -> str:
-    if not row.start <= position < row.end:
-        return ""
-    if row.read is not None:
-        return f"{cell(row.tokens[row.read])} {ONWARDS}"
-    index = position - row.start
-    return cell(row.tokens[index], pad=index >= len(row.tokens) - row.padding)
-
-
-def _alignment_part(
-    rows: Sequence[tuple[TableRow, str]], start: int, stop: int, width: int
-) -> RenderableType:
-    head = [("layer", "dim"), ("coef", "dim"), *((str(position), "dim") for position in range(start, stop))]
-    lines = [head]
-    for row, label in rows:
-        # In a folded part, a text that has no token there is left out.
-        if row.role != "prompt" and not _reaches(row, start, stop):
-            continue
-        style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding
-        cells = [
-            (_token(row, position), "dim" if position - row.start >= whole else style)
-            for position in range(start, stop)
-        ]
-        lines.append([(visible(label), ""), (f"{row.coefficient:+.4g}", ""), *cells])
-    return columns.drawn(lines, width)
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
