@@ -6,17 +6,19 @@ know where an addition acts, and reads a tokenizer without torch and without tra
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from steer_cli.document import show
 from steer_cli.errors import TokenError
+from steer_cli.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,17 @@ class Tokenizer:
     folder: str
     bos: int | None
     eos: tuple[int, ...]  # a row ends at any of them; the first is the tokenizer's own
+    embeddings: int | None = None  # how many tokens the model has embeddings for, where config.json says it
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids without BOS; special tokens that the text spells are ordinary text.
 
         Raises:
-            TokenError: the tokenizer cannot read such a text as ordinary text.
+            TokenError: the tokenizer cannot read such a text as ordinary text, or the model has no embedding
+                for one of its tokens.
         """
-        ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+        with _reading(self.folder):
+            ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
         # A Unigram vocabulary holds its special tokens as pieces too, and finds them there.
         for id in self._special.keys() & set(ids):
             if self._special[id] in text:
@@ -42,12 +47,22 @@ class Tokenizer:
                     f"{show(text)}: this model's tokenizer takes {show(self._special[id])} for a special "
                     "token and cannot read it as text; leave it out"
                 )
-        return ids
+        return self.within(ids)
 
     @cached_property
     def _special(self) -> dict[int, str]:
         added = self.backend.get_added_tokens_decoder()
         return {id: token.content for id, token in added.items() if token.special}
+
+    def within(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The same ids; raises TokenError where the model has no embedding for one of them."""
+        if self.embeddings is not None and (odd := [id for id in ids if not 0 <= id < self.embeddings]):
+            raise TokenError(
+                f"{self.folder}: the tokenizer gives token {odd[0]} and the model has embeddings for "
+                f"{self.embeddings} (the tokenizer has {self.backend.get_vocab_size()} tokens); "
+                "use the tokenizer that belongs to the model"
+            )
+        return ids
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt, BOS in front."""
@@ -55,7 +70,8 @@ class Tokenizer:
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens included."""
-        return self.backend.decode(list(ids), skip_special_tokens=False)
+        with _reading(self.folder):
+            return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def piece(self, id: int) -> str:
         """The text that a token adds inside a text: at its start, some decoders strip a space."""
@@ -100,48 +116,77 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     Raises:
         TokenError: there is no tokenizer in the folder, or it has no such token.
     """
-    backend = _backend(folder)
-    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
-    named = {key: _token_id(backend, config.get(f"{key}_token")) for key in ("bos", "eos")}
-    ids = _json(folder / "config.json") | _json(folder / "generation_config.json")
-    stops = ids.get("eos_token_id")
-    eos = [named["eos"], *(stops if isinstance(stops, list) else [stops])]
+    with _reading(folder), _panics_unheard():
+        backend = _backend(folder)
+        # What is wrong with a tokenizer often shows only when it is used.
+        backend.decode(backend.encode("a", add_special_tokens=False).ids or [0], skip_special_tokens=False)
+    tokens, ids = stated_tokens(folder), stated_ids(folder)
+    if ids.embeddings is not None:
+        # Added tokens are not counted: a text need not hold any of those that the model lacks.
+        check_vocabulary(folder, backend.get_vocab_size(with_added_tokens=False), ids.embeddings)
+    named = {key: _token_id(backend, token, folder) for key, token in tokens.items()}
+    eos = [named["eos"], *ids.eos]
     if also_eos is not None:
-        eos.append(_token_id(backend, also_eos))
-    eos = tuple(dict.fromkeys(id for id in eos if isinstance(id, int)))
+        eos.append(_token_id(backend, also_eos, folder))
+    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
     if bos == "none":
         first = None
     elif bos == "auto":
-        first = named["bos"] if named["bos"] is not None else _whole(ids.get("bos_token_id"))
+        first = named["bos"] if named["bos"] is not None else ids.bos
         first = first if first is not None or not eos else eos[0]
         if first is None:
             raise TokenError(
                 f"{folder}: bos: the tokenizer has neither BOS nor EOS; write `bos: none` or a token"
             )
     else:
-        first = _token_id(backend, bos)
+        first = _token_id(backend, bos, folder)
         if first is None:
             raise TokenError(
                 f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
             )
-    return Tokenizer(backend, str(folder), first, eos)
+    check_ids(folder, {"bos": () if first is None else (first,), "eos": eos}, ids.embeddings)
+    return Tokenizer(backend, str(folder), first, eos, ids.embeddings)
+
+
+@contextmanager
+def _reading(folder: Path | str) -> Iterator[None]:
+    """Within the `with`, whatever the library of tokenizers raises becomes a TokenError."""
+    try:
+        yield
+    except (TokenError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # plain Exception for a broken file; a Rust panic is not even that
+        reason = " ".join(str(error).split())[:160]
+        raise TokenError(f"{folder}: the tokenizer cannot be read: {reason}") from None
+
+
+@contextmanager
+def _panics_unheard() -> Iterator[None]:
+    """Within the `with`, what Rust writes of a panic, past Python and to the terminal, goes nowhere."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _backend(folder: Path) -> Backend:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    try:
-        if whole.is_file():
-            return _exact(Backend.from_file(str(whole)))
-        if vocabulary.is_file() and merges.is_file():
-            backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            backend.add_special_tokens([t for t in ("<|endoftext|>",) if backend.token_to_id(t) is not None])
-            return _exact(backend)
-    except Exception as error:  # tokenizers raises plain Exception for a broken file
-        raise TokenError(
-            f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:160]}"
-        ) from None
+    if whole.is_file():
+        return _exact(Backend.from_file(str(whole)))
+    if vocabulary.is_file() and merges.is_file():
+        backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        backend.add_special_tokens([t for t in ("<|endoftext|>",) if backend.token_to_id(t) is not None])
+        return _exact(backend)
     raise TokenError(
         f"{folder}: no tokenizer.json; write one with transformers: "
         "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
@@ -159,28 +204,13 @@ def _exact(backend: Backend) -> Backend:
     return backend
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise TokenError(f"{file}: not readable as JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _token_id(backend: Backend, token: str | dict | None) -> int | None:
-    if isinstance(token, dict):
-        token = token.get("content")
+def _token_id(backend: Backend, token: str | None, folder: Path | str) -> int | None:
     if token is None:
         return None
     id = backend.token_to_id(token)
     if id is None:
-        ids = backend.encode(token, add_special_tokens=False).ids
+        with _reading(folder):
+            ids = backend.encode(token, add_special_tokens=False).ids
         id = ids[0] if len(ids) == 1 else None
     return id
 
@@ -205,7 +235,7 @@ def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
             id = tokenizer.backend.token_to_id(sign)
             if id is not None and tokenizer.piece(id) == " ":
                 return id
-    id = _token_id(tokenizer.backend, " " if pad == "space" else pad)
+    id = _token_id(tokenizer.backend, " " if pad == "space" else pad, tokenizer.folder)
     if id is None:
         raise TokenError(
             f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"

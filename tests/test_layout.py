@@ -13,13 +13,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "errors",
     # the file
+    "json_file",
     *("quoting", "document", "bounds", "faults", "shipped", "recipe", "corpus"),
     # texts and integers
-    *("tokens", "plan", "table", "outcome", "findings"),
+    *("token_files", "tokens", "plan", "table", "outcome", "findings"),
     # files of models
-    *("fingerprint", "once", "wheels", "catalogue", "locate"),
+    *("fingerprint", "once", "wheels", "catalogue", "inspect_folder", "locate"),
     # tensors
     *(
+        "kinds",
         "model",
         "residual",
         "effect",
@@ -42,7 +44,7 @@ ORDER = [
 ]
 # All that report knows: plain data.
 SHOWN = {"errors", "document", "recipe", "tokens", "plan", "table", "outcome", "findings", "report"}
-WITH_TORCH = {*ORDER[ORDER.index("model") : ORDER.index("report")]}
+WITH_TORCH = {*ORDER[ORDER.index("kinds") : ORDER.index("report")]}
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,
     "transformers": {"model"},

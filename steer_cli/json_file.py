@@ -1,0 +1,50 @@
+"""The JSON files of a model's folder: read within bounds, and an object or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 16_000_000  # of a configuration; the largest known has a few
+
+
+def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file.
+
+    Raises:
+        ValueError: anything else than an object in a regular file of at most `most_bytes`; says what.
+    """
+    if not os.path.lexists(file):
+        return {}
+    try:
+        # Looked at before it is opened: a pipe or a device would be read without end.
+        found = os.stat(file)
+        text = file.read_text(encoding="utf-8") if _may_be_read(found, most_bytes) else ""
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from None
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("not readable as JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not readable as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError("not readable as JSON: not an object")
+    return content
+
+
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Of the configuration of a model with more than one part the language model's."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _may_be_read(found: os.stat_result, most_bytes: int) -> bool:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a regular file")
+    if found.st_size > most_bytes:
+        raise ValueError(f"{found.st_size} bytes, of which such a file has at most {most_bytes}")
+    return True
