@@ -5,7 +5,6 @@ This module opens no weights; it only makes sure that every file is there before
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +15,25 @@ from typing import Any
 from steer_cli import catalogue
 from steer_cli.document import show
 from steer_cli.errors import ModelError
+from steer_cli.inspect_folder import (
+    MOST_BLOCKS,
+    PICKLED,
+    check_code_paths,
+    check_files,
+    read_config,
+    weight_names,
+)
+from steer_cli.json_file import text_part
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Rotary frequencies that change with the longest row of a pass, beyond the length named here: rows that share
+# a pass would change each other.
+CHANGING_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 HUB_SECONDS = 10  # a hub that does not answer within this is out of reach
+DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+AT_LEAST_ONE = (
+    *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim"),
+    *("vocab_size", "max_position_embeddings", "n_positions"),
+)
 LARGEST_NAME = 96  # characters of a hub id
 
 
@@ -38,25 +53,79 @@ class Located:
     @property
     def blocks(self) -> int | None:
         """Depth by config.json; None where the folder has none."""
-        return self._number("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        return self._number(*DEPTH)
 
     @property
     def context(self) -> int | None:
-        """Longest row that the model was made for, in tokens; None where it is not said."""
-        return self._number("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+        """Longest row that can be run, in tokens; None where no limit is said."""
+        limits = [self._stated, *(length for _, length in self._changing)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def limited(self) -> str:
+        """The name, with the reason for the context where it is not the model's own."""
+        reasons = [rope for rope, length in self._changing if length is not None and length == self.context]
+        return f"{self.name}, whose {reasons[0]} positions change with longer rows" if reasons else self.name
+
+    @property
+    def _stated(self) -> int | None:
+        # The first two are one thing under two names.
+        both = [self._number(key) for key in ("max_position_embeddings", "n_positions")]
+        said = [number for number in both if number is not None]
+        return min(said) if said else self._number("max_seq_len", "n_ctx")
+
+    @property
+    def _changing(self) -> list[tuple[str, int | None]]:
+        """Each kind of rotary frequencies that change, and beyond which length; None where it is not said."""
+        outer = [self._config.get(key) for key in ("rope_parameters", "rope_scaling")]
+        # Models with more than one kind of block have one of these for each kind.
+        ropes = [rope for rope in outer if isinstance(rope, dict)]
+        ropes += [rope for each in ropes for rope in each.values() if isinstance(rope, dict)]
+        found = []
+        for rope in ropes:
+            kind = str(rope.get("rope_type", rope.get("type")))
+            for changing, length in CHANGING_ROPE.items():
+                if changing in kind:
+                    number = self._number(length)
+                    number = _whole(rope.get(length)) if number is None else number
+                    found.append((changing, number))
+        return found
 
     @cached_property
     def _config(self) -> dict[str, Any]:
         # Kept, as every prompt is held against the context.
-        try:
-            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return config.get("text_config", config) if isinstance(config, dict) else {}
+        return text_part(read_config(self.folder, self.name))
 
     def _number(self, *keys: str) -> int | None:
-        number = next((self._config[key] for key in keys if key in self._config), None)
-        return number if isinstance(number, int) else None
+        return _whole(next((self._config[key] for key in keys if self._config.get(key) is not None), None))
+
+    def check(self) -> None:
+        """Raises ModelError where config.json does not describe a network whose rows can share a batch."""
+        if self.blocks is None:
+            raise ModelError(f"model {show(self.name)}: config.json does not say how many blocks it has")
+        said = {number for key in DEPTH if (number := self._number(key)) is not None}
+        if len(said) > 1:
+            raise ModelError(
+                f"model {show(self.name)}: config.json asks for {' and '.join(map(str, sorted(said)))} blocks"
+            )
+        if not 1 <= self.blocks <= MOST_BLOCKS:
+            raise ModelError(
+                f"model {show(self.name)}: config.json: {self.blocks} blocks; 1 to {MOST_BLOCKS}"
+            )
+        for key in AT_LEAST_ONE:
+            number = self._number(key)
+            if number is not None and number < 1:
+                raise ModelError(f"model {show(self.name)}: config.json: {key}: {number} is less than 1")
+        for rope, length in self._changing:
+            if length is None:
+                raise ModelError(
+                    f"model {show(self.name)}: config.json: {rope} positions without "
+                    f"{CHANGING_ROPE[rope]}: from which length on rows change each other is not known"
+                )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def locate(
@@ -95,10 +164,16 @@ def locate(
         raise ModelError(f"model {show(name)}: no such folder or file; {_ways()}")
     else:
         located = Located(name, _from_hub(name, weights, note))
-    if weights:
-        _check_weights(located.folder, name)
-        if located.blocks is None:
-            raise ModelError(f"model {show(name)}: config.json does not say how many blocks it has")
+    try:
+        check_files(located.folder, name)
+        if weights:
+            _check_weights(located.folder, name)
+            check_code_paths(located.folder, name)
+            located.check()
+    except OSError as error:
+        raise ModelError(
+            f"model {show(name)}: {error.filename or located.folder}: {error.strerror}"
+        ) from None
     return located
 
 
@@ -106,21 +181,19 @@ def _ways() -> str:
     return f"models that need no hub: {', '.join(catalogue.CATALOGUE)} (`steer models`)"
 
 
-def missing_weights(folder: Path) -> list[str]:
-    """Names of the weight files that a folder lacks; empty when it is complete."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "config.json").is_file() and index.is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return [f"{index.name} (unreadable)"]
-        return sorted(shard for shard in shards if not (folder / shard).is_file())
-    wanted = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    return wanted
+def missing_weights(folder: Path, name: str) -> list[str]:
+    """Names of the weight files that a folder lacks; empty when it is complete.
+
+    Raises:
+        ModelError: the weights' index is at fault.
+    """
+    wanted = ["config.json", *weight_names(folder, name)]
+    return [file for file in wanted if not (folder / file).is_file()]
 
 
 def _check_weights(folder: Path, name: str) -> None:
-    missing = missing_weights(folder)
+    check_files(folder, name, weight_names(folder, name))
+    missing = missing_weights(folder, name)
     if missing and any(file.suffix in PICKLED for file in folder.iterdir()):
         raise ModelError(
             f"model {show(name)}: only pickled weights, which are refused; save them as safetensors "
@@ -141,7 +214,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
     wanted = [*texts, "*.safetensors"] if weights else texts
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if not (missing_weights(folder) if weights else not (folder / "tokenizer.json").is_file()):
+        if not (missing_weights(folder, name) if weights else not (folder / "tokenizer.json").is_file()):
             return folder
     except (LocalEntryNotFoundError, OSError):
         pass

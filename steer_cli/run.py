@@ -76,7 +76,7 @@ def plan(recipe: Recipe, weights: bool, progress: Progress = silent, note: Note 
     for text in recipe.all_prompts:
         ids = tokenizer.prompt(text)
         if weights:
-            check_length(ids, text, recipe.sampling.max_new_tokens, located.context, located.name)
+            check_length(ids, text, recipe.sampling.max_new_tokens, located.context, located.limited)
         prompts.append(PlannedPrompt(text, ids, place(alignments, tokenizer, ids, text)))
     return Planned(recipe, located, tokenizer, tuple(prompts))
 
@@ -156,7 +156,7 @@ def _fronted(planned: Planned) -> tuple[tuple[int, ...], ...]:
     recipe, located = planned.recipe, planned.located
     rows = tuple(prompted(recipe, prompt.ids, planned.tokenizer) for prompt in planned.prompts)
     for prompt, ids in zip(planned.prompts, rows, strict=True):
-        check_length(ids, prompt.text, recipe.sampling.max_new_tokens, located.context, located.name)
+        check_length(ids, prompt.text, recipe.sampling.max_new_tokens, located.context, located.limited)
     return rows
 
 

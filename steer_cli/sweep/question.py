@@ -195,7 +195,7 @@ def _check_points(question: Question) -> tuple[Line, ...]:
         alignments = align_additions(question.recipe_at(point), tokenizer, located.blocks, located.context)
         if question.measures != ("perplexity",):
             for text, ids in question.prompts:
-                check_length(ids, text, new, located.context, located.name)
+                check_length(ids, text, new, located.context, located.limited)
                 place(alignments, tokenizer, ids, text)
         if "perplexity" in question.measures:
             front = pads_in_front(alignments, tokenizer) if question.method == "pad" else ()
