@@ -6,12 +6,14 @@ This module does not know what is done to the stream between the blocks.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,9 +21,12 @@ from torch import Tensor, nn
 
 from steer_cli.document import show
 from steer_cli.errors import ModelError
+from steer_cli.inspect_folder import plain_config, read_config, weight_names
+from steer_cli.json_file import text_part
+from steer_cli.kinds import check_kind, check_size, check_weights, drop_strays, find_blocks
+from steer_cli.token_files import check_vocabulary
+from steer_cli.tokens import open_tokenizer
 
-# Local attention by the longest row, biases by distance, a state instead of keys and values.
-NOT_BATCHED = {"bloom", "gpt_neo", "openai-gpt", "rwkv", "llama4_text", "gemma3n_text"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -78,7 +83,8 @@ def load(
     place = _device(device)
     wanted = _dtype(dtype, place, device_map)
     network = _from_pretrained(folder, name, wanted, device_map or place).eval().requires_grad_(False)
-    _check_kind(network, name)
+    check_kind(network, name)
+    _check_tokenizer(folder, network.get_input_embeddings().weight.shape[0], name)
     config = network.config.get_text_config()
     return Model(
         name=name,
@@ -101,10 +107,7 @@ def resolved(folder: Path, dtype: str, device: str, device_map: str | None = Non
     wanted = _dtype(dtype, place, device_map)
     if isinstance(wanted, torch.dtype):
         return str(wanted).removeprefix("torch."), place.type
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
+    config = read_config(folder, str(folder))
     return config.get("dtype") or config.get("torch_dtype") or "as saved", place.type
 
 
@@ -127,66 +130,81 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _check_kind(network: nn.Module, name: str) -> None:
-    """Raises ModelError for models whose rows cannot share a batch at different lengths.
-
-    They keep their past in something else than keys and values, or place it by more than positions and
-    a mask: running them would give wrong texts, not errors.
-    """
-    config = network.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    stateful = getattr(network, "_is_stateful", False) or not hasattr(network, "get_input_embeddings")
-    if (
-        stateful
-        or getattr(config, "alibi", False)
-        or config.model_type in NOT_BATCHED
-        or kinds - {"full_attention", "sliding_attention"}
-        or getattr(config, "is_encoder_decoder", False)
-    ):
-        raise ModelError(
-            f"model {show(name)}: {config.model_type} keeps its past in a way that steer cannot batch; "
-            "use a model with plain or sliding attention, such as Llama, Gemma, Qwen or GPT-2"
-        )
-
-
 def _accelerators() -> list[tuple[str, bool]]:
     return [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
 
 
 def _from_pretrained(folder: Path, name: str, dtype: object, place: object) -> nn.Module:
-    from safetensors import SafetensorError
+    values = read_config(folder, name)
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _be_silent()
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        config = _config(values)
+        files = [folder / file for file in weight_names(folder, name)]
+        check_size(_outline(config), sum(file.stat().st_size for file in files), name)
+        network, info = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             device_map=place,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name, below
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (ModelError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # It raises anything: whatever a value of config.json comes to in the making of a network, ImportError of
+    # packages that a kind of model asks for, and panics of safetensors, which are no Exception.
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
             f"model {show(name)}: cannot be loaded as a causal language model: {reason}"
         ) from None
+    check_weights(network, info, name)
+    return network
 
 
-def find_blocks(network: nn.Module, depth: int, name: str) -> nn.ModuleList:
-    """The list of transformer blocks: the outermost list of `depth` modules, whatever its name is.
+def _config(values: dict[str, Any]) -> Any:
+    """The configuration of a network from what config.json holds, without what would choose code or files."""
+    from transformers import AutoConfig
 
-    Raises:
-        ModelError: there is none.
-    """
-    # Only the text's part: an image encoder beside it may have a list of the same length.
-    for _, module in network.get_decoder().named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise ModelError(f"model {show(name)}: no list of {depth} blocks in {type(network).__name__}")
+    # By way of a file, as transformers looks at more than the class before it makes a configuration.
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(plain_config(values)), encoding="utf-8")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    drop_strays(config.get_text_config())
+    return config
+
+
+def _check_tokenizer(folder: Path, embeddings: int, name: str) -> None:
+    """Hold a tokenizer against the weights where config.json does not state how many tokens there are."""
+    if text_part(read_config(folder, name)).get("vocab_size") is None:
+        tokenizer = open_tokenizer(folder, bos="none").backend
+        check_vocabulary(folder, tokenizer.get_vocab_size(with_added_tokens=False), embeddings)
+
+
+def _outline(config: Any) -> nn.Module | None:
+    """The network of a configuration without weights; None where it cannot be made so."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with (
+        suppress(Exception),
+        torch.device("meta"),
+        no_init_weights(),
+    ):  # as `from_pretrained` will say why not
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return None
+
+
+def _be_silent() -> None:
+    from transformers.utils import logging as its_logging
+
+    its_logging.set_verbosity(logging.CRITICAL)
+    its_logging.disable_progress_bar()
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
@@ -197,10 +215,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             does not know.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _be_silent()
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
     try:
         # Its own progress bar would write over ours; ours stands for the whole conversion.
@@ -215,10 +231,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{gguf}: cannot be converted: {reason}") from None
-    for fault in ("missing", "unexpected", "mismatched"):
-        if keys := sorted(map(str, info[f"{fault}_keys"])):
-            # Those that are missing would be filled with random numbers.
-            raise ModelError(f"{gguf}: cannot be converted: {fault} tensors: {', '.join(keys)[:200]}")
+    check_weights(network, info, str(gguf))
     # What was dequantised may be saved; transformers refuses as long as it believes it quantised.
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):

@@ -46,6 +46,10 @@ REFUSED = {
     "falcon": {**WIDE, "alibi": True},
     "mamba": {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
     "rwkv": {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 64},
+    # Windows in its configuration that its attention does not use.
+    "moshi": {**WIDE, "sliding_window": 6, "max_position_embeddings": 128, "ffn_dim": 64},
+    "xlm": {"n_words": 512, "emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "reformer": {"vocab_size": 512, "is_decoder": True, "attn_layers": ["local", "local"]},
 }
 
 
@@ -86,3 +90,17 @@ def test_a_model_whose_past_cannot_be_batched_is_refused(folder_of, kind):
     folder = folder_of(kind, REFUSED[kind])
     with pytest.raises(ModelError, match=r"keeps its past in a way that steer cannot batch"):
         load(folder, kind, device="cpu")
+
+
+def test_an_encoder_that_is_not_made_a_decoder_is_refused(folder_of):
+    values = {**WIDE, "intermediate_size": 64, "max_position_embeddings": 128}
+    load(folder_of("bert", {**values, "is_decoder": True}), "bert", device="cpu")
+    with pytest.raises(ModelError, match="its attention is not causal"):
+        load(folder_of("bert", {**values, "is_decoder": False}), "bert", device="cpu")
+
+
+def test_the_mask_of_steps_is_the_window_that_the_network_uses(folder_of):
+    # A Mistral slides in all blocks, whatever Qwen's key says.
+    values = {**SHARED["mistral"], "use_sliding_window": False}
+    mistral = load(folder_of("mistral", values), "mistral", device="cpu")
+    assert not hasattr(mistral.network.config, "use_sliding_window")
