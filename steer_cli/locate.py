@@ -29,6 +29,7 @@ from steer_cli.json_file import text_part
 # a pass would change each other.
 CHANGING_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 HUB_SECONDS = 10  # a hub that does not answer within this is out of reach
+PHI = ("phi3", "phi4_multimodal", "phimoe")  # which treat other kinds too as longrope
 DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 AT_LEAST_ONE = (
     *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim"),
@@ -81,14 +82,17 @@ class Located:
         # Models with more than one kind of block have one of these for each kind.
         ropes = [rope for rope in outer if isinstance(rope, dict)]
         ropes += [rope for each in ropes for rope in each.values() if isinstance(rope, dict)]
-        found = []
+        model_type, found = self._config.get("model_type"), []
         for rope in ropes:
-            kind = str(rope.get("rope_type", rope.get("type")))
+            kind = str(rope.get("rope_type", rope.get("type", "default")))
+            if kind == "su" or (model_type in PHI and kind != "default"):
+                kind = "longrope"
             for changing, length in CHANGING_ROPE.items():
                 if changing in kind:
-                    number = self._number(length)
-                    number = _whole(rope.get(length)) if number is None else number
-                    found.append((changing, number))
+                    # Phi-3 goes by the outer one, or by its own where that is missing.
+                    inner = None if model_type in PHI[:2] else _whole(rope.get(length))
+                    said = [number for number in (self._number(length), inner) if number is not None]
+                    found.append((changing, min(said, default=None)))
         return found
 
     @cached_property

@@ -9,6 +9,8 @@ import pytest
 from conftest import ARCHITECTURES
 from doctored import FOLDERS, HARMLESS
 
+from steer_cli.locate import Located
+
 ADDITION = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}
 SAMPLING = {"max_new_tokens": 4, "samples": 1, "seed": 1}
 PROMPT = "I went up to my friend and said"
@@ -222,6 +224,30 @@ def test_rows_beyond_the_length_at_which_positions_change_are_refused(generated,
     assert "more than the 32 of" in line and f"whose {kind} positions change with longer rows" in line
     line = one_line(generated(folder, prompt=None, prompts=[PROMPT, f"{PROMPT} " * 5], sampling=short))
     assert f"whose {kind} positions change" in line
+
+
+OUTER = {"original_max_position_embeddings": 20}
+CONTEXTS = [
+    ({"rope_scaling": None}, 100),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 100),
+    ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 20}}, 100),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, **OUTER}, 100),
+    ({"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 30}}, 30),
+    ({"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 30}, **OUTER}, 20),
+    ({"rope_scaling": {"type": "su"}, "model_type": "phi3", **OUTER}, 20),
+    ({"rope_scaling": {"type": "yarn"}, "model_type": "phi3", **OUTER}, 20),
+    ({"rope_scaling": {"type": "yarn"}, "model_type": "phimoe", **OUTER}, 20),
+    ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}, "other": None}, **OUTER}, 20),
+    ({"text_config": {"max_position_embeddings": 50}}, 50),
+]
+
+
+@pytest.mark.parametrize(("values", "context"), CONTEXTS)
+def test_the_context_ends_where_positions_begin_to_change(tmp_path, values, context):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 100, **values}))
+    located = Located("some", tmp_path)
+    assert located.context == context
+    assert (located.limited == "some") == (context in (50, 100) and "dynamic" not in str(values))
 
 
 def test_longrope_without_its_length_is_refused(generated, copied):
