@@ -138,17 +138,14 @@ class Batch:
         tokens = drawn.tokens
         if self.running > len(self._rows) or any(drawn.over):
             tokens = self._part(drawn)
-        if self._unchecked:
-            self._check_first(tokens)
+        for slot in range(len(self._rows)) if self._unchecked else ():
+            row = self._rows[slot][0]
+            if self._run(slot) == 0:
+                check_first_token(self._model, row.task.started, row.arm, tokens[slot])
+        self._unchecked = False
         if self._rows:
             self._forward(tokens)
         return before - self.running
-
-    def _check_first(self, tokens: Tensor) -> None:
-        self._unchecked = False
-        for slot, (row, *_) in enumerate(self._rows):
-            if self._run(slot) == 0:
-                check_first_token(self._model, row.task.started, row.arm, tokens[slot])
 
     def _draw(self) -> _Drawn:
         logits, number = self._logits[: len(self._rows)], self._number[self._at]
