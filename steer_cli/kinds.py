@@ -52,11 +52,12 @@ def check_size(outline: nn.Module | None, file_bytes: int, name: str) -> None:
         )
 
 
-def check_weights(network: nn.Module, info: Mapping[str, Any], name: str) -> None:
+def check_weights(network: nn.Module, info: Mapping[str, Any], where: str) -> None:
     """Raises ModelError where the weights of a folder are not exactly those of the network.
 
     Args:
         info: what `from_pretrained` says of the loading; it fills what is missing with random numbers.
+        where: the model, for errors.
     """
     tied = getattr(network, "all_tied_weights_keys", None) or {}
     missing = sorted(key for key in info["missing_keys"] if key not in tied)
@@ -71,10 +72,10 @@ def check_weights(network: nn.Module, info: Mapping[str, Any], name: str) -> Non
             number = "1 weight is" if len(keys) == 1 else f"{len(keys)} weights are"
             shown = ", ".join(show(key) for key in keys[:3]) + (", ..." if keys[3:] else "")
             raise ModelError(
-                f"model {show(name)}: {number} {fault}: {shown}; fetch the model again, or mend config.json"
+                f"{where}: {number} {fault}: {shown}; fetch the model again, or mend config.json"
             )
     if info["error_msgs"]:
-        raise ModelError(f"model {show(name)}: {' '.join(str(info['error_msgs'][0]).split())[:200]}")
+        raise ModelError(f"{where}: {' '.join(str(info['error_msgs'][0]).split())[:200]}")
 
 
 def drop_strays(config: Any) -> None:

@@ -163,7 +163,7 @@ def _from_pretrained(folder: Path, name: str, dtype: object, place: object) -> n
         raise ModelError(
             f"model {show(name)}: cannot be loaded as a causal language model: {reason}"
         ) from None
-    check_weights(network, info, name)
+    check_weights(network, info, f"model {show(name)}")
     return network
 
 

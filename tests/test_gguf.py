@@ -104,9 +104,9 @@ def test_a_short_or_damaged_file_is_one_line(steered, tmp_path):
 @pytest.mark.parametrize(
     ("faults", "said"),
     [
-        ({"without": ["blk.0.attn_q"]}, "missing tensors: model.layers.0.self_attn.q_proj.weight"),
-        ({"without": ["token_embd"]}, "missing tensors: model.embed_tokens.weight"),
-        ({"blocks": 2}, "missing tensors: model.layers.1"),
+        ({"without": ["blk.0.attn_q"]}, "missing from the files: 'model.layers.0.self_attn.q_proj.weight"),
+        ({"without": ["token_embd"]}, "missing from the files: 'model.embed_tokens.weight"),
+        ({"blocks": 2}, "missing from the files: 'model.layers.1"),
     ],
 )
 def test_missing_tensors_are_not_made_up(faults, said, steered, tmp_path):
