@@ -192,7 +192,8 @@ def _complete(
         progress("decode", ended, rows)
 
     longest = max(map(len, [*(prompt.ids for prompt in planned.prompts), *fronted]))
-    finished = decode(model, jobs(), sampling, planned.tokenizer.eos, longest, batch_rows, count)
+    together = None if batch_rows is None else min(batch_rows, rows)
+    finished = decode(model, jobs(), sampling, planned.tokenizer.eos, longest, together, count)
     for prompt in planned.prompts:
         done = next(finished)
         arms = [*done.rows, *(next(finished).rows if fronted else ())]

@@ -45,7 +45,10 @@ def generate(
     batch_rows: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Rows that decode together; by default as many as fit in memory."
+            metavar="N",
+            min=1,
+            max=options.MOST_ROWS,
+            help="Rows that decode together; by default as many as fit in memory.",
         ),
     ] = None,
     control: Control = None,

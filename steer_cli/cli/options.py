@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+# Bounds of numbers, so that each fits what it is handed to.
+MOST_ROWS = 1_000_000
+MOST_TOKENS = 10_000_000
+
 
 def help_text(what: str, *examples: str) -> str:
     """A command's help: paragraphs of `what`, then examples that can be pasted, a line each."""

@@ -23,7 +23,12 @@ At = Annotated[
     int | None,
     typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
 ]
-Top = Annotated[int, typer.Option("--top", "-k", metavar="K", min=1, help="Likeliest tokens of each side.")]
+Top = Annotated[
+    int,
+    typer.Option(
+        "--top", "-k", metavar="K", min=1, max=options.MOST_TOKENS, help="Likeliest tokens of each side."
+    ),
+]
 
 
 def shift(
