@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from steer_cli.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
 from steer_cli.errors import SweepError
 from steer_cli.recipe import Addition, Recipe
 
@@ -113,7 +114,10 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
         bounds = part.split(":")
         try:
             numbers = [Decimal(bound.strip()) for bound in bounds]
-            if len(numbers) > 3 or not all(number.is_finite() for number in numbers):
+            # Also before `int`, which writes out every digit of 1e99999999.
+            if len(numbers) > 3 or not all(
+                number.is_finite() and abs(number) <= LARGEST_COEFFICIENT for number in numbers
+            ):
                 raise InvalidOperation
             own = [kind(number) for number in (_range(numbers, kind is _layer) if numbers[1:] else numbers)]
             if not all(map(math.isfinite, own)):  # too large for a float
@@ -151,7 +155,8 @@ def _positions(text: str | None) -> list[str | int | None]:
         return [None]
     values: list[str | int | None] = []
     for part in (part.strip() for part in text.split(",")):
-        if part not in ("front", "middle", "back", "every") and not part.isdecimal():
+        known = part in ("front", "middle", "back", "every")
+        if not known and not (part.isdecimal() and len(part) <= len(str(LARGEST_POSITION))):
             raise SweepError(
                 f"--positions {text}: {part!r} is none; write front, middle, back, every or a number"
             )
