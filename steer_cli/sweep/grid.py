@@ -116,7 +116,8 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
             numbers = [Decimal(bound.strip()) for bound in bounds]
             # Also before `int`, which writes out every digit of 1e99999999.
             if len(numbers) > 3 or not all(
-                number.is_finite() and abs(number) <= LARGEST_COEFFICIENT for number in numbers
+                number.is_finite() and -LARGEST_COEFFICIENT <= number <= LARGEST_COEFFICIENT
+                for number in numbers
             ):
                 raise InvalidOperation
             own = [kind(number) for number in (_range(numbers, kind is _layer) if numbers[1:] else numbers)]
