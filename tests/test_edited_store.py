@@ -24,7 +24,7 @@ def sweep(command, recipe_file, tiny_folder, tmp_path):
         count=count,
         sampling={"max_new_tokens": 2, "samples": 2},
     )
-    corpus = ("--corpus", "c=c.csv", "--column", "text", "--label", "kind")
+    corpus = ("--corpus", "c=c.csv", "--column", "text", "--label", "kind", "--lines")
     grid = ("--layers", "1,2", "--coefficients", "1,2", "--measure", "perplexity,kl,counts", *corpus)
     more = ("--want", " wedding", "--device", "cpu", "--jsonl")
     return lambda store: command("sweep", recipe, *grid, *more, "--store", store)

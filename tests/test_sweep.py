@@ -237,8 +237,10 @@ def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     snapshots = tmp_path / "models--some--model" / "snapshots"
     folder = snapshots / ("0123456789" * 4)
     folder.mkdir(parents=True)
-    for file in tiny_folder("gpt2").iterdir():
-        (folder / file.name).symlink_to(file)
+    blobs = tmp_path / "models--some--model" / "blobs"
+    shutil.copytree(tiny_folder("gpt2"), blobs)
+    for file in blobs.iterdir():
+        (folder / file.name).symlink_to(f"../../blobs/{file.name}")
     recipe = recipe_file(folder, WEDDING, prompt=PROMPT)
     with monkeypatch.context() as patch:
         patch.setattr(question, "sha256_of", lambda *_: pytest.fail("read"))
