@@ -22,6 +22,9 @@ ENDS = tuple(".!?…。！？؟।")
 CLOSING = "\"'”’»)]*_"
 
 
+MOST_BYTES = 256_000_000  # of a file
+
+
 @dataclass(frozen=True)
 class Sentence:
     """One text that is measured by itself; `place` is FILE:LINE, for errors."""
@@ -111,9 +114,12 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
 
 def _decode(file: Path) -> str:
     try:
-        content = file.read_bytes()
+        with open(file, "rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise CorpusError(f"--corpus {file}: {error.strerror or error}") from None
+    if len(content) > MOST_BYTES:  # a device, say, which has no end
+        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give a part of it")
     if b"\0" in content:
         raise CorpusError(f"{file}: not a text file (it holds zero bytes); give UTF-8 text")
     try:

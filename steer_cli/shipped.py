@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from steer_cli.errors import RecipeError
 
 # The model of a recipe that names none, and of a bare recipe name.
 DEFAULT_MODEL = "smollm2-135m"
+MOST_BYTES = 64_000_000  # of a file
 
 
 def shipped() -> dict[str, Path]:
@@ -39,15 +41,19 @@ def read(file: Path, source: str) -> bytes:
         RecipeError: it cannot be read; names `source`.
     """
     try:
-        if str(file) != "-":
-            return file.read_bytes()
-        if sys.stdin is None:
+        if str(file) == "-" and sys.stdin is None:
             raise RecipeError([f"{source}: standard input is closed; give a file"])
-        return sys.stdin.buffer.read()
+        with nullcontext(sys.stdin.buffer) if str(file) == "-" else open(file, "rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise RecipeError([f"{source}: {error.strerror or error}"]) from None
     except ValueError as error:  # a NUL in the name
         raise RecipeError([f"{source}: {error}; no file has such a name"]) from None
+    if len(content) > MOST_BYTES:  # a device, say, which has no end
+        raise RecipeError(
+            [f"{source}: more than {MOST_BYTES} bytes, which is no recipe and no list of prompts"]
+        )
+    return content
 
 
 def decode(content: bytes, source: str) -> str:

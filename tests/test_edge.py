@@ -139,3 +139,14 @@ def plain(renderable, width: int) -> str:
     file = io.StringIO()
     Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(renderable)
     return file.getvalue()
+
+
+def test_a_file_without_end_is_read_to_a_bound(command):
+    for arguments in (
+        ("generate", "/dev/zero"),
+        ("generate", "love-hate", "--prompts", "/dev/zero"),
+        ("perplexity", "love-hate", "--corpus", "a=/dev/zero"),
+    ):
+        code, out, err = command(*arguments)
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert "/dev/zero: more than" in err

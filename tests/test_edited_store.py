@@ -59,6 +59,9 @@ EDITS = {
     "counts is not of [": edited(lambda record: record["counts"].pop("any")),
     "steered is null": edited(lambda record: record["counts"]["wedding"].pop("steered")),
     "steered_stderr is {}": edited(lambda record: record["counts"]["any"].update(steered_stderr={})),
+    "logprob is null": edited(lambda record: record.pop("logprob")),
+    "cost is null": edited(lambda record: record["logprob"].pop("cost")),
+    "cost_stderr is []": edited(lambda record: record["logprob"].update(cost_stderr=[])),
     "the point of a line above again": lambda lines: lines.__setitem__(2, lines[1]),
 }
 

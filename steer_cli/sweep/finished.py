@@ -6,7 +6,7 @@ This module does not know files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from steer_cli.sweep.question import Question
@@ -17,6 +17,7 @@ NUMBERS = {  # that each entry of a measure holds; a standard error may be null
     "kl": ("kl", "entropy_unsteered", "entropy_steered"),
     "counts": ("unsteered", "steered", "difference"),
 }
+COST = ("unsteered", "steered", "cost")  # of a record with counts, under `logprob`
 
 
 def key(record: dict[str, Any]) -> str:
@@ -58,6 +59,12 @@ def _faults(record: dict[str, Any], question: Question) -> Iterator[str]:
                 yield f"{measure} is not of {_short(names[measure])}"
             else:
                 yield from _missing_numbers(measure, entries, question)
+    if "counts" in question.measures:
+        cost = record.get("logprob")
+        if not isinstance(cost, dict):
+            yield f"logprob is {_short(cost)}"
+        else:
+            yield from _not_numbers(cost, COST)
 
 
 def _names(measure: str, found: Any) -> list[Any]:
@@ -71,10 +78,14 @@ def _names(measure: str, found: Any) -> list[Any]:
 def _missing_numbers(measure: str, entries: list[dict[str, Any]], question: Question) -> Iterator[str]:
     wanted = (*NUMBERS[measure], *(("effect", "damage") if measure == "kl" and question.wanted else ()))
     for entry in entries:
-        yield from (f"{name} is {_short(entry.get(name))}" for name in wanted if not _number(entry.get(name)))
-        for name, value in entry.items():
-            if name.endswith("stderr") and value is not None and not _number(value):
-                yield f"{name} is {_short(value)}"
+        yield from _not_numbers(entry, wanted)
+
+
+def _not_numbers(entry: dict[str, Any], wanted: Iterable[str]) -> Iterator[str]:
+    yield from (f"{name} is {_short(entry.get(name))}" for name in wanted if not _number(entry.get(name)))
+    for name, value in entry.items():
+        if name.endswith("stderr") and value is not None and not _number(value):
+            yield f"{name} is {_short(value)}"
 
 
 def _number(value: object) -> bool:
