@@ -27,9 +27,9 @@ def shipped() -> dict[str, Path]:
 
 
 def is_file(name: str) -> bool:
-    """Whether there is such a file; False for what cannot be a file's name."""
+    """Whether there is such a file, or a pipe as the shell makes for `<(...)`."""
     try:
-        return Path(name).is_file()
+        return Path(name).exists() and not Path(name).is_dir()
     except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
         return False
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import random
+import threading
 import unicodedata
 
 import pytest
@@ -150,3 +152,12 @@ def test_a_file_without_end_is_read_to_a_bound(command):
         code, out, err = command(*arguments)
         assert (code, out) == (1, "") and err.count("\n") == 1
         assert "/dev/zero: more than" in err
+
+
+def test_a_recipe_may_come_through_a_pipe(command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    text = "prompt: I\nadditions: [{plus: Love, layer: 1}]\n"
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(text))
+    writer.start()
+    assert command("check", tmp_path / "pipe")[0] == 0
+    writer.join()
