@@ -13,10 +13,10 @@ from environments import BENCHMARKS, PEERS, Peer
 from shape import MODEL_SHAPE, made
 from summary import medians, show
 
-from steer_cli import run
-from steer_cli.catalogue import DEFAULT_MODEL
-from steer_cli.recipe import Override
-from steer_cli.recipe import load as load_recipe
+from steer_cli import api
+from steer_cli.models.catalogue import DEFAULT_MODEL
+from steer_cli.recipe.schema import Override
+from steer_cli.recipe.schema import load as load_recipe
 
 
 def arguments() -> argparse.Namespace:
@@ -48,7 +48,7 @@ def job_of(options: argparse.Namespace) -> dict:
         model, layer = str(folder), 6
     changes = [Override("model", ("model",), model), Override("layer", ("additions", 0, "layer"), layer)]
     recipe = load_recipe(str(BENCHMARKS / "recipe.yaml"), changes)
-    [prompt] = run.plan(recipe, weights=True).prompts
+    [prompt] = api.plan(recipe, weights=True).prompts
     [placement] = prompt.placements
     [pair] = placement.alignment.pairs
     return {

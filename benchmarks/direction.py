@@ -4,14 +4,14 @@ import json
 import sys
 from pathlib import Path
 
-from steer_cli import run
-from steer_cli.model import load
-from steer_cli.recipe import Override
-from steer_cli.recipe import load as load_recipe
-from steer_cli.vectors import compute
+from steer_cli import api
+from steer_cli.models.load import load
+from steer_cli.recipe.schema import Override
+from steer_cli.recipe.schema import load as load_recipe
+from steer_cli.steering.vectors import compute
 
 recipe = load_recipe(str(Path(__file__).parent / "recipe.yaml"), [Override("model", ("model",), sys.argv[1])])
-planned = run.plan(recipe, weights=True)
+planned = api.plan(recipe, weights=True)
 [placement] = planned.prompts[0].placements
 network = load(planned.located.folder, planned.located.name, "float32", "cpu")
 [vector] = compute(network, [placement.alignment])

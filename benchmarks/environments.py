@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steer_cli import catalogue, run
+from steer_cli import api
+from steer_cli.models import catalogue
 
 BENCHMARKS = Path(__file__).parent
 PLACE = BENCHMARKS.parent / ".venv-bench"
@@ -123,7 +124,7 @@ def ready(peer: Peer, limit: float) -> Path:
 
 
 def pulled(model: str = catalogue.DEFAULT_MODEL) -> Path:
-    return run.pull(model, note=lambda text: print(text, file=sys.stderr))
+    return api.pull(model, note=lambda text: print(text, file=sys.stderr))
 
 
 def gguf() -> Path:

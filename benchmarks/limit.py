@@ -22,7 +22,7 @@ from environments import BENCHMARKS, PEERS
 from safetensors import safe_open
 from torch import Tensor
 
-from steer_cli.catalogue import DEFAULT_MODEL
+from steer_cli.models.catalogue import DEFAULT_MODEL
 
 BUFFER = 1 << 28  # values: 1 GiB of float32, more than any cache holds
 HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight")

@@ -31,14 +31,14 @@ def work(count: int, samples: int, tokens: int) -> dict:
     """Tokens a second and memory of `steer generate` behind its options, on a loaded model."""
     import torch
 
-    from steer_cli import run
-    from steer_cli.recipe import Override, load
+    from steer_cli import api
+    from steer_cli.recipe.schema import Override, load
 
     torch.set_num_threads(int(child_environment(2)["OMP_NUM_THREADS"]))
     loaded = {}
-    first = run.load_model
-    run.load_model = lambda *arguments: loaded.get("model") or loaded.setdefault("model", first(*arguments))
-    hardware = run.Hardware(device="cpu")
+    first = api.load_model
+    api.load_model = lambda *arguments: loaded.get("model") or loaded.setdefault("model", first(*arguments))
+    hardware = api.Hardware(device="cpu")
 
     def go(texts: list[str], samples: int, tokens: int) -> tuple[int, float, float]:
         keys = {"samples": samples, "max_new_tokens": tokens}
@@ -46,7 +46,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
         recipe = load(str(BENCHMARKS / "recipe.yaml"), changes).with_prompts(texts)
         made, delay = 0, None
         begun = time.perf_counter()
-        for outcome in run.generate(recipe, hardware, score=False):
+        for outcome in api.generate(recipe, hardware, score=False):
             delay = delay or time.perf_counter() - begun
             made += sum(len(row.tokens) for row in (*outcome.unsteered, *outcome.steered))
         return made, time.perf_counter() - begun, delay

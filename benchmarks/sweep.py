@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from steer_cli.corpus import Corpus, read
-from steer_cli.document import Document
-from steer_cli.recipe import validate
-from steer_cli.run import Hardware, load_model
+from steer_cli.api import Hardware, load_model
+from steer_cli.measure.corpus import Corpus, read
+from steer_cli.recipe.schema import validate
+from steer_cli.recipe.yaml_source import Document
 from steer_cli.sweep.question import Asked, Question, ask
 from steer_cli.sweep.runner import Runner
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steer_cli import recipe, run
+from steer_cli import api
+from steer_cli.recipe import schema as recipe
 from steer_cli.report import terminal
 
 WIDTH = 100
@@ -17,7 +18,7 @@ def main() -> None:
     console = Console(
         record=True, width=WIDTH, highlight=False, markup=False, emoji=False, force_terminal=True
     )
-    for outcome in run.generate(recipe.load("love-hate"), run.Hardware(device="cpu")):
+    for outcome in api.generate(recipe.load("love-hate"), api.Hardware(device="cpu")):
         console.print(terminal.title(outcome.recipe, outcome.model))
         for part in terminal.outcome_parts(outcome, WIDTH):
             console.print(part)

@@ -6,7 +6,14 @@ nothing of the stages that raise.
 
 
 class SteerError(Exception):
-    """The input is at fault; `str(error)` is the one line that a person reads."""
+    """The input is at fault; `str(error)` is the one line that a person reads.
+
+    `parameter` names the argument of the library's function that is at fault, where the line begins with it.
+    """
+
+    def __init__(self, message: str = "", parameter: str | None = None):
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class RecipeError(SteerError):

@@ -145,7 +145,8 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_folder() -> Path:
     """The folder of the default model, from the tool's own cache; fetched into it once if it is not there."""
-    from steer_cli import catalogue, model
+    from steer_cli.models import catalogue
+    from steer_cli.models import load as model
 
     return catalogue.pull(catalogue.DEFAULT_MODEL, convert=model.convert_gguf)
 

@@ -27,9 +27,9 @@ def start(recipe, corpus, store):
 
 
 def run(recipe, corpus, store):
-    from steer_cli.corpus import read
-    from steer_cli.recipe import load
-    from steer_cli.run import Hardware
+    from steer_cli.api import Hardware
+    from steer_cli.measure.corpus import read
+    from steer_cli.recipe.schema import load
     from steer_cli.sweep.question import Asked, ask
     from steer_cli.sweep.sweep import sweep
 
@@ -49,7 +49,7 @@ def main():
     from transformers import AutoModelForCausalLM  # noqa: F401
     from transformers.models.gpt2 import modeling_gpt2  # noqa: F401  (loading would import it in each child)
 
-    import steer_cli.measurements
+    import steer_cli.api
     import steer_cli.sweep.runner
     import steer_cli.sweep.sweep  # noqa: F401
 

@@ -16,19 +16,20 @@ RECIPE = Path(__file__).parent.parent / "recipe.yaml"
 def load(job):
     import torch
 
-    from steer_cli import model, run
-    from steer_cli.recipe import Override
-    from steer_cli.recipe import load as load_recipe
+    from steer_cli import api
+    from steer_cli.models import load as model
+    from steer_cli.recipe.schema import Override
+    from steer_cli.recipe.schema import load as load_recipe
 
     torch.set_num_threads(threads())
     model.load = functools.cache(model.load)
-    open_tokenizer = run.open_tokenizer
+    open_tokenizer = api.open_tokenizer
 
     @functools.cache
     def open_without_eos(*args):
         return dataclasses.replace(open_tokenizer(*args), eos=())
 
-    run.open_tokenizer = open_without_eos
+    api.open_tokenizer = open_without_eos
 
     def work(job, samples, new_tokens, greedy):
         sampling = {"samples": samples, "max_new_tokens": new_tokens}
@@ -36,8 +37,8 @@ def load(job):
         wanted = {("model",): job["model"], ("additions", 0, "layer"): job["layer"]}
         wanted |= {("sampling", key): value for key, value in sampling.items()}
         changes = [Override(".".join(map(str, path)), path, value) for path, value in wanted.items()]
-        hardware = run.Hardware(dtype="float32", device="cpu")
-        [outcome] = run.generate(load_recipe(str(RECIPE), changes), hardware, score=False)
+        hardware = api.Hardware(dtype="float32", device="cpu")
+        [outcome] = api.generate(load_recipe(str(RECIPE), changes), hardware, score=False)
         return [[list(row.tokens) for row in arm] for arm in (outcome.unsteered, outcome.steered)]
 
     work(job, 1, 1, True)

@@ -57,17 +57,17 @@ def generate(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import run
+    from steer_cli import api
     from steer_cli.cli.inputs import recipe_from
     from steer_cli.report import jsonl as records
     from steer_cli.report import terminal
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
-    hardware = run.Hardware(dtype, device, device_map)
+    hardware = api.Hardware(dtype, device, device_map)
     screen = terminal.console()
     with Display() as display:
-        outcomes = run.generate(
+        outcomes = api.generate(
             chosen,
             hardware,
             batch_rows=batch_rows,

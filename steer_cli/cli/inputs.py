@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from steer_cli import corpus as corpora
-from steer_cli.corpus import Columns, Corpus, parse_groups
-from steer_cli.document import Override, parse_override
 from steer_cli.errors import CorpusError, PlotError, RecipeError
-from steer_cli.recipe import Recipe, load
-from steer_cli.shipped import decode, read
+from steer_cli.measure import corpus as corpora
+from steer_cli.measure.corpus import Columns, Corpus, parse_groups
+from steer_cli.recipe.bundled import decode, read
+from steer_cli.recipe.schema import Recipe, load
+from steer_cli.recipe.yaml_source import Override, parse_override
 
 
 def recipe_from(

@@ -30,7 +30,7 @@ def models(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
-    from steer_cli import catalogue
+    from steer_cli.models import catalogue
     from steer_cli.report import jsonl, terminal
 
     rows = []
@@ -76,9 +76,9 @@ def pull(
     ],
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import run
+    from steer_cli import api
     from steer_cli.report.progress import Display
 
     with Display() as display:
-        folder = run.pull(name, display.progress, display.note)
+        folder = api.pull(name, display.progress, display.note)
     typer.echo(str(folder))

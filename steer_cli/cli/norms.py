@@ -35,19 +35,19 @@ def norms(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import measurements
+    from steer_cli import api
+    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, recipe_from
     from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
-    from steer_cli.run import Hardware
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map)
-        found = list(measurements.norms(chosen, hardware, centre, display.progress, display.note))
+        found = list(api.norms(chosen, hardware, centre, display.progress, display.note))
     if jsonl:
         for each in found:
             print(line(records.norms_record(each)))

@@ -31,7 +31,7 @@ class Debug:
 
 
 def recipe_names(incomplete: str) -> Iterator[str]:
-    from steer_cli.shipped import shipped
+    from steer_cli.recipe.bundled import shipped
 
     names = shipped()
     for name in dict.fromkeys([*(full.split("/")[1] for full in names), *names]):
@@ -40,7 +40,7 @@ def recipe_names(incomplete: str) -> Iterator[str]:
 
 
 def model_names(incomplete: str) -> list[str]:
-    from steer_cli.catalogue import CATALOGUE
+    from steer_cli.models.catalogue import CATALOGUE
 
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 

@@ -46,19 +46,17 @@ def perplexity(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import measurements
+    from steer_cli import api
+    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import read_corpora, recipe_from
     from steer_cli.report.progress import Display
-    from steer_cli.run import Hardware
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
     hardware, compare = Hardware(dtype, device, device_map), baseline is not None
     with Display() as display:
         notes = (display.progress, display.note)
-        found = measurements.perplexity(
-            chosen, corpora, hardware, method or "pad", compare, sentences, *notes
-        )
+        found = api.perplexity(chosen, corpora, hardware, method or "pad", compare, sentences, *notes)
     if jsonl:
         _records(chosen.name, found)
     else:

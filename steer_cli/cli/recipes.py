@@ -31,9 +31,9 @@ def recipes(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
-    from steer_cli.recipe import load
+    from steer_cli.recipe.bundled import find, read, shipped
+    from steer_cli.recipe.schema import load
     from steer_cli.report import jsonl, terminal
-    from steer_cli.shipped import find, read, shipped
 
     if name is not None:
         if name == "-":
@@ -60,9 +60,9 @@ def recipes(
 
 def _print(content: bytes, name: str) -> None:
     """A recipe's file: byte for byte into a file or a pipe, and nothing that a terminal would obey."""
-    from steer_cli.document import check_characters
+    from steer_cli.recipe.bundled import decode
+    from steer_cli.recipe.yaml_source import check_characters
     from steer_cli.report.plain import visible
-    from steer_cli.shipped import decode
 
     text = decode(content, name)
     check_characters(text, name)

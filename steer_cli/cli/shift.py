@@ -46,16 +46,16 @@ def shift(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import measurements
+    from steer_cli import api
+    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, recipe_from
     from steer_cli.report.progress import Display
-    from steer_cli.run import Hardware
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
     hardware = Hardware(dtype, device, device_map)
     with Display() as display:
-        shifts = measurements.shift(chosen, hardware, at, want or (), top, display.progress, display.note)
+        shifts = api.shift(chosen, hardware, at, want or (), top, display.progress, display.note)
         found = _show(chosen, shifts, jsonl, display)
     if plot is not None:
         from steer_cli.report import plots

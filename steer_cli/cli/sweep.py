@@ -87,9 +87,9 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
+    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
     from steer_cli.report.progress import Display
-    from steer_cli.run import Hardware
     from steer_cli.sweep.best import parse_wish
     from steer_cli.sweep.question import Asked
 
@@ -172,7 +172,7 @@ def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | No
 
 
 def _screen(question, found, wish, winner: int | None, recipe: dict | None) -> None:
-    from steer_cli.document import as_yaml
+    from steer_cli.recipe.yaml_source import as_yaml
     from steer_cli.report import sweeps, terminal
     from steer_cli.sweep.best import errors, values
 

@@ -25,7 +25,7 @@ def table(
     json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each prompt.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import run
+    from steer_cli import api
     from steer_cli.cli.inputs import recipe_from
     from steer_cli.report import alignment, terminal
     from steer_cli.report import jsonl as records
@@ -33,7 +33,7 @@ def table(
 
     with Display() as display:
         chosen = recipe_from(recipe, set, prompt, None, model)
-        planned = run.plan(chosen, weights=False, progress=display.progress, note=display.note)
+        planned = api.plan(chosen, weights=False, progress=display.progress, note=display.note)
     screen = terminal.console()
     if not json:
         screen.print(terminal.title(planned.recipe, planned.located.name))

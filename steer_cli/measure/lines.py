@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from steer_cli.corpus import Corpus
-from steer_cli.document import show
 from steer_cli.errors import CorpusError, PlanError
-from steer_cli.plan import Alignment, Placement, place
-from steer_cli.tokens import Tokenizer, pad_id
+from steer_cli.measure.corpus import Corpus
+from steer_cli.planning.placement import Alignment, Placement, place
+from steer_cli.planning.tokens import Tokenizer, pad_id
+from steer_cli.recipe.yaml_source import show
 
 
 @dataclass(frozen=True)

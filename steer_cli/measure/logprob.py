@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steer_cli.document import show
+from steer_cli.decoding.kv_cache import Prefix
 from steer_cli.errors import ModelError
-from steer_cli.model import Model
-from steer_cli.slots import Prefix
+from steer_cli.models.load import Model
+from steer_cli.recipe.yaml_source import show
 
 # Vocabulary-sized rows held at once: 256 MB of float32.
 HELD_VALUES = 64_000_000

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from steer_cli.arms import rows_of
 from steer_cli.errors import VectorError
-from steer_cli.model import Model
-from steer_cli.plan import Alignment, Placement
-from steer_cli.recipe import Addition
-from steer_cli.vectors import capture, read_by, vector_of
+from steer_cli.models.load import Model
+from steer_cli.planning.placement import Alignment, Placement
+from steer_cli.recipe.schema import Addition
+from steer_cli.steering.arms import rows_of
+from steer_cli.steering.vectors import capture, read_by, vector_of
 
 # Values of streams held at once: 128 MB of float32, and as much again while a pass is copied from.
 HELD_STREAM = 32_000_000

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steer_cli.arms import Placed, Unplaced
-from steer_cli.corpus import Corpus
 from steer_cli.errors import CorpusError, PlanError, VectorError
-from steer_cli.findings import Perplexity, SentenceChange, figure_name
+from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import Line, fit
 from steer_cli.measure.scoring import Job, Texts, logprobs, texts_at
-from steer_cli.model import Model
-from steer_cli.tokens import Tokenizer
+from steer_cli.models.load import Model
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.results import Perplexity, SentenceChange, figure_name
+from steer_cli.steering.arms import Placed, Unplaced
 
 LARGEST_EXPONENT = 700  # nats a token; e to its power is still a number
 

@@ -16,12 +16,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from steer_cli.arms import NOTHING, Placed
-from steer_cli.effect import Changes, lost, out_of_reach
 from steer_cli.errors import VectorError
-from steer_cli.model import Model
-from steer_cli.plan import Placement
-from steer_cli.residual import Made, advance, read_out, record
+from steer_cli.models.load import Model
+from steer_cli.planning.placement import Placement
+from steer_cli.steering.arms import NOTHING, Placed
+from steer_cli.steering.effect import Changes, lost, out_of_reach
+from steer_cli.steering.residual import Made, advance, read_out, record
 
 # Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
 LOGITS = 32_000_000

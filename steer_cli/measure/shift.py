@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer_cli.findings import TokenShift
+from steer_cli.results import TokenShift
 
 
 @dataclass(frozen=True)

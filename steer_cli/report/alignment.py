@@ -11,9 +11,9 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
+from steer_cli.planning.alignment_table import TableRow
 from steer_cli.report import columns
 from steer_cli.report.plain import cell, visible
-from steer_cli.table import TableRow
 
 ONWARDS = "→"  # after the token that `every` reads
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}

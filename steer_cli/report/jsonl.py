@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from steer_cli.outcome import Completion, Outcome, Receipt, Sum
-from steer_cli.recipe import Recipe
+from steer_cli.planning.alignment_table import TableRow
+from steer_cli.recipe.schema import Recipe
 from steer_cli.report.plain import STEERING
-from steer_cli.table import TableRow
+from steer_cli.results import Completion, Outcome, Receipt, Sum
 
 
 def line(record: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from steer_cli.findings import Norms, Perplexity, SentenceChange, Shift, perplexity_fields
 from steer_cli.report.jsonl import finite
+from steer_cli.results import Norms, Perplexity, SentenceChange, Shift, perplexity_fields
 
 
 def shift_record(shift: Shift) -> dict[str, Any]:

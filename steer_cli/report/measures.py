@@ -13,8 +13,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steer_cli.findings import Norms, Perplexity, Shift
 from steer_cli.report.plain import cell, visible
+from steer_cli.results import Norms, Perplexity, Shift
 
 SHOWN_POSITIONS = 10
 DAMAGED = 1.05  # a ratio from here on is marked as damage

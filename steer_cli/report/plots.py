@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
-from steer_cli.findings import Norms, Shift, figure_name
 from steer_cli.report.plain import cell
+from steer_cli.results import Norms, Shift, figure_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

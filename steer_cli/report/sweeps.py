@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from steer_cli.findings import STUMBLES, WORD_SALAD, figure_name, reads_like
 from steer_cli.report.measures import DAMAGED, plain_table
 from steer_cli.report.plain import visible
+from steer_cli.results import STUMBLES, WORD_SALAD, figure_name, reads_like
 
 AXES = ("layer", "coefficient", "position", "dims")
 

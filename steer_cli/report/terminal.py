@@ -14,11 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from steer_cli.findings import cost, reads_like
-from steer_cli.outcome import Completion, Outcome, Receipt, Sum
-from steer_cli.recipe import Recipe
+from steer_cli.recipe.schema import Recipe
 from steer_cli.report.alignment import alignment
 from steer_cli.report.plain import cell, visible
+from steer_cli.results import Completion, Outcome, Receipt, Sum, cost, reads_like
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
 SHOWN_ADDITIONS = 50  # receipts on the screen, one for each layer of an addition; the records hold all

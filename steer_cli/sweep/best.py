@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer_cli.errors import SweepError
-from steer_cli.findings import CHEAP, COSTLY, figure_name, reads_like, standard_error
+from steer_cli.results import CHEAP, COSTLY, figure_name, reads_like, standard_error
 
 Record = dict[str, Any]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from steer_cli.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
 from steer_cli.errors import SweepError
-from steer_cli.recipe import Addition, Recipe
+from steer_cli.recipe.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
+from steer_cli.recipe.schema import Addition, Recipe
 
 EXAMPLES = {"--layers": "0:30 or 6,16", "--coefficients": "-1:4:0.5 or 1,2", "--dims": "0:1:0.1 or 0.5"}
 LARGEST = 100_000  # values of one axis; more is a slip of the pen

@@ -13,20 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steer_cli import once
-from steer_cli.catalogue import Note, Progress, silent
-from steer_cli.corpus import Corpus
+from steer_cli.api import check_names, find, wanted_ids
 from steer_cli.errors import ModelError, SweepError
-from steer_cli.findings import figure_name
-from steer_cli.fingerprint import sha256_of
-from steer_cli.locate import Located
+from steer_cli.events import Note, Progress, silent
+from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
-from steer_cli.measurements import check_names, wanted_ids
-from steer_cli.plan import align_additions, check_length, place
-from steer_cli.recipe import Recipe
-from steer_cli.run import find
+from steer_cli.models import atomic_folder as once
+from steer_cli.models.fingerprint import sha256_of
+from steer_cli.models.resolve import Located
+from steer_cli.planning.placement import align_additions, check_length, place
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results import figure_name
 from steer_cli.sweep.grid import Grid, Point, parse_grid, recipe_at, swept_additions
-from steer_cli.tokens import Tokenizer
 
 MEASURES = ("perplexity", "kl", "counts")
 

@@ -12,23 +12,23 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from steer_cli.arms import NOTHING, Placed, Unplaced, arm_of
-from steer_cli.catalogue import Note, silent
-from steer_cli.findings import compared, cost, perplexity_fields
-from steer_cli.generate import generate
+from steer_cli.api import left_out_notes
+from steer_cli.decoding.engine import generate
+from steer_cli.decoding.prefill import UNSTEERED, Arm, Job, prefill
+from steer_cli.decoding.request import Row
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.measure.perplexity import Sheet, figures
 from steer_cli.measure.scoring import next_logits
 from steer_cli.measure.words import count_words
-from steer_cli.measurements import left_out_notes
-from steer_cli.model import Model
-from steer_cli.plan import Placement, align_additions, place
-from steer_cli.prefill import UNSTEERED, Arm, Job, prefill
+from steer_cli.models.catalogue import Note, silent
+from steer_cli.models.load import Model
+from steer_cli.planning.placement import Placement, align_additions, place
+from steer_cli.results import compared, cost, perplexity_fields
+from steer_cli.steering.arms import NOTHING, Placed, Unplaced, arm_of
+from steer_cli.steering.vectors import compute
 from steer_cli.sweep.grid import Point
 from steer_cli.sweep.question import Prompt, Question
-from steer_cli.task import Row
-from steer_cli.vectors import compute
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from steer_cli.catalogue import Note, Progress, silent
+from steer_cli.api import Hardware, load_model
 from steer_cli.errors import VectorError
-from steer_cli.run import Hardware, load_model
+from steer_cli.events import Note, Progress, silent
 from steer_cli.sweep.finished import check_of
 from steer_cli.sweep.finished import key as key_of
 from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, Point
@@ -56,7 +56,7 @@ def sweep(
 
 
 def _subject(question: Question, hardware: Hardware) -> dict[str, Any]:
-    from steer_cli.model import resolved
+    from steer_cli.models.load import resolved
 
     return question.subject(*resolved(question.located.folder, **vars(hardware)))
 

@@ -1,0 +1,1 @@
+"""Prompts and arms -> completions, in one batch that is kept full."""

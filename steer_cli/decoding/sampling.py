@@ -1,0 +1,176 @@
+"""Logits -> one token a row.
+
+logits / temperature, less frequency_penalty times the count of each token in the row so far; then top-p,
+keeping the token that crosses p; then top-k; then one draw by one uniform number, along the kept tokens in
+the order of the vocabulary (so that two arms whose probabilities differ a little mostly draw the same).
+This module does not know models or steering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from steer_cli.recipe.schema import Sampling
+
+# Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
+LOOKS = (32, 256, 4096)
+CHUNK = 128  # tokens whose largest score is found first
+TINY = 1e-30
+
+
+def row_generator(seed: int, sample: int) -> torch.Generator:
+    """The CPU generator of sample `sample`: it does not depend on how many samples there are."""
+    digest = hashlib.sha256(f"{seed}:{sample}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def uniforms(seed: int, samples: range, steps: int) -> Tensor:
+    """One number in [0, 1) for each sample and step: [samples, steps], float64 on the CPU."""
+    rows = [
+        torch.rand(steps, generator=row_generator(seed, sample), dtype=torch.float64) for sample in samples
+    ]
+    return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The widest float of a device; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
+    """How often each token stands in each row: [rows, positions] -> [rows, vocabulary], float32."""
+    counts = torch.zeros(ids.shape[0], vocabulary, device=ids.device)
+    return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
+
+
+def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """One token a row.
+
+    Args:
+        logits: [rows, vocabulary].
+        counts: [rows, vocabulary], uses of each token so far; None where the penalty is 0.
+        uniform: [rows], one number in [0, 1) a row; not looked at when temperature is 0.
+
+    Returns:
+        [rows] token ids. With temperature 0 the most probable token after the penalty.
+    """
+    at = torch.arange(len(logits), device=logits.device)
+    token, enough = glance(logits, counts, sampling, uniform, at)
+    return token if enough.all() else look_again(token, enough, logits, counts, sampling, uniform, at)
+
+
+def glance(
+    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `draw`, but from the few most probable tokens alone, and without waiting for the device.
+
+    Args:
+        logits: [slots, vocabulary]; `counts` likewise.
+        uniform: [rows].
+        at: the slot that each row draws from, [rows].
+
+    Returns:
+        Token ids, and whether those tokens were enough to know it, [rows] each. They are not where the
+        largest of the logits is not finite.
+    """
+    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0], at)
+
+
+def look_again(
+    token: Tensor,
+    enough: Tensor,
+    logits: Tensor,
+    counts: Tensor | None,
+    sampling: Sampling,
+    uniform: Tensor,
+    at: Tensor,
+) -> Tensor:
+    """What `glance` gave, with the rows for which it was not enough drawn from more tokens."""
+    token, rows = token.clone(), (~enough).nonzero().squeeze(1)
+    for size in (*LOOKS[1:], logits.shape[1]):
+        slots = at[rows]
+        scores = _scores(logits[slots], None if counts is None else counts[slots], sampling)
+        own = torch.arange(len(rows), device=rows.device)
+        token[rows], enough = _look(scores, sampling, uniform[rows], size, own)
+        rows = rows[~enough]
+        if not len(rows):
+            break
+    return token
+
+
+def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor:
+    """Logits by temperature, less the penalty."""
+    scores = logits.float()
+    if sampling.temperature not in (0.0, 1.0):
+        # Less the largest, which changes no probability, so that a tiny temperature overflows to -inf alone.
+        scores = (scores - scores.amax(-1, keepdim=True)) / max(sampling.temperature, TINY)
+    if counts is not None:
+        # Bounded, so that no use of a token is not a product of infinity and 0.
+        scores = scores - min(max(sampling.frequency_penalty, -1 / TINY), 1 / TINY) * counts
+    return scores
+
+
+def _look(
+    scores: Tensor, sampling: Sampling, uniform: Tensor, size: int, at: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A token a row from the `size` largest scores of its slot, and whether these are enough."""
+    if sampling.temperature == 0:
+        return scores.argmax(-1)[at], scores.amax(-1).isfinite()[at]
+    if sampling.top_p == 1 and sampling.top_k is None:
+        probability = scores.to(exact(scores.device)).softmax(-1)
+        return _invert(probability[at], uniform), probability[:, 0].isfinite()[at]
+    token, probability, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
+    return token[at].gather(1, _invert(probability[at], uniform)[:, None]).squeeze(1), enough[at]
+
+
+def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `size` most probable tokens in the order of the vocabulary, [rows, size], their probabilities,
+    0 for those that are not kept, and whether all that are kept are among them, [rows].
+    """
+    vocabulary = scores.shape[1]
+    token = _largest(scores, size)
+    # A stable sort, so that of equal scores the lower id comes first.
+    value, order = scores.gather(1, token).sort(dim=-1, descending=True, stable=True)
+    probability = scores.softmax(-1).gather(1, token.gather(1, order)).to(exact(scores.device))
+    before = probability.cumsum(-1) - probability
+    # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
+    # 1 keeps all, whatever rounding makes of the sum.
+    inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
+    count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
+    # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
+    # sight might have a lower id.
+    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
+    enough &= probability[:, 0].isfinite()
+    rank = torch.arange(size, device=scores.device)
+    kept = probability.masked_fill(rank >= count, 0.0)
+    return token, torch.empty_like(kept).scatter_(1, order, kept), enough
+
+
+def _largest(scores: Tensor, size: int) -> Tensor:
+    """The tokens with the largest scores of each row, in the order of the vocabulary: [rows, size]."""
+    rows, vocabulary = scores.shape
+    if size == vocabulary:
+        return torch.arange(vocabulary, device=scores.device).expand(rows, size)
+    count = vocabulary // CHUNK
+    if count < 4 * size:
+        return scores.topk(size, sorted=False).indices.sort(-1).values
+    # They lie in the `size` chunks with the largest maxima, or behind the last whole chunk.
+    chunks = scores[:, : count * CHUNK].unflatten(1, (count, CHUNK))
+    chosen = chunks.amax(-1).topk(size, sorted=False).indices  # [rows, size]
+    near = chunks.gather(1, chosen[:, :, None].expand(rows, size, CHUNK)).flatten(1)
+    near = torch.cat([near, scores[:, count * CHUNK :]], 1)
+    chosen = torch.cat([chosen, torch.full_like(chosen[:, :1], count)], 1)
+    best = near.topk(size, sorted=False).indices
+    return (chosen.gather(1, best // CHUNK) * CHUNK + best % CHUNK).sort(-1).values
+
+
+def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
+    """The first index whose cumulative share exceeds the uniform number: [rows, choices] -> [rows]."""
+    cumulative = probability.cumsum(-1)
+    total = cumulative[:, -1:]
+    passed = cumulative <= uniform.to(cumulative)[:, None] * total
+    # Rounding may put that number at the very end, behind the last token that has any probability.
+    return (passed & (cumulative < total)).sum(-1)

@@ -1,0 +1,240 @@
+"""Files of text -> sentences: plain text, .jsonl and .csv.
+
+This module does not know tokens or models.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from steer_cli.errors import CorpusError
+from steer_cli.recipe.yaml_source import show
+
+# How a sentence ends, in English and beyond, before any quotes and brackets that close.
+ENDS = tuple(".!?…。！？؟।")
+CLOSING = "\"'”’»)]*_"
+
+
+MOST_BYTES = 256_000_000  # of a file
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One text that is measured by itself; `place` is FILE:LINE, for errors."""
+
+    text: str
+    label: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentences under a name, and the SHA-256 of what they are.
+
+    `split` says how many lines or rows became how many sentences; it is empty where nothing was split.
+    """
+
+    name: str
+    sentences: tuple[Sentence, ...]
+    sha256: str
+    split: str = ""
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """In the order in which they first occur."""
+        return tuple(dict.fromkeys(sentence.label for sentence in self.sentences))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a .csv or .jsonl file holds its texts; `groups` maps a value of the label column to a label."""
+
+    text: str | None = None
+    label: str | None = None
+    groups: Mapping[str, str] | None = None
+
+
+def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
+    """`negative=1,2` -> {"1": "negative", "2": "negative"}; None where there is nothing to group.
+
+    Raises:
+        CorpusError: there is no `=`, or a value stands in two groups.
+    """
+    groups: dict[str, str] = {}
+    for option in options:
+        label, equals, values = option.partition("=")
+        wanted = [value.strip() for value in values.split(",") if value.strip()]
+        if not equals or not label or not wanted:
+            raise CorpusError(f"--group {option}: write LABEL=VALUE,VALUE such as negative=1,2")
+        for value in wanted:
+            if groups.setdefault(value, label) != label:
+                raise CorpusError(f"--group {option}: {value} is in the group {groups[value]} already")
+    return groups or None
+
+
+def read(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
+    """`NAME=FILE`, or FILE alone, named by its stem.
+
+    A text is split into sentences. A line break ends one too, unless the text is wrapped: see `is_wrapped`.
+
+    Args:
+        lines: nothing is split: every line (of a table: every cell) is one sentence.
+
+    Raises:
+        CorpusError: the file cannot be read, is not text, lacks a column or holds no sentence.
+    """
+    columns = columns or Columns()
+    name, equals, path = option.partition("=")
+    file = Path(path if equals else option)
+    name = name if equals else file.stem
+    if not name or not (path if equals else option):
+        raise CorpusError(f"--corpus {option}: write NAME=FILE")
+    text = _decode(file)
+    table = file.suffix.lower() in (".csv", ".jsonl")
+    if not table and (columns.text or columns.label):
+        raise CorpusError(f"{file}: --column and --label are for .csv and .jsonl files; leave them out")
+    entries = list(_table(file, text, columns) if table else _lines(file, text))
+    texts = map(_cell_lines, entries) if table else [entries]
+    parts = entries if lines else _joined([each for text in texts for each in _paragraphs(text)])
+    sentences = tuple(sentence for part in parts for sentence in _split(part, lines))
+    if not sentences:
+        raise CorpusError(f"{file}: no sentence in it; write some text")
+    written = json.dumps([[sentence.text, sentence.label] for sentence in sentences])
+    filled = sum(bool(entry.text.strip()) for entry in entries)
+    split = "" if lines else _became(file, filled, "row" if table else "line", len(sentences))
+    return Corpus(name, sentences, hashlib.sha256(written.encode()).hexdigest(), split)
+
+
+def _decode(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise CorpusError(f"--corpus {file}: {error.strerror or error}") from None
+    if len(content) > MOST_BYTES:  # a device, say, which has no end
+        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give a part of it")
+    if b"\0" in content:
+        raise CorpusError(f"{file}: not a text file (it holds zero bytes); give UTF-8 text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise CorpusError(f"{file}:{line}: not UTF-8 text; save the file as UTF-8") from None
+
+
+def _became(file: Path, entries: int, name: str, sentences: int) -> str:
+    """How many lines or rows became how many sentences, and how to have it otherwise."""
+    counted = [f"{n} {of}{'' if n == 1 else 's'}" for n, of in ((entries, name), (sentences, "sentence"))]
+    otherwise = "" if entries == sentences else f"; with --lines, each {name} is one sentence"
+    return f"{file}: {' became '.join(counted)}{otherwise}"
+
+
+def _lines(file: Path, text: str) -> Iterator[Sentence]:
+    """All lines, the empty ones too."""
+    for number, line in enumerate(text.split("\n"), 1):
+        yield Sentence(line.strip(), None, f"{file}:{number}")
+
+
+def _cell_lines(cell: Sentence) -> list[Sentence]:
+    return [replace(cell, text=line.strip()) for line in cell.text.split("\n")]
+
+
+def _paragraphs(lines: Iterable[Sentence]) -> list[list[Sentence]]:
+    """Runs of lines between empty ones."""
+    return [list(run) for filled, run in groupby(lines, lambda line: bool(line.text)) if filled]
+
+
+def is_wrapped(paragraphs: Iterable[Sequence[str]]) -> bool:
+    """Whether line breaks are layout: at least half of them fall inside a sentence.
+
+    A break does where the line before it lacks a full stop and the line after it begins without a capital, in
+    a paragraph that begins with a capital and ends with a full stop (a list in lower case or without full
+    stops does not). In wrapped prose nine of ten do: the others fall between sentences or before a name.
+    """
+    breaks = within = 0
+    for lines in paragraphs:
+        breaks += len(lines) - 1
+        if not lines[0][0].islower() and _ends_sentence(lines[-1]):
+            within += sum(
+                not _ends_sentence(line) and following[0].isalpha() and not following[0].isupper()
+                for line, following in pairwise(lines)
+            )
+    return 2 * within >= breaks > 0
+
+
+def _ends_sentence(line: str) -> bool:
+    return line.rstrip(CLOSING).endswith(ENDS)
+
+
+def _joined(paragraphs: list[list[Sentence]]) -> Iterator[Sentence]:
+    """Whole paragraphs of wrapped text, else its lines."""
+    wrapped = is_wrapped([line.text for line in paragraph] for paragraph in paragraphs)
+    for paragraph in paragraphs:
+        if wrapped:
+            yield replace(paragraph[0], text=" ".join(line.text for line in paragraph))
+        else:
+            yield from paragraph
+
+
+def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
+    if columns.text is None:
+        raise CorpusError(f"{file}: which column holds the text? add --column NAME")
+    rows = _csv(file, text) if file.suffix.lower() == ".csv" else _jsonl(file, text)
+    for number, row in rows:
+        place = f"{file}:{number}"
+        for option, column in (("--column", columns.text), ("--label", columns.label)):
+            if column is not None and row.get(column) is None:
+                there = ", ".join(str(key) for key in row if key is not None)
+                fault = "no value in this row" if column in row else f"no such column; it has {there}"
+                raise CorpusError(f"{place}: {option} {column}: {fault}")
+        if not isinstance(row[columns.text], str):
+            raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
+        label = None if columns.label is None else str(row[columns.label]).strip()
+        if label is not None and columns.groups is not None:
+            if label not in columns.groups:
+                raise CorpusError(f"{place}: {columns.label} {show(label)} is in no --group; add it to one")
+            label = columns.groups[label]
+        yield Sentence(row[columns.text], label, place)
+
+
+def _csv(file: Path, text: str) -> Iterator[tuple[int, dict]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise CorpusError(f"{file}:{reader.line_num}: not readable as CSV: {error}") from None
+
+
+def _jsonl(file: Path, text: str) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{file}:{number}: not readable as JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise CorpusError(f"{file}:{number}: {show(row)} is not an object; write one a line")
+        yield number, row
+
+
+def _split(entry: Sentence, whole: bool) -> Iterator[Sentence]:
+    if any("\ud800" <= character <= "\udfff" for character in entry.text):
+        raise CorpusError(f"{entry.place}: half a character (a lone surrogate); save the file as UTF-8")
+    if whole:
+        texts = [entry.text.strip()]
+    else:
+        # Imported here: `--lines` needs no splitter.
+        from sentencex import segment
+
+        # A line break inside a sentence is layout, and would be a token of its own.
+        texts = [" ".join(text.split()) for text in segment("en", entry.text)]
+    return (Sentence(text, entry.label, entry.place) for text in texts if text)

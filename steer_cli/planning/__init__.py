@@ -1,0 +1,1 @@
+"""Where and how much, as integers and texts; no torch."""

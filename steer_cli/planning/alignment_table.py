@@ -1,0 +1,72 @@
+"""The alignment table as plain rows: which token of which text stands at which position.
+
+This module does not know activations or how a table is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steer_cli.planning.placement import Placement
+from steer_cli.planning.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
+
+    `start` is the position of the first token, `padding` counts the pads at the end. With `every`, `read`
+    is the index of the one token whose stream is used, and `start` the first position that it is added at.
+    """
+
+    addition: int | None  # index in the recipe
+    layer: int | str
+    coefficient: float
+    role: str  # prompt, plus or minus
+    start: int
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    padding: int = 0
+    read: int | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last position that a token of the row is shown at."""
+        return self.start + (len(self.tokens) if self.read is None else 1)
+
+
+def table_rows(
+    tokenizer: Tokenizer, prompt: Sequence[int], placements: Sequence[Placement]
+) -> list[TableRow]:
+    """The prompt's row, then one for each text of each addition and layer."""
+    rows = [TableRow(None, 0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
+    for placement in placements:
+        alignment = placement.alignment
+        addition = alignment.addition
+        share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
+        for pair in alignment.pairs:
+            for role, sign, row in (("plus", 1, pair.plus), ("minus", -1, pair.minus)):
+                if row is None or (placement.every and not row.ids):
+                    continue
+                first = placement.first_row
+                ids = row.ids if placement.every else row.ids[first : first + placement.end - placement.start]
+                cut = len(row.ids) - first - len(ids)
+                rows.append(
+                    TableRow(
+                        addition=alignment.index,
+                        layer=alignment.layer,
+                        coefficient=sign * share or 0.0,
+                        role=role,
+                        start=placement.start,
+                        tokens=_pieces(tokenizer, ids),
+                        ids=ids,
+                        padding=min(len(ids), max(0, row.pads - max(0, cut))),
+                        read=len(ids) - 1 if placement.every else None,
+                    )
+                )
+    return rows
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(tokenizer.piece(id) for id in ids)

@@ -1,0 +1,203 @@
+"""Where and how much: every addition of a recipe -> placements, as integers.
+
+A span is [start, end) in positions of the prompt, BOS included. This module does not know activations:
+it is tested without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from steer_cli.errors import PlanError
+from steer_cli.planning.tokens import AlignedPair, Tokenizer, align, pad_id
+from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
+from steer_cli.recipe.yaml_source import show
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One addition at one layer: its aligned pairs, and where the vector is read and added."""
+
+    index: int  # of the addition in the recipe
+    addition: Addition
+    pairs: tuple[AlignedPair, ...]
+    layer: int | str  # a share of the depth stays text where the depth is not known
+    source_layer: int | str
+    turn: int = 0  # which of the addition's layers this is, in the order of its list
+
+    @property
+    def length(self) -> int:
+        """Positions of the longest text, BOS included: those of the vector too, but for `every`."""
+        return max(pair.length for pair in self.pairs)
+
+    @property
+    def label(self) -> str:
+        """The texts in a few words, for errors and titles."""
+        first = self.addition.texts[0]
+        minus = "" if first.minus is None else f" - {show(first.minus)}"
+        more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
+        return f"{show(first.plus)}{minus}{more}"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An addition at a layer on one prompt: its vector's rows from `first_row` on go to [start, end).
+
+    With `every`, the one row goes to all of [start, end) and to every generated token.
+    """
+
+    alignment: Alignment
+    start: int
+    end: int
+    first_row: int = 0
+
+    @property
+    def every(self) -> bool:
+        return self.alignment.addition.position == "every"
+
+
+def align_additions(
+    recipe: Recipe, tokenizer: Tokenizer, blocks: int | None, context: int | None = None
+) -> tuple[Alignment, ...]:
+    """All additions of a recipe, one entry for each of their layers.
+
+    Args:
+        blocks: depth of the model, None where it is not known (then layers are not checked).
+        context: longest row of the model in tokens, None where it is not known.
+
+    Raises:
+        PlanError: a layer too deep, or an addition that does nothing.
+        TokenError: a padding that is not one token.
+    """
+    aligned = []
+    for index, addition in enumerate(recipe.additions):
+        where = f"{recipe.name}: additions.{index}"
+        # `every` reads each text at its own last token: no pad is needed, and none may be read.
+        pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
+        pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
+        _check_texts(pairs, addition, where)
+        longest = max(pair.length for pair in pairs)
+        if context is not None and longest > context:
+            raise PlanError(
+                f"{where}: a text of {longest} tokens, but {recipe.model} takes {context}; shorten it"
+            )
+        added: set[int | str] = set()
+        for turn, layer in enumerate(addition.layers):
+            source = layer if addition.source_layer is None else addition.source_layer
+            at, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
+            if at in added:
+                raise PlanError(
+                    f"{where}: layer {layer} is block {at}, which is listed twice; leave one of them out"
+                )
+            added.add(at)
+            aligned.append(Alignment(index, addition, pairs, at, source, turn))
+    return tuple(aligned)
+
+
+def _check_texts(pairs: tuple[AlignedPair, ...], addition: Addition, where: str) -> None:
+    if not any(pair.length for pair in pairs):
+        raise PlanError(f"{where}: no tokens at all; write a text, or leave `bos` at auto")
+    same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
+    if same and addition.coefficient != 0:
+        raise PlanError(f"{where}: does nothing: plus and minus are the same tokens; change one of them")
+
+
+def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int | str:
+    if blocks is None:
+        return layer
+    block = int(float(layer[:-1]) * blocks / 100) if isinstance(layer, str) else layer
+    if block >= blocks:
+        raise PlanError(f"{where}: layer {layer} is too deep: {model} has {blocks} blocks, 0 to {blocks - 1}")
+    return block
+
+
+def span(position: str | At, length: int, prompt_length: int, first: int = 1) -> tuple[int, int]:
+    """[start, end) of a vector of `length` positions on a prompt of `prompt_length`, both with BOS.
+
+    The span may leave the prompt; `first` is the first position that `every` acts on.
+    """
+    if position == "every":
+        return first, prompt_length
+    if isinstance(position, At):
+        start = position.at
+    elif position == "middle":
+        start = prompt_length // 2 - length // 2
+    else:
+        start = 0 if position == "front" else prompt_length - length
+    return start, start + length
+
+
+def place(
+    alignments: tuple[Alignment, ...], tokenizer: Tokenizer, prompt: tuple[int, ...], text: str
+) -> tuple[Placement, ...]:
+    """The plan of one prompt (`prompt` is its ids with BOS, `text` its text for errors).
+
+    Raises:
+        PlanError: a span leaves the prompt, or the token it should start at is not there; nothing is skipped.
+    """
+    return tuple(_place(alignment, tokenizer, prompt, text) for alignment in alignments)
+
+
+def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], text: str) -> Placement:
+    position, length = alignment.addition.position, alignment.length
+    if isinstance(position, AtToken):
+        position = At(at=_find(tokenizer, position.token, prompt, text))
+    start, end = span(position, length, len(prompt), first=0 if tokenizer.bos is None else 1)
+    if position == "every":
+        return Placement(alignment, start, max(start, end))
+    if start >= 0 and end <= len(prompt):
+        return Placement(alignment, start, end)
+    kept = max(0, start), min(len(prompt), end)
+    if alignment.addition.overflow == "clip" and kept[0] < kept[1]:
+        return Placement(alignment, *kept, first_row=kept[0] - start)
+    ways = "a longer prompt, another position" + ("" if kept[0] >= kept[1] else ", or `overflow: clip`")
+    raise PlanError(
+        f"prompt {show(text)}: {alignment.label} covers {length} positions, [{start}, {end}) at "
+        f"{_name(position)}, but the prompt has {len(prompt)} (BOS included); use {ways}"
+    )
+
+
+def _name(position: str | At) -> str:
+    return position if isinstance(position, str) else f"{{at: {position.at}}}"
+
+
+def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text: str) -> int:
+    wanted = tokenizer.encode(text)
+    for start in range(len(prompt) - len(wanted) + 1):
+        if wanted and prompt[start : start + len(wanted)] == wanted:
+            return start
+    pieces = ", ".join(show(tokenizer.piece(id)) for id in prompt[:40])
+    raise PlanError(f"prompt {show(prompt_text)}: no token {show(text)} to start at; its tokens are {pieces}")
+
+
+def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
+    """Spans of the positions on which two or more of some placements act, with coefficients other than 0."""
+    # Sorted so that what begins at a position comes before what ends there, and one meeting is one span.
+    edges = sorted(
+        edge
+        for placement in placements
+        if placement.alignment.addition.coefficient != 0 and placement.start < placement.end
+        for edge in ((placement.start, -1), (placement.end, 1))
+    )
+    spans, depth, start = [], 0, 0
+    for position, change in edges:
+        depth -= change
+        if depth == 2 and change < 0:
+            start = position
+        elif depth == 1 and change > 0 and start < position:
+            spans.append((start, position))
+    return spans
+
+
+def check_length(
+    prompt: tuple[int, ...], text: str, new_tokens: int, context: int | None, model: str
+) -> None:
+    """Raises PlanError where a row would be empty or longer than the model's context (in tokens)."""
+    if not prompt:
+        raise PlanError(f"prompt {show(text)}: no tokens at all; write a text, or leave `bos` at auto")
+    if context is not None and len(prompt) + new_tokens > context:
+        raise PlanError(
+            f"prompt {show(text)}: {len(prompt)} tokens and {new_tokens} new ones are more than the "
+            f"{context} of {model}; shorten it or lower sampling.max_new_tokens"
+        )

@@ -1,0 +1,254 @@
+"""Texts -> token ids, and the two texts of a pair -> rows of one length.
+
+Every text is tokenised without special tokens and one BOS is put in front, once. This module does not
+know where an addition acts, and reads a tokenizer without torch and without transformers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from steer_cli.errors import TokenError
+from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
+from steer_cli.recipe.yaml_source import show
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer and the ids that begin and end a text."""
+
+    backend: Backend
+    folder: str
+    bos: int | None
+    eos: tuple[int, ...]  # a row ends at any of them; the first is the tokenizer's own
+    embeddings: int | None = None  # how many tokens the model has embeddings for, where config.json says it
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids without BOS; special tokens that the text spells are ordinary text.
+
+        Raises:
+            TokenError: the tokenizer cannot read such a text as ordinary text, or the model has no embedding
+                for one of its tokens.
+        """
+        with _reading(self.folder):
+            ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+        # A Unigram vocabulary holds its special tokens as pieces too, and finds them there.
+        for id in self._special.keys() & set(ids):
+            if self._special[id] in text:
+                raise TokenError(
+                    f"{show(text)}: this model's tokenizer takes {show(self._special[id])} for a special "
+                    "token and cannot read it as text; leave it out"
+                )
+        return self.within(ids)
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        added = self.backend.get_added_tokens_decoder()
+        return {id: token.content for id, token in added.items() if token.special}
+
+    def within(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The same ids; raises TokenError where the model has no embedding for one of them."""
+        if self.embeddings is not None and (odd := [id for id in ids if not 0 <= id < self.embeddings]):
+            raise TokenError(
+                f"{self.folder}: the tokenizer gives token {odd[0]} and the model has embeddings for "
+                f"{self.embeddings} (the tokenizer has {self.backend.get_vocab_size()} tokens); "
+                "use the tokenizer that belongs to the model"
+            )
+        return ids
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt, BOS in front."""
+        return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
+
+    def decode(self, ids: tuple[int, ...]) -> str:
+        """Text of token ids, special tokens included."""
+        with _reading(self.folder):
+            return self.backend.decode(list(ids), skip_special_tokens=False)
+
+    def piece(self, id: int) -> str:
+        """The text that a token adds inside a text: at its start, some decoders strip a space."""
+        return self.decode((id, id))[len(self.decode((id,))) :]
+
+    def completion(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> str:
+        """The text that follows the prompt, without the EOS that ended it."""
+        ids = ids[:-1] if ids and ids[-1] in self.eos else ids
+        before, whole = self.decode(prompt), self.decode(prompt + ids)
+        return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One text of a pair: BOS, the text, then pads."""
+
+    ids: tuple[int, ...]
+    pads: int = 0
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """The two rows of a pair; `minus` is None where there is nothing to subtract."""
+
+    plus: TokenRow
+    minus: TokenRow | None
+
+    @property
+    def length(self) -> int:
+        """Positions that the pair's vector covers."""
+        return max(len(self.plus.ids), len(self.minus.ids) if self.minus else 0)
+
+
+def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None) -> Tokenizer:
+    """Read a folder's tokenizer.json (or GPT-2's vocab.json and merges.txt).
+
+    Args:
+        bos: auto (the tokenizer's BOS, else the one that config.json names, else EOS), none, or the text
+            of one token.
+        also_eos: text of one more token that ends a row.
+
+    Raises:
+        TokenError: there is no tokenizer in the folder, or it has no such token.
+    """
+    with _reading(folder), _panics_unheard():
+        backend = _backend(folder)
+        # What is wrong with a tokenizer often shows only when it is used.
+        backend.decode(backend.encode("a", add_special_tokens=False).ids or [0], skip_special_tokens=False)
+    tokens, ids = stated_tokens(folder), stated_ids(folder)
+    if ids.embeddings is not None:
+        # Added tokens are not counted: a text need not hold any of those that the model lacks.
+        check_vocabulary(folder, backend.get_vocab_size(with_added_tokens=False), ids.embeddings)
+    named = {key: _token_id(backend, token, folder) for key, token in tokens.items()}
+    eos = [named["eos"], *ids.eos]
+    if also_eos is not None:
+        eos.append(_token_id(backend, also_eos, folder))
+    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
+    if bos == "none":
+        first = None
+    elif bos == "auto":
+        first = named["bos"] if named["bos"] is not None else ids.bos
+        first = first if first is not None or not eos else eos[0]
+        if first is None:
+            raise TokenError(
+                f"{folder}: bos: the tokenizer has neither BOS nor EOS; write `bos: none` or a token"
+            )
+    else:
+        first = _token_id(backend, bos, folder)
+        if first is None:
+            raise TokenError(
+                f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
+            )
+    check_ids(folder, {"bos": () if first is None else (first,), "eos": eos}, ids.embeddings)
+    return Tokenizer(backend, str(folder), first, eos, ids.embeddings)
+
+
+@contextmanager
+def _reading(folder: Path | str) -> Iterator[None]:
+    """Within the `with`, whatever the library of tokenizers raises becomes a TokenError."""
+    try:
+        yield
+    except (TokenError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # plain Exception for a broken file; a Rust panic is not even that
+        reason = " ".join(str(error).split())[:160]
+        raise TokenError(f"{folder}: the tokenizer cannot be read: {reason}") from None
+
+
+@contextmanager
+def _panics_unheard() -> Iterator[None]:
+    """Within the `with`, what Rust writes of a panic, past Python and to the terminal, goes nowhere."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _backend(folder: Path) -> Backend:
+    whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    if whole.is_file():
+        return _exact(Backend.from_file(str(whole)))
+    if vocabulary.is_file() and merges.is_file():
+        backend = Backend(models.BPE.from_file(str(vocabulary), str(merges)))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        backend.add_special_tokens([t for t in ("<|endoftext|>",) if backend.token_to_id(t) is not None])
+        return _exact(backend)
+    raise TokenError(
+        f"{folder}: no tokenizer.json; write one with transformers: "
+        "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
+
+
+def _exact(backend: Backend) -> Backend:
+    """A row is exactly the text that was written, and the same on every run, whatever a file asks for."""
+    backend.no_padding()
+    backend.no_truncation()
+    # Added tokens that are not special, such as runs of spaces, are vocabulary and stay as they are.
+    backend.encode_special_tokens = True
+    if getattr(backend.model, "dropout", None) is not None:  # merges left out at random, to train on
+        backend.model.dropout = None
+    return backend
+
+
+def _token_id(backend: Backend, token: str | None, folder: Path | str) -> int | None:
+    if token is None:
+        return None
+    id = backend.token_to_id(token)
+    if id is None:
+        with _reading(folder):
+            ids = backend.encode(token, add_special_tokens=False).ids
+        id = ids[0] if len(ids) == 1 else None
+    return id
+
+
+def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
+    """The id that fills the shorter text of a pair; None for `none`.
+
+    Raises:
+        TokenError: `pad` is not one token of this tokenizer; names `where`.
+    """
+    if pad == "none":
+        return None
+    if pad == "eos":
+        if not tokenizer.eos:
+            raise TokenError(
+                f"{where}.pad: the tokenizer has no EOS; use `pad: space` or a text of one token"
+            )
+        return tokenizer.eos[0]
+    if pad == "space":
+        # Some tokenizers put a space in front of every text, so that a lone one would be encoded as two.
+        for sign in ("Ġ", "▁", " "):
+            id = tokenizer.backend.token_to_id(sign)
+            if id is not None and tokenizer.piece(id) == " ":
+                return id
+    id = _token_id(tokenizer.backend, " " if pad == "space" else pad, tokenizer.folder)
+    if id is None:
+        raise TokenError(
+            f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"
+        )
+    return id
+
+
+def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -> AlignedPair:
+    """A pair of texts -> rows of the same length, the shorter one padded on the right.
+
+    Pads are ordinary tokens and attended to. Without a pad each side keeps its own length.
+    """
+    rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
+    length = max(map(len, rows)) if pad is not None else 0
+    padded = [TokenRow(ids + (pad,) * max(0, length - len(ids)), max(0, length - len(ids))) for ids in rows]
+    return AlignedPair(padded[0], padded[1] if minus is not None else None)

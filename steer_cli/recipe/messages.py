@@ -1,0 +1,138 @@
+"""What pydantic found wrong with a recipe -> lines that name place, path, value and what would be right.
+
+This module reads no file and knows the format only by the examples it gives.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from steer_cli.recipe import bounds
+from steer_cli.recipe.yaml_source import Document, dotted, show
+
+_ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
+_UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"
+RIGHT = {
+    "layer": 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"'
+    + _UP_TO,
+    "source_layer": 'a block such as 0, or a share of the depth such as "25%"' + _UP_TO,
+    "position": 'front, middle, back, every, {at: 3} or {token: " friend"}'
+    f"; `at` goes up to {bounds.LARGEST_POSITION}",
+    "at": "a position, 0 or more, such as 3",
+    "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size",
+    "frequency_penalty": f"a finite number such as 1.0, up to {bounds.LARGEST_PENALTY:g} in size",
+    "temperature": f"a finite number, 0 or more, such as 1.0; at most {bounds.LARGEST_TEMPERATURE:g}",
+    "top_p": "a number above 0 and up to 1, such as 0.3",
+    "top_k": f"a whole number, 1 or more, or null; at most {bounds.LARGEST_VOCABULARY}",
+    "dims": "a share of the width from 0 to 1, such as 0.7",
+    "max_new_tokens": "a whole number from 1 to 1000000, such as 50",
+    "samples": "a whole number from 1 to 1000000, such as 3",
+    "seed": "a whole number, 0 or more, below 2^63",
+    "combine": "mean or sum",
+    "overflow": "error or clip",
+    "match_norm": "true or false",
+    "additions": f"a list with one addition or more, such as [{_ADDITION}]",
+    "pairs": "a list of pairs such as [{plus: Love, minus: Hate}]",
+    "prompts": "a list of texts",
+    "random": "a mapping such as {seed: 0}",
+    "sampling": "a mapping such as {samples: 3, seed: 0}",
+    "count": "a mapping of labels to lists of words, such as {wedding: [wedding, bride]}",
+}
+_ALTERNATIVES = (("layer",), ("source_layer",), ("position",))
+_TEXTS = ("plus", "minus", "prompt", "name", "description", "source", "model", "bos", "pad", "token")
+SHOWN = 20  # faults that get a line; beyond them it is one mistake, made many times
+LONGEST_QUOTED = 60  # characters of a value that the remedy repeats
+
+Fault = dict[str, Any]  # as pydantic tells it
+
+
+def describe(
+    errors: list[Fault], written: Document, known_keys: Callable[[str], list[str]]
+) -> tuple[list[str], int]:
+    """Pydantic's errors -> a line for each of the first faulty values, in the order of the file's keys.
+
+    `known_keys` gives the keys allowed in the mapping that stands under a key ("" is the document).
+
+    Returns:
+        The lines, and how many more values are at fault.
+    """
+    found = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
+    above = {path[:length] for path in {path for path, _, _ in found} for length in range(len(path))}
+    first: dict[tuple, tuple[Any, Fault]] = {}
+    for path, value, fault in found:
+        # A list also fails when one of its entries does; the entry says more.
+        if path in above and fault["type"] not in ("value_error", "missing"):
+            continue
+        if fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
+            path = (*path, fault["loc"][-1])
+        first.setdefault(path, (value, fault))
+    lines = [
+        f"{written.place(path)}: {dotted(path) or 'the document'}: {_said(path, *of, written, known_keys)}"
+        for path, of in islice(first.items(), SHOWN)
+    ]
+    return lines, len(first) - len(lines)
+
+
+def _said(
+    path: tuple, value: Any, fault: Fault, written: Document, known_keys: Callable[[str], list[str]]
+) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key; {_nearest(path, known_keys)}"
+    if fault["type"] == "missing" and path[-1] == fault["loc"][-1]:
+        return f"missing; write {RIGHT.get(str(path[-1]), 'it')}"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return f"{show(value)} is not {_right(path, value, fault, written)}"
+
+
+def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
+    """The part of pydantic's location that is a path in the document (unions add tags of their own)."""
+    path: tuple = ()
+    for step in loc:
+        if (isinstance(values, dict) and step in values) or (
+            isinstance(values, list) and isinstance(step, int) and step < len(values)
+        ):
+            path, values = (*path, step), values[step]
+        # The ways to write one of these are tried in turn and all fail: one error is enough.
+        if path[-1:] in _ALTERNATIVES:
+            break
+    return path, values
+
+
+def _right(path: tuple, value: Any, fault: Fault, written: Document) -> str:
+    keys = [step for step in path if isinstance(step, str)]
+    key = keys[-1] if keys else ""
+    inside_list = bool(path) and isinstance(path[-1], int)
+    if not path or (key in ("additions", "pairs") and inside_list):
+        example = _ADDITION if key == "additions" else "{plus: Love, minus: Hate}"
+        return f"a mapping of keys, such as {example if path else 'prompt: ... and additions: [...]'}"
+    if "count" in keys[:-1] and not inside_list:
+        return "a list of words such as [wedding, bride]"
+    if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:
+        return _right_text(path, value, fault, written)
+    return RIGHT.get(key, "a value of the format")
+
+
+def _right_text(path: tuple, value: Any, fault: Fault, written: Document) -> str:
+    if isinstance(value, str):
+        longest = fault.get("ctx", {}).get("max_length")
+        ways = {
+            "string_too_short": "a text of one character or more",
+            "string_too_long": f"a text of up to {longest} characters",
+            "string_pattern_mismatch": "a name or a path: it holds the character #x0000",
+        }
+        return ways.get(fault["type"], "UTF-8 text")
+    if isinstance(value, (bool, int, float)):
+        text = written.written(path) or ""
+        return f'text; quote it: "{text}"' if 0 < len(text) <= LONGEST_QUOTED else "text; quote it"
+    return "text"
+
+
+def _nearest(path: tuple, known_keys: Callable[[str], list[str]]) -> str:
+    parent = next((step for step in reversed(path[:-1]) if isinstance(step, str)), "")
+    known = known_keys(parent)
+    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -1,0 +1,249 @@
+"""YAML -> Recipe, frozen and validated: the only place that knows the file format.
+
+This module knows neither tokens nor models: whether a layer exists or a text fits is decided later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from steer_cli.errors import RecipeError
+from steer_cli.recipe import bounds
+from steer_cli.recipe import yaml_source as document
+from steer_cli.recipe.bundled import DEFAULT_MODEL, decode, find, is_file, read
+from steer_cli.recipe.messages import describe
+from steer_cli.recipe.yaml_source import Document, Override, show
+
+Layers = Annotated[
+    tuple[bounds.Block | bounds.Share, ...],
+    Strict(False),
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+]
+
+# What the validators below ask for beyond the types, in the words of JSON Schema.
+ONE_KIND_OF_TEXT = {
+    "oneOf": [
+        {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
+        {
+            "required": ["pairs"],
+            "properties": {"pairs": {"minItems": 1}, "plus": {"type": "null"}, "minus": {"type": "null"}},
+        },
+    ]
+}
+ONE_KIND_OF_PROMPT = {
+    "not": {
+        "required": ["prompt", "prompts"],
+        "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
+    }
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class At(_Part):
+    """Start at a position of the prompt; 0 is BOS."""
+
+    at: Annotated[bounds.Position, Field(description="first position, counted with BOS")]
+
+
+class AtToken(_Part):
+    """Start at the first place where these tokens stand in the prompt."""
+
+    token: Annotated[bounds.Text, Field(min_length=1, description='a text of the prompt, such as " friend"')]
+
+
+class Pair(_Part):
+    """Two texts; the vector is the stream of `plus` less the stream of `minus`."""
+
+    plus: Annotated[bounds.Text, Field(description="steer towards this text")]
+    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+        None
+    )
+
+
+class Random(_Part):
+    """A control: a Gaussian vector with the norms of the pair's."""
+
+    seed: bounds.Seed = 0
+
+
+class Addition(_Part):
+    """One entry of a recipe: texts, layers, a coefficient, a position."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
+
+    plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
+    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+        None
+    )
+    pairs: Annotated[tuple[Pair, ...], Field(strict=False, description="many pairs instead of one")] = ()
+    combine: Annotated[Literal["mean", "sum"], Field(description="how the pairs become one vector")] = "mean"
+    layer: Annotated[
+        bounds.Block | bounds.Share | Layers,
+        Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
+    ]
+    coefficient: Annotated[bounds.Coefficient, Field(description="the vector is multiplied by this")] = 1.0
+    position: Annotated[
+        Literal["front", "middle", "back", "every"] | At | AtToken,
+        Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
+    ] = "front"
+    pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
+    overflow: Annotated[Literal["error", "clip"], Field(description="a span that leaves the prompt")] = (
+        "error"
+    )
+    source_layer: Annotated[
+        bounds.Block | bounds.Share | None, Field(description="record here instead of at `layer`")
+    ] = None
+    match_norm: Annotated[bool, Field(description="rescale to the norm that the pair has at `layer`")] = False
+    random: Annotated[
+        Random | None, Field(description="a control: noise of the same norm, new at each layer")
+    ] = None
+    dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
+
+    @model_validator(mode="after")
+    def _texts(self) -> Addition:
+        if bool(self.pairs) == (self.plus is not None) or (self.pairs and self.minus is not None):
+            raise ValueError("needs either plus (and minus), or pairs")
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        if not layers or len(set(layers)) < len(layers):
+            raise ValueError("layer needs one block or more, each once")
+        return self
+
+    @property
+    def texts(self) -> tuple[Pair, ...]:
+        """The pairs of the addition, one or many."""
+        return self.pairs or (Pair(plus=self.plus, minus=self.minus),)
+
+    @property
+    def layers(self) -> tuple[int | str, ...]:
+        """The blocks it is added before, as written: numbers or shares of the depth."""
+        return self.layer if isinstance(self.layer, tuple) else (self.layer,)
+
+
+class Sampling(_Part):
+    """How one token is drawn from the logits. The defaults are those of Turner et al. 2023."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions of each prompt and arm")] = 3
+    temperature: Annotated[bounds.Temperature, Field(description="0 is greedy")] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
+    top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
+    frequency_penalty: Annotated[
+        bounds.Penalty, Field(description="logits lose this for each earlier use of the token")
+    ] = 1.0
+    seed: bounds.Seed = 0
+
+
+Words = Annotated[tuple[bounds.Word, ...], Field(strict=False, min_length=1)]
+
+
+class Recipe(_Part):
+    """A steering recipe: prompts, additions and sampling, as one small file of text."""
+
+    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_PROMPT)
+
+    name: Annotated[str, Field(max_length=bounds.LONGEST_NAME)] = ""
+    description: bounds.Text = ""
+    source: Annotated[bounds.Text, Field(description="where the recipe comes from")] = ""
+    model: Annotated[bounds.Name, Field(description="hub id, folder, .gguf file or catalogue name")] = (
+        DEFAULT_MODEL
+    )
+    bos: Annotated[bounds.Word, Field(description="auto, none, or a token of the model")] = "auto"
+    prompt: Annotated[bounds.Text | None, Field(description="the text to continue")] = None
+    prompts: Annotated[
+        tuple[bounds.Text, ...], Field(strict=False, description="several, instead of prompt")
+    ] = ()
+    additions: Annotated[tuple[Addition, ...], Field(strict=False, min_length=1)]
+    sampling: Sampling = Sampling()
+    count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
+
+    # Of the bytes of the file and of the changes made to it; not a key of the file.
+    _sha256: str = ""
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompt(self) -> Recipe:
+        if self.prompt is not None and self.prompts:
+            raise ValueError("give prompt or prompts, not both")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Equals `sha256sum FILE`; with `--set`, each change is hashed after the file as a line."""
+        return self._sha256
+
+    @property
+    def all_prompts(self) -> tuple[str, ...]:
+        return (self.prompt,) if self.prompt is not None else self.prompts
+
+    def with_prompts(self, prompts: list[str]) -> Recipe:
+        """The same recipe on other prompts.
+
+        Raises:
+            RecipeError: there is no prompt at all, or one is not readable as UTF-8.
+        """
+        if not prompts and not self.all_prompts:
+            raise RecipeError(
+                [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use --prompt TEXT"]
+            )
+        for prompt in prompts:
+            if any("\ud800" <= character <= "\udfff" for character in prompt):
+                raise RecipeError([f"prompt {show(prompt)}: not UTF-8 text; save it as UTF-8"])
+            if len(prompt) > bounds.LONGEST_TEXT:
+                raise RecipeError(
+                    [f"prompt {show(prompt)}: more than {bounds.LONGEST_TEXT} characters; shorten it"]
+                )
+        return self.model_copy(update={"prompt": None, "prompts": tuple(prompts)}) if prompts else self
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, which editors use to complete and check the file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def load(name: str, changes: list[Override] | None = None) -> Recipe:
+    """Read, change and validate a recipe: a path, `-` for standard input, or a shipped name.
+
+    Raises:
+        RecipeError: the file cannot be read or is no recipe; holds one line for each fault.
+    """
+    file, changes = find(name), changes or []
+    source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
+    content = read(file, source)
+    written = document.override(document.parse(decode(content, source), source), changes)
+    recipe = validate(written)
+    digest = hashlib.sha256(content)
+    for change in changes:
+        # Options such as --samples are in every record themselves.
+        if not change.label.startswith("--set"):
+            continue
+        digest.update(f"\n{change.label}".encode(errors="surrogateescape"))
+    recipe = (
+        recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})
+    )
+    recipe._sha256 = digest.hexdigest()
+    return recipe
+
+
+def validate(written: Document) -> Recipe:
+    """Plain values -> Recipe.
+
+    Raises:
+        RecipeError: one line for each fault, in the order of the file; for the first of very many.
+    """
+    try:
+        return Recipe.model_validate(written.values)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise RecipeError(*describe(faults, written, _known_keys)) from None
+    except RecursionError:
+        raise RecipeError([f"{written.source}: nested too deeply"]) from None
+
+
+def _known_keys(parent: str) -> list[str]:
+    kinds = {"additions": Addition, "pairs": Pair, "sampling": Sampling, "random": Random}
+    return list(kinds.get(parent, Recipe).model_fields)

@@ -1,0 +1,1 @@
+"""Streams -> vectors -> what is added, and the receipt."""

@@ -1,0 +1,70 @@
+"""Is it more than noise, or an extra token? The same recipe with something else in the vector's place.
+
+`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in
+another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
+rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
+prompt. This module knows recipes and vectors; it does not know how anything is sampled or shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from steer_cli.errors import PlanError
+from steer_cli.planning.placement import Alignment
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.schema import Random, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steer_cli.models.load import Model
+
+
+def control_vectors(
+    model: Model, alignments: Sequence[Alignment], vectors: Sequence[Tensor], control: str, seed: int
+) -> list[Tensor]:
+    """What stands in the vectors' place, [positions, width] each; their norms at every position are the same.
+
+    Raises:
+        VectorError: the pair is the same at layer 0, where `embedding` reads it.
+    """
+    import torch
+
+    from steer_cli.steering.vectors import compute, rescaled
+
+    if control == "shuffled":
+        generator = torch.Generator().manual_seed(seed)
+        return [vector[:, torch.randperm(vector.shape[1], generator=generator)] for vector in vectors]
+    values = {"random": Random(seed=seed)} if control == "random" else {"source_layer": 0, "match_norm": True}
+    changed = [
+        replace(
+            alignment,
+            addition=alignment.addition.model_copy(update=values),
+            source_layer=0 if control == "embedding" else alignment.source_layer,
+        )
+        for alignment in alignments
+    ]
+    # After `dims`: what the cut takes from a control's norm is not what it takes from the vector's.
+    return [
+        rescaled(made, vector.norm(dim=-1, keepdim=True))
+        for made, vector in zip(compute(model, changed), vectors, strict=True)
+    ]
+
+
+def prompted(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """A prompt's ids with the plus text's tokens behind BOS.
+
+    Raises:
+        PlanError: the recipe has more than one text to put there.
+    """
+    texts = {pair.plus for addition in recipe.additions for pair in addition.texts}
+    if len(texts) > 1:
+        raise PlanError(
+            f"--control prompt: {recipe.name} has {len(texts)} plus texts and one goes in front; "
+            "use another control"
+        )
+    front = 0 if tokenizer.bos is None else 1
+    return (*tokenizer.prompt(texts.pop()), *prompt[front:])

@@ -1,0 +1,179 @@
+"""Pairs -> vectors: which direction, unscaled.
+
+This module does not know prompts, coefficients or spans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steer_cli.errors import VectorError
+from steer_cli.models.load import Model
+from steer_cli.planning.placement import Alignment
+from steer_cli.planning.tokens import AlignedPair
+from steer_cli.steering.residual import record
+
+# Positions of one capture pass: large enough to keep the cores busy, small in memory.
+CAPTURE_POSITIONS = 4096
+
+Streams = dict[tuple[tuple[int, ...], int], Tensor]  # (ids, layer) -> [positions, width], float32
+
+
+def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
+    """The unsteered stream of many texts, in few batched passes that stop at the deepest layer.
+
+    Args:
+        wanted: (ids, layer) of every stream that is needed.
+
+    Returns:
+        (ids, layer) -> [positions, width], float32 on the model's device.
+    """
+    layers = sorted({layer for _, layer in wanted})
+    whole = _whole({ids for ids, _ in wanted})
+    kept = {(whole[ids], layer) for ids, layer in wanted}
+    rows = sorted(set(whole.values()), key=len)
+    read: Streams = {}
+    while rows:
+        count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
+        batch, rows = rows[-count:], rows[:-count]
+        # What stands to the right of a text cannot reach it, so rows of any length share a pass.
+        longest = len(batch[-1])
+        ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
+        recorded = record(model, ids, layers)
+        for index, row in enumerate(batch):
+            for layer in layers:
+                if (row, layer) in kept:
+                    stream = recorded[layer][index, : len(row)]
+                    read[row, layer] = stream.to(model.device, torch.float32, copy=True)
+    return {(ids, layer): read[whole[ids], layer][: len(ids)] for ids, layer in wanted}
+
+
+def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """text -> one that begins with it, and with which no other begins: the streams of both are read there.
+
+    A word and the same word with padding are two of the texts of many recipes.
+    """
+    whole, previous = {}, ()
+    # In this order, a text comes right after one that begins with it, if there is any.
+    for text in sorted(texts, reverse=True):
+        whole[text] = whole[previous] if previous[: len(text)] == text else text
+        previous = text
+    return whole
+
+
+def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:
+    """The vector of every alignment, [positions, width] (one row for `every`), float32.
+
+    Raises:
+        VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
+    """
+    streams = capture(model, read_by(alignments))
+    return [vector_of(alignment, streams, model) for alignment in alignments]
+
+
+def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
+    """(ids, layer) of every stream that the vectors are made of."""
+    return {
+        (row.ids, layer)
+        for alignment in alignments
+        for layer in _layers_read(alignment)
+        for pair in alignment.pairs
+        for row in (pair.plus, pair.minus)
+        if row is not None and row.ids
+    }
+
+
+def _layers_read(alignment: Alignment) -> set[int]:
+    return (
+        {alignment.source_layer, alignment.layer}
+        if alignment.addition.match_norm
+        else {alignment.source_layer}
+    )
+
+
+def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
+    """The vector of one alignment from recorded streams; see `compute`."""
+    addition = alignment.addition
+    vector = _combined(alignment, alignment.source_layer, streams, model)
+    if addition.match_norm:
+        wanted = _combined(alignment, alignment.layer, streams, model).norm(dim=-1, keepdim=True)
+        vector = rescaled(vector, wanted)
+    if addition.random is not None:
+        noise = torch.randn(vector.shape, generator=_generator(alignment))
+        vector = rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
+    if addition.dims is not None:
+        vector = vector.clone()
+        vector[:, round(addition.dims * model.width) :] = 0
+    if not vector.isfinite().all():
+        raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_layer} is not finite")
+    if addition.coefficient != 0 and not vector.any():
+        raise VectorError(
+            f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
+        )
+    return vector
+
+
+def _generator(alignment: Alignment) -> torch.Generator:
+    """The noise of one addition at one of its layers.
+
+    Additions of one seed, and the layers of one addition, must not draw the same: in the stream, which keeps
+    what earlier blocks left, equal noises would add up to a direction where independent ones do not. The
+    first layer of a list draws what it would draw alone, whichever it is.
+    """
+    seed, index, turn = alignment.addition.random.seed, alignment.index, alignment.turn
+    if index or turn:
+        name = f"{seed}:{index}:{turn}" if turn else f"{seed}:{index}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
+    """Each row with the norm asked for, [positions, 1]; a row of zeros has no direction and stays zero."""
+    own = vector.norm(dim=-1, keepdim=True)
+    return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
+
+
+def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) -> Tensor:
+    """Sum or mean of the pairs' differences, aligned at their first token (for `every`, at their last)."""
+    every = alignment.addition.position == "every"
+    total = torch.zeros(1 if every else alignment.length, model.width, device=model.device)
+    for pair in alignment.pairs:
+        if every:
+            total += _last_difference(pair, layer, streams)
+        else:
+            difference = _difference(pair, layer, streams)
+            total[: len(difference)] += difference
+    return total / len(alignment.pairs) if alignment.addition.combine == "mean" else total
+
+
+def _last_difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor | int:
+    """plus - minus, each at its own last token, [1, width]; a side without tokens is 0."""
+    sides = [
+        streams[row.ids, layer][-1:] if row.ids else 0 for row in (pair.plus, pair.minus) if row is not None
+    ]
+    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
+
+
+def _difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor:
+    """plus - minus, [positions, width]; without padding each side acts on its own length."""
+    sides = [
+        (sign, row.ids) for sign, row in ((1, pair.plus), (-1, pair.minus)) if row is not None and row.ids
+    ]
+    width = next(iter(streams.values())).shape[1]
+    device = next(iter(streams.values())).device
+    total = torch.zeros(pair.length, width, device=device)
+    for sign, ids in sides:
+        total[: len(ids)] += sign * streams[ids, layer]
+    if pair.minus is not None:
+        # Equal beginnings have equal streams; rows of one batch may still differ in the last bit.
+        shared = 0
+        for plus, minus in zip(pair.plus.ids, pair.minus.ids, strict=False):
+            if plus != minus:
+                break
+            shared += 1
+        total[:shared] = 0
+    return total

@@ -1,0 +1,399 @@
+"""What only a process of its own shows: exit codes, pipes, full disks, signals, terminals, cold imports."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and signals of POSIX")
+
+# The command `steer`, without an installation.
+START = "import sys; sys.argv[0] = 'steer'; from steer_cli.cli import main; main()"
+# A shell that runs these tests in the background has them ignore Ctrl-C, and so would their children.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + START
+
+RECIPE = """\
+name: love
+prompt: I hate you because
+model: {model}
+additions:
+  - {{plus: Love, minus: Hate, layer: 2, coefficient: 3}}
+sampling: {{max_new_tokens: 4, samples: 1}}
+"""
+
+
+def environment(**more: str | None) -> dict[str, str]:
+    unwanted = ("HF_", "PYTHON", "FORCE_", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    # Passes over a tiny model are milliseconds of work, which threads only slow down.
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"} | more
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def steer(*args: object, start: str = START, env: dict[str, str | None] | None = None, **more):
+    """Run the command to its end, with its output as text unless `more` sends it elsewhere."""
+    pipe = subprocess.PIPE
+    more = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "timeout": 60} | more
+    command = [sys.executable, "-c", start, *map(str, args)]
+    return subprocess.run(command, env=environment(**env or {}), encoding="utf-8", **more)
+
+
+def begin(*args: object, start: str = START) -> subprocess.Popen:
+    """Start the command, with its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", start, *map(str, args)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    """A model's folder with the files of its tokenizer and nothing else."""
+    from conftest import write_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, "llama")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worded(tokenizer_folder, tmp_path_factory) -> Path:
+    """A recipe whose table can be drawn without a model."""
+    file = tmp_path_factory.mktemp("worded") / "love.yaml"
+    file.write_text(RECIPE.format(model=tokenizer_folder), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def love(tiny_folder, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("love") / "love.yaml"
+    file.write_text(RECIPE.format(model=tiny_folder("llama")), encoding="utf-8")
+    return file
+
+
+def words(command: str, recipe: Path) -> list[str]:
+    return [str(recipe) if word == "RECIPE" else word for word in command.split()]
+
+
+# ---- where standard output cannot take more
+
+LIGHT = ["table RECIPE", "table RECIPE --json", "check RECIPE", "schema", "recipes", "models --json"]
+ABOUT = ["--help", "table --help", "--version"]
+
+
+@posix
+@pytest.mark.parametrize("command", [*LIGHT, *ABOUT])
+def test_a_reader_that_has_left_ends_the_command_quietly(command, worded):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = steer(*words(command, worded), stdout=writing)
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@posix
+def test_generate_into_head_ends_quietly(love):
+    process = begin("generate", love, "--jsonl", "-n", 2, "-p", "I hate you", "-p", "I hate my friend")
+    first = process.stdout.readline()
+    process.stdout.close()  # as `head -1` does
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), said) == (0, "")
+    assert json.loads(first)["prompt"] == "I hate you"
+
+
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", [*LIGHT, *ABOUT])
+def test_a_full_disk_is_one_line(command, worded):
+    with open("/dev/full", "w") as full:
+        result = steer(*words(command, worded), stdout=full)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output: No space left on device; what was printed is cut off\n"
+
+
+@posix
+@pytest.mark.parametrize("command", ["check RECIPE", "table RECIPE --json", "schema"])
+def test_a_closed_standard_output_is_no_traceback(command, worded):
+    result = steer(*words(command, worded), start=closed("stdout"))
+    assert "Traceback" not in result.stderr
+
+
+@posix
+@pytest.mark.parametrize("command", ["check -", "generate -", "generate RECIPE --prompts -"])
+def test_a_closed_standard_input_is_one_line(command, worded):
+    result = steer(*words(command, worded), start=closed("stdin"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def closed(stream: str) -> str:
+    """The start of a command whose stream was closed before it, as by `<&-` in a shell."""
+    return f"import sys; sys.{stream} = None; {START}"
+
+
+def test_the_package_runs_as_a_module():
+    result = steer("--version", start="import runpy; runpy.run_module('steer_cli', run_name='__main__')")
+    assert (result.returncode, result.stdout[:6]) == (0, "steer ")
+
+
+# ---- Ctrl-C and --debug
+
+
+@posix
+def test_ctrl_c_ends_with_130_and_no_traceback(love, tmp_path):
+    # So many prompts that the command is far from its end when the first record is there.
+    (tmp_path / "prompts.txt").write_text("I hate you because\n" * 3000)
+    many = ["--prompts", tmp_path / "prompts.txt", "--set", "sampling.max_new_tokens=200"]
+    process = begin("generate", love, "--jsonl", *many, start=HEARING)
+    try:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    # Each line that was printed is whole.
+    lines = [first, *rest.splitlines(keepends=True)]
+    assert len(lines) < 3000
+    assert all(line.endswith("}\n") and json.loads(line)["sample"] == 0 for line in lines)
+
+
+@posix
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_interrupted_sweep_says_what_is_kept_and_goes_on(stored, love, tmp_path):
+    store = tmp_path / "s.jsonl"
+    slow = ["--measure", "counts", "--set", "count={any: [a]}", "--set", "sampling.max_new_tokens=150"]
+    sweep = ["sweep", love, "--layers", "0:5", "--coefficients", "1:20", *slow, "--samples", "4", "--jsonl"]
+    sweep += ["--store", store] if stored else []
+    process = begin(*sweep, start=HEARING)
+    try:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert all(json.loads(line) for line in rest.splitlines())
+    if not stored:
+        assert said == (
+            "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them\n"
+        )
+        return
+    kept = store.read_bytes().count(b"\n") - 1
+    assert 0 < kept < 100
+    assert said == (
+        f"interrupted: {kept} of 100 points are kept in {store}; the same command goes on from there\n"
+    )
+    process = begin(*sweep, start=HEARING)
+    try:
+        assert process.stderr.readline() == f"{store}: {kept} of 100 points are there already\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("command", ["--debug check nowhere", "check nowhere --debug"])
+def test_debug_shows_the_traceback_of_a_foreseen_error(command):
+    result = steer(*command.split())
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert "RecipeError: nowhere: no such file or shipped recipe" in result.stderr
+
+
+# ---- what is loaded
+
+HEAVY = {"torch", "transformers", "accelerate", "numpy", "safetensors"}
+LOADED = """\
+import atexit, sys
+ours = lambda name: name if name.startswith("steer_cli") else name.split(".")[0]
+atexit.register(lambda: print("loaded:", *set(map(ours, sys.modules)), file=sys.stderr))
+"""
+
+
+def loaded(*args: object) -> set[str]:
+    result = steer(*args, start=LOADED + START)
+    assert result.returncode == 0, result.stderr
+    return set(result.stderr.splitlines()[-1].removeprefix("loaded: ").split())
+
+
+@pytest.mark.parametrize("command", [*LIGHT, *ABOUT, "generate --help"])
+def test_a_command_that_needs_no_model_loads_no_model_code(command, worded):
+    found = loaded(*words(command, worded))
+    assert "typer" in found  # else the list is not what it seems
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("command", [*ABOUT, "generate --help", "models pull --help"])
+def test_help_is_quick(command):
+    found = loaded(*command.split())
+    assert "steer_cli.cli" in found
+    assert not found & {"yaml", "tokenizers", "huggingface_hub", "filelock", "platformdirs"}
+    assert not found & {
+        "steer_cli.recipe.schema",
+        "steer_cli.api",
+        "steer_cli.report.terminal",
+        "steer_cli.models.catalogue",
+    }
+    # To show a command's options, Typer itself loads pydantic.
+    assert "pydantic" not in found or command not in ("--help", "--version")
+
+
+WAITING = """\
+import atexit, json, os
+atexit.register(lambda: print(json.dumps({name: os.environ.get(name) for name in NAMES})))
+"""
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.parametrize("said", [{}, *({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_passively_unless_the_user_has_said_otherwise(said):
+    """So that two processes on the same cores do not take them from each other by spinning."""
+    start = WAITING.replace("NAMES", repr(NAMES)) + START
+    found = steer("--version", start=start, env=dict.fromkeys(NAMES) | said).stdout.splitlines()[-1]
+    assert json.loads(found) == dict.fromkeys(NAMES) | (said or {"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GNU")
+def test_the_policy_is_set_before_torch_loads(love):
+    # The library says what it has read as soon as it is loaded.
+    env = dict.fromkeys(NAMES) | {"OMP_DISPLAY_ENV": "TRUE"}
+    result = steer("shift", love, env=env)
+    assert result.returncode == 0 and "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
+
+
+def test_a_fault_of_the_recipe_is_told_before_torch_is_loaded(love):
+    changes = ["--set", "additions.0.position={token: nowhere}"]
+    result = steer("generate", love, *changes, start=LOADED + START)
+    error, modules = result.stderr.splitlines()
+    assert (result.returncode, error.split(":")[0]) == (1, "error")
+    assert not set(modules.split()) & {"torch", "transformers"}
+
+
+# ---- models out of reach
+
+
+def test_a_model_on_a_hub_out_of_reach_is_one_line_that_names_a_way(worded, tmp_path):
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    began = time.monotonic()
+    result = steer("table", worded, "--model", "some/model", env=env)
+    assert time.monotonic() - began < 20
+    assert result.returncode == 1 and result.stdout == ""
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: model 'some/model': not on this machine, and the hub is out of reach")
+    assert "smollm2-135m" in error
+    assert "Traceback" not in result.stderr
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for_long(worded, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        result = steer("table", worded, "--model", "some/model", env=env, timeout=30)
+    assert result.returncode == 1
+    assert "smollm2-135m" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["table RECIPE --model smollm2-135m", "models pull smollm2-135m"])
+def test_a_home_that_cannot_be_used_is_one_line(command, worded, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = steer(*words(command, worded), env={"STEER_HOME": str(tmp_path / "file")})
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'file'}: models cannot be kept there")
+    assert "set STEER_HOME" in line
+
+
+# ---- encodings and terminals
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_lacks_the_signs_gets_others(encoding, worded):
+    env = {"PYTHONIOENCODING": encoding}
+    result = steer("table", worded, "-p", "I hate é 日本", env=env, errors="replace")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "<s>" in result.stdout
+    # An error that holds such a sign too.
+    result = steer("check", "日本.yaml", env=env)
+    assert result.returncode == 1
+    assert "no such file or shipped recipe" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_records_are_whole_whatever_the_encoding_of_the_terminal(encoding, worded):
+    prompt = "I hate é 日本 😀"
+    result = steer("table", worded, "--json", "-p", prompt, env={"PYTHONIOENCODING": encoding})
+    (record,) = map(json.loads, result.stdout.splitlines())
+    assert record["prompt"] == prompt
+    assert record["rows"][0]["tokens"][1:3] == ["I", " hate"]
+
+
+def on_terminal(args: list[str], **env: str) -> str:
+    """What the command writes to a terminal of 100 columns."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    settings = environment(TERM="xterm-256color", COLUMNS="100", **env)
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, *args], env=settings, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            more = os.read(ours, 65536)
+        except OSError:  # Linux's answer when the other end is closed
+            more = b""
+        if not more:
+            break
+        written += more
+    os.close(ours)
+    assert process.wait(60) == 0, written
+    return written.decode()
+
+
+def colours(text: str) -> set[str]:
+    """The colours that escape sequences set; bold and dim are none."""
+    return {code for codes in re.findall(r"\x1b\[([0-9;]*)m", text) for code in codes.split(";")} & {
+        str(code) for code in [*range(30, 39), *range(90, 98)]
+    }
+
+
+@posix
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(worded):
+    args = ["table", str(worded)]
+    assert {"32", "35"} <= colours(on_terminal(args))
+    assert not colours(on_terminal(args, NO_COLOR="1"))
+    # The text is the same but for these.
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(args, **env)) for env in ({}, {"NO_COLOR": "1"})]
+    assert plain[0] == plain[1]
+
+
+@posix
+def test_a_terminal_sees_the_work_and_no_escape_sequence_of_a_prompt(love):
+    prompt = "I hate \x1b[31m\x1b]0;title\x07you\x9b2J"
+    changes = ["--set", "sampling.max_new_tokens=100", "--samples", "2"]
+    written = on_terminal(["generate", str(love), "-p", prompt, *changes])
+    assert "decoding" in written
+    # The bar is taken away before the results are written, and the cursor is back.
+    assert "decoding" not in written[written.index("love") :]
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert not any(sequence in written for sequence in ("\x1b[31m", "\x1b]", "\x07", "\x9b"))
+    assert "␛[31m␛]0;title␇you\ufffd2J" in re.sub(r"\x1b\[[0-9;]*m", "", written)

@@ -1,0 +1,112 @@
+"""Controls of `steer generate`: what stands in the vector's place; the other columns stay as they are."""
+
+import json
+
+import pytest
+from conftest import ARCHITECTURES
+
+PROMPT = "I went up to my friend and said"
+LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}
+SAMPLING = {"max_new_tokens": 12, "samples": 2, "top_p": 0.9}
+
+
+@pytest.fixture
+def generated(command, recipe_file):
+    def run(folder, *arguments, addition=LOVE, prompts=(PROMPT, "People flock to Rome")):
+        path = recipe_file(folder, addition, prompts=list(prompts), sampling=SAMPLING)
+        code, out, err = command("generate", path, *arguments, "--jsonl")
+        assert code == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize("control", ["random", "embedding", "prompt", "shuffled"])
+def test_the_other_columns_do_not_change(control, generated, tiny_folder):
+    folder = tiny_folder("llama")
+    plain, controlled = generated(folder), generated(folder, "--control", control)
+    assert len(plain) == len(controlled) == 4
+    for before, after in zip(plain, controlled, strict=True):
+        own = after.pop("control")
+        assert own["kind"] == control and own["text"] != before["steered"]["text"]
+        for arm in ("unsteered", "steered"):
+            assert (after[arm]["tokens"], after[arm]["finish"]) == (
+                before[arm]["tokens"],
+                before[arm]["finish"],
+            )
+
+
+@pytest.mark.parametrize(
+    ("control", "values"),
+    [("random", {"random": {"seed": 0}}), ("embedding", {"source_layer": 0, "match_norm": True})],
+)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_control_is_the_recipe_with_its_keys(control, values, arch, generated, tiny_folder):
+    folder = tiny_folder(arch)
+    controls = generated(folder, "--control", control)
+    keyed = generated(folder, addition={**LOVE, **values})
+    assert [each["control"]["tokens"] for each in controls] == [each["steered"]["tokens"] for each in keyed]
+
+
+def test_the_prompt_control_is_the_plus_text_behind_bos(generated, tiny_folder):
+    from measuring import opened
+    from reference import complete, special, tokens
+
+    folder = tiny_folder("gpt2")
+    model, tokenizer, names, front = opened(folder)
+    ids = tokens(tokenizer, front, "Love") + tokens(tokenizer, [], PROMPT)
+    sampling = {"temperature": 1.0, "top_k": None, "frequency_penalty": 1.0, "seed": 0, **SAMPLING}
+    eos = special(tokenizer, names["eos_token"])
+    wanted = [complete(model, ids, eos, sampling, sample)["ids"] for sample in range(2)]
+    records = generated(folder, "--control", "prompt", prompts=[PROMPT])
+    assert [record["control"]["tokens"] for record in records] == wanted
+
+
+def test_the_prompt_control_is_unsteered_in_slots_that_were_steered(generated, tiny_folder):
+    """With `every`, decoding adds to rows; few slots, so that the control's rows take over used ones."""
+    folder, arguments = tiny_folder("gpt2"), ("--control", "prompt")
+    front = generated(folder, *arguments)
+    every = generated(folder, *arguments, "--batch-rows", 4, addition={**LOVE, "position": "every"})
+    assert [each["control"]["tokens"] for each in every] == [each["control"]["tokens"] for each in front]
+
+
+def test_shuffled_keeps_the_values_of_every_position():
+    import torch
+
+    from steer_cli.steering.baselines import control_vectors
+
+    vector = torch.randn(3, 40)
+    [other] = control_vectors(None, [], [vector], "shuffled", seed=1)
+    assert not torch.equal(other, vector)
+    assert torch.equal(other.sort(-1).values, vector.sort(-1).values)
+
+
+@pytest.mark.parametrize("control", ["random", "embedding", "shuffled"])
+def test_the_norms_are_those_of_the_vector_that_is_left_after_dims(control, tiny_folder):
+    import torch
+    from tiny import align_additions, compute, open_model, open_tokenizer, recipe_of
+
+    from steer_cli.steering.baselines import control_vectors
+
+    folder = tiny_folder("llama")
+    recipe, model = recipe_of({**LOVE, "dims": 0.3}), open_model(folder)
+    alignments = align_additions(recipe, open_tokenizer(folder), model.depth)
+    vectors = compute(model, alignments)
+    [other] = control_vectors(model, alignments, vectors, control, seed=1)
+    torch.testing.assert_close(other.norm(dim=-1), vectors[0].norm(dim=-1))
+
+
+def test_the_screen_has_a_third_column(command, recipe_file, tiny_folder):
+    path = recipe_file(tiny_folder("gpt2"), LOVE, prompt=PROMPT, sampling=SAMPLING)
+    code, out, _ = command("generate", path, "--control", "shuffled")
+    assert code == 0 and "control: shuffled" in out
+
+
+def test_bad_controls_are_one_clear_line(command, recipe_file, tiny_folder):
+    folder = tiny_folder("gpt2")
+    one = recipe_file(folder, LOVE, prompt=PROMPT)
+    code, _, err = command("generate", one, "--control", "placebo")
+    assert code == 2 and "placebo" in err
+    two = recipe_file(folder, LOVE, {**LOVE, "plus": "wedding"}, prompt=PROMPT)
+    code, _, err = command("generate", two, "--control", "prompt")
+    assert code == 1 and "2 plus texts" in err and err.count("\n") == 1
