@@ -171,6 +171,15 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
+class CorpusResult:
+    """What `perplexity` found: figures in the order of the corpora, and each sentence's changes."""
+
+    model: str
+    figures: tuple[Perplexity, ...]
+    sentences: tuple[SentenceChange, ...]
+
+
+@dataclass(frozen=True)
 class SentenceChange:
     """One sentence of a corpus; a change is None where a prediction was left out."""
 

@@ -58,30 +58,28 @@ def generate(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import api
-    from steer_cli.cli.inputs import recipe_from
+    from steer_cli.cli.inputs import found_model, recipe_from
+    from steer_cli.models.hardware import Hardware
+    from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import jsonl as records
     from steer_cli.report import terminal
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
-    hardware = api.Hardware(dtype, device, device_map)
     screen = terminal.console()
     with Display() as display:
-        outcomes = api.generate(
-            chosen,
-            hardware,
-            batch_rows=batch_rows,
-            progress=display.progress,
-            note=display.note,
-            control=control,
-        )
-        for number, outcome in enumerate(outcomes):
+        located, facts = found_model(chosen, display)
+        plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
+        api.fronted(plan, control)  # what is wrong with it is said before the model is loaded
+        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
+        outcomes = api.complete(loaded, plan, control, batch_rows, progress=display.progress)
+        for index, outcome in enumerate(outcomes):
             display.clear()
             if jsonl:
                 for record in records.generation_records(outcome):
                     print(records.line(record), flush=True)
                 continue
-            if number == 0:
+            if index == 0:
                 screen.print(terminal.title(outcome.recipe, outcome.model))
             for part in terminal.outcome_parts(outcome, screen.width):
                 screen.print(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
@@ -13,6 +13,11 @@ from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, read
 from steer_cli.recipe.schema import Recipe, load
 from steer_cli.recipe.yaml_source import Override, parse_override
+
+if TYPE_CHECKING:
+    from steer_cli.models.resolve import Located
+    from steer_cli.planning.plan import ModelFacts
+    from steer_cli.report.progress import Display
 
 
 def recipe_from(
@@ -46,6 +51,18 @@ def recipe_from(
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
     return recipe.with_prompts(texts) if texts or needs_prompt else recipe
+
+
+def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:
+    """The recipe's model, fetched where that is needed, and what planning has to know of it.
+
+    Raises:
+        SteerError: there is no such model, or it has no usable tokenizer.
+    """
+    from steer_cli.models.resolve import locate
+
+    located = locate(recipe.model, weights, display.progress, display.note)
+    return located, located.facts(recipe.bos)
 
 
 def read_prompts(file: str) -> list[str]:

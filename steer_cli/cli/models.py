@@ -76,9 +76,9 @@ def pull(
     ],
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
+    from steer_cli.models import resolve
     from steer_cli.report.progress import Display
 
     with Display() as display:
-        folder = api.pull(name, display.progress, display.note)
+        folder = resolve.pull(name, display.progress, display.note)
     typer.echo(str(folder))

@@ -36,8 +36,9 @@ def norms(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import api
-    from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import plot_file, recipe_from
+    from steer_cli.cli.inputs import found_model, plot_file, recipe_from
+    from steer_cli.models.hardware import Hardware
+    from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
@@ -46,8 +47,10 @@ def norms(
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
     with Display() as display:
-        hardware = Hardware(dtype, device, device_map)
-        found = list(api.norms(chosen, hardware, centre, display.progress, display.note))
+        located, facts = found_model(chosen, display)
+        plan = plan_recipe(chosen, facts, 0)
+        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = list(api.norms_of(loaded, plan, centre))
     if jsonl:
         for each in found:
             print(line(records.norms_record(each)))

@@ -47,16 +47,18 @@ def perplexity(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import api
-    from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import read_corpora, recipe_from
+    from steer_cli.cli.inputs import found_model, read_corpora, recipe_from
+    from steer_cli.measure.lines import plan_corpora
+    from steer_cli.models.hardware import Hardware
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
-    hardware, compare = Hardware(dtype, device, device_map), baseline is not None
     with Display() as display:
-        notes = (display.progress, display.note)
-        found = api.perplexity(chosen, corpora, hardware, method or "pad", compare, sentences, *notes)
+        located, facts = found_model(chosen, display)
+        plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
+        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = api.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
         _records(chosen.name, found)
     else:

@@ -47,15 +47,21 @@ def shift(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import api
-    from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import plot_file, recipe_from
+    from steer_cli.cli.inputs import found_model, plot_file, recipe_from
+    from steer_cli.models.hardware import Hardware
+    from steer_cli.planning.plan import plan_recipe
+    from steer_cli.planning.targets import place_in, wanted_ids
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
-    hardware = Hardware(dtype, device, device_map)
     with Display() as display:
-        shifts = api.shift(chosen, hardware, at, want or (), top, display.progress, display.note)
+        located, facts = found_model(chosen, display)
+        plan = plan_recipe(chosen, facts, 0)
+        wanted = wanted_ids(want or (), facts.tokenizer)
+        positions = [place_in(planned, at) for planned in plan.prompts]
+        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
+        shifts = api.shifts(loaded, plan, positions, wanted, top)
         found = _show(chosen, shifts, jsonl, display)
     if plot is not None:
         from steer_cli.report import plots

@@ -25,22 +25,23 @@ def table(
     json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each prompt.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
-    from steer_cli.cli.inputs import recipe_from
+    from steer_cli.cli.inputs import found_model, recipe_from
+    from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import alignment, terminal
     from steer_cli.report import jsonl as records
     from steer_cli.report.progress import Display
 
     with Display() as display:
         chosen = recipe_from(recipe, set, prompt, None, model)
-        planned = api.plan(chosen, weights=False, progress=display.progress, note=display.note)
+        located, facts = found_model(chosen, display, weights=False)
+        plan = plan_recipe(chosen, facts)
     screen = terminal.console()
     if not json:
-        screen.print(terminal.title(planned.recipe, planned.located.name))
-    for each in planned.prompts:
-        rows = planned.table(each)
+        screen.print(terminal.title(plan.recipe, located.name))
+    for prompt_plan in plan.prompts:
+        rows = plan.table(prompt_plan)
         if json:
-            print(records.line(records.table_record(planned.recipe, planned.located.name, each.text, rows)))
+            print(records.line(records.table_record(plan.recipe, located.name, prompt_plan.text, rows)))
             continue
         for part in alignment.alignment(rows, screen.width):
             screen.print(part)

@@ -1,44 +1,35 @@
-"""The rows that decode together: they enter with a prefilled prompt, draw a token a step, and leave.
-
-This module does not know which rows come next.
-"""
+"""The rows that decode together: they enter with a prefilled prompt, draw a token per step, and leave."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from steer_cli.decoding.kv_cache import Slots
-from steer_cli.decoding.prefill import Started, check_first_token
-from steer_cli.decoding.request import Row, Task
-from steer_cli.decoding.sampling import exact, glance, look_again, token_counts, uniforms
-from steer_cli.decoding.step import Ahead, decode_step
-from steer_cli.errors import VectorError
-from steer_cli.models.load import Model
+from steer_cli.decoding.kv_cache import KVCache
+from steer_cli.decoding.prefill import check_finite, check_first_token
+from steer_cli.decoding.regroup import Ended, regroup
+from steer_cli.decoding.request import Decoded, SampleGroup, Started
+from steer_cli.decoding.sampling import draw_from_candidates, draw_from_more, exact, token_counts, uniforms
+from steer_cli.decoding.step import decode_step
+from steer_cli.networks.network import Network
 from steer_cli.recipe.schema import Sampling
 
 
-class _Row(NamedTuple):
-    """Sample number `sample` of an arm of a task."""
+class _Sample(NamedTuple):
+    """Sample number `index` of an arm of a group."""
 
-    task: Task
+    group: SampleGroup
     arm: int
-    sample: int
+    index: int
     seat: int  # where its uniform numbers are
 
-
-@dataclass(frozen=True)
-class _Drawn:
-    """What each row has drawn in one step, slot by slot."""
-
-    tokens: Tensor
-    ids: list[int]  # the same on the host
-    over: list[bool]
-    at_eos: list[bool]
+    @property
+    def scored(self) -> bool:
+        """Whether the logits that it is drawn from are those of the unsteered model."""
+        return not self.group.started.request.arms[self.arm].placements
 
 
 class Batch:
@@ -49,201 +40,193 @@ class Batch:
     differently. The first slots are in use.
 
     Args:
-        like: any job of those to come, for shapes.
+        like: any request of those to come, for shapes.
         rows: how many at most at a time.
         capacity: most positions of a row.
         fixed: run every step over all slots, one for each row.
-        pack: hold the weights twice where that is quicker.
     """
 
     def __init__(
         self,
-        model: Model,
+        network: Network,
         like: Started,
         rows: int,
         capacity: int,
         sampling: Sampling,
         eos: Sequence[int],
         fixed: bool,
-        pack: bool,
     ):
-        self._model, self._sampling, self._apart = model, sampling, fixed
-        self._slots = Slots(model, like.prefixes[0], rows, capacity, fixed)
-        self._rows: list[list[_Row]] = []  # in each slot in use
+        device, steps = network.device, sampling.max_new_tokens
+        self._network, self._sampling, self._apart = network, sampling, fixed
+        self._cache = KVCache(like.prefixes[0], network.slots_for(rows), capacity, fixed)
+        self._decode = decode_step(network, self._cache)
+        self._slots: list[list[_Sample]] = []  # those in use
         self._lengths: list[int] = []  # of each slot in use, as on the device
         self._free_seats = list(range(rows))
-        self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=model.device)
-        steps = sampling.max_new_tokens
-        self._uniform = torch.zeros(rows, steps, dtype=exact(model.device), device=model.device)  # of a seat
-        # All others are of a slot.
-        self._drawn = torch.zeros(rows, steps, dtype=torch.long, device=model.device)
-        self._number = torch.zeros(rows, dtype=torch.long, device=model.device)  # tokens drawn so far
-        self._logits = torch.zeros(rows, like.logits.shape[1], device=model.device)
+        self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=device)
+        # Of a seat.
+        self._uniform = torch.zeros(rows, steps, dtype=exact(device), device=device)
+        self._logprob = torch.zeros(rows, dtype=exact(device), device=device)
+        # Of a slot.
+        self._drawn = torch.zeros(self._cache.rows, steps, dtype=torch.long, device=device)
+        self._count = torch.zeros(self._cache.rows, dtype=torch.long, device=device)  # tokens drawn so far
+        self._logits = torch.zeros(self._cache.rows, like.logits.shape[1], device=device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
         self._deltas: dict[int, Tensor] = {}  # what is added at every new token, [slots, width]
         self._unchecked = False  # whether rows have begun that are acted on from the first new token on
-        self._decode = decode_step(model, self._slots, pack)
 
     @property
     def running(self) -> int:
         """Rows that have begun and not ended."""
-        return self._slots.rows - self.free
+        return len(self._uniform) - self.free
 
     @property
     def free(self) -> int:
         """Rows that may begin."""
         return len(self._free_seats)
 
-    def admit(self, task: Task, samples: int) -> None:
-        """Begin the next samples of a task, in each arm."""
-        job, steps = task.started.job, self._sampling.max_new_tokens
-        numbers = range(task.begun, task.begun + samples)
-        task.begun += samples
-        uniform = uniforms(self._sampling.seed, numbers, steps).to(self._uniform)
-        for arm in range(task.arms):
-            rows = [_Row(task, arm, sample, self._free_seats.pop()) for sample in numbers]
-            self._uniform[[row.seat for row in rows]] = uniform
+    def admit(self, group: SampleGroup, samples: int) -> None:
+        """Begin the next samples of a group, in each arm."""
+        request, steps = group.started.request, self._sampling.max_new_tokens
+        indices = range(group.begun, group.begun + samples)
+        group.begun += samples
+        uniform = uniforms(self._sampling.seed, indices, steps).to(self._uniform)
+        for arm in range(group.arms):
+            rows = [_Sample(group, arm, index, self._free_seats.pop()) for index in indices]
+            seats = [row.seat for row in rows]
+            self._uniform[seats], self._logprob[seats] = uniform, 0.0
             together = [[row] for row in rows] if self._apart else [rows]
-            first = len(self._rows)
+            first = len(self._slots)
             slots = slice(first, first + len(together))
-            self._rows += together
-            self._lengths += [len(job.prompt)] * len(together)
-            self._slots.fill(slots, task.started.prefixes[arm], len(job.prompt))
-            self._number[slots] = 0
-            self._logits[slots] = task.started.logits[arm]
+            self._slots += together
+            self._lengths += [len(request.prompt)] * len(together)
+            self._cache.fill(slots, group.started.prefixes[arm], len(request.prompt))
+            self._count[slots] = 0
+            self._logits[slots] = group.started.logits[arm]
             if self._counts is not None:
-                ids = torch.tensor([job.prompt], device=self._model.device)
+                ids = torch.tensor([request.prompt], device=self._network.device)
                 self._counts[slots] = token_counts(ids, self._counts.shape[1])
-            self._add_in(slots, job.arms[arm].decode)
-            self._unchecked |= bool(job.arms[arm].acting_later)
+            self._add_in(slots, request.arms[arm].every_token)
+            self._unchecked |= bool(request.arms[arm].acting_later)
         self._arrange()
 
-    def _add_in(self, slots: slice, decode: Mapping[int, Tensor]) -> None:
-        for layer in decode.keys() - self._deltas.keys():
-            like = decode[layer]
-            self._deltas[layer] = torch.zeros(self._slots.rows, *like.shape, device=self._model.device)
+    def _add_in(self, slots: slice, every_token: Mapping[int, Tensor]) -> None:
+        for layer in every_token.keys() - self._deltas.keys():
+            like = every_token[layer]
+            self._deltas[layer] = torch.zeros(self._cache.rows, *like.shape, device=self._network.device)
         for layer, delta in self._deltas.items():
-            # A job of other arms may have had these slots.
-            delta[slots] = decode.get(layer, 0)
+            # A request of other arms may have had these slots.
+            delta[slots] = every_token.get(layer, 0)
 
     def _arrange(self) -> None:
-        """Note on the device whose numbers each row draws by, and in which slot it is."""
-        places = [(row.seat, slot) for slot, rows in enumerate(self._rows) for row in rows]
-        if places:
-            self._seats, self._at = torch.tensor(places, device=self._model.device).T
+        """Note on the device which numbers each row draws by, in which slot it is, and which are scored."""
+        rows = [(row.seat, slot, row.scored) for slot, rows in enumerate(self._slots) for row in rows]
+        if rows:
+            self._seats, self._at_slot, scored = torch.tensor(rows, device=self._network.device).T
+            self._scored = scored.nonzero().squeeze(1)
+            self._scored_slots, self._in_scored = self._at_slot[self._scored].unique(return_inverse=True)
 
     def step(self) -> int:
         """Draw one token in every row and run the rows that go on; returns how many ended."""
-        before, drawn = self.running, self._draw()
-        tokens = drawn.tokens
-        if self.running > len(self._rows) or any(drawn.over):
-            tokens = self._part(drawn)
-        for slot in range(len(self._rows)) if self._unchecked else ():
-            row = self._rows[slot][0]
-            if self._run(slot) == 0:
-                check_first_token(self._model, row.task.started, row.arm, tokens[slot])
+        before, (drawn, tokens, over, at_eos) = self.running, self._draw()
+        self._score(drawn)
+        if self.running > len(self._slots) or any(over):
+            drawn = self._regroup(tokens, over, at_eos)
+        for slot in range(len(self._slots)) if self._unchecked else ():
+            row = self._slots[slot][0]
+            if self._run_tokens(slot) == 0:
+                check_first_token(self._network, row.group.started, row.arm, drawn[slot])
         self._unchecked = False
-        if self._rows:
-            self._forward(tokens)
+        if self._slots:
+            self._forward(drawn)
         return before - self.running
 
-    def _draw(self) -> _Drawn:
-        logits, number = self._logits[: len(self._rows)], self._number[self._at]
-        counts = None if self._counts is None else self._counts[: len(self._rows)]
-        drawing = (logits, counts, self._sampling, self._uniform[self._seats, number], self._at)
-        token, enough = glance(*drawing)
-        at_eos, last = self._is_eos(token), number + 1 == self._sampling.max_new_tokens
-        # The one wait for the device, but for the rare steps in which a glance is not enough.
-        ids, eos, full, seen = torch.stack([token, at_eos, last, enough]).tolist()
+    def _draw(self) -> tuple[Tensor, list[int], list[bool], list[bool]]:
+        """What each row draws: on the device and on the host, whether it is over by that, and at an EOS."""
+        used = len(self._slots)
+        logits, count = self._logits[:used], self._count[self._at_slot]
+        counts = None if self._counts is None else self._counts[:used]
+        facts = (logits, counts, self._sampling, self._uniform[self._seats, count], self._at_slot)
+        token, conclusive = draw_from_candidates(*facts)
+        last = count + 1 == self._sampling.max_new_tokens
+        # The one wait for the device, but for the rare steps in which the candidates are not enough.
+        tokens, eos, full, seen = torch.stack([token, self._is_eos(token), last, conclusive]).tolist()
         if not all(seen):
-            if not logits.amax(-1).isfinite().all():
-                raise VectorError(
-                    "the logits are not finite any more; use a smaller coefficient or --dtype float32"
-                )
-            token = look_again(token, enough, *drawing)
-            ids, eos = torch.stack([token, self._is_eos(token)]).tolist()
+            check_finite(logits.amax(-1))
+            token = draw_from_more(token, conclusive, *facts)
+            tokens, eos = torch.stack([token, self._is_eos(token)]).tolist()
         over = [bool(end or stop) for end, stop in zip(eos, full, strict=True)]
-        return _Drawn(token, ids, over, [bool(end) for end in eos])
+        return token, tokens, over, [bool(end) for end in eos]
 
     def _is_eos(self, tokens: Tensor) -> Tensor:
         return (tokens[:, None] == self._eos).any(-1)
 
-    def _part(self, drawn: _Drawn) -> Tensor:
+    def _score(self, tokens: Tensor) -> None:
+        """Count in the log probability of unsteered rows' tokens, which these very logits give."""
+        rows = self._scored
+        if len(rows):
+            logits = self._logits[self._scored_slots]
+            chosen = logits[self._in_scored, tokens[rows]] - logits.logsumexp(-1)[self._in_scored]
+            self._logprob[self._seats[rows]] += chosen.to(self._logprob)
+
+    def _regroup(self, tokens: Sequence[int], over: Sequence[bool], at_eos: Sequence[bool]) -> Tensor:
         """Let rows go that are over, and those that drew differently into slots of their own.
 
         Returns:
             The token of each slot that goes on.
         """
-        parts: list[dict[int, list[_Row]]] = []  # of each slot: token -> the rows that drew it
-        facts = zip(drawn.ids, drawn.over, drawn.at_eos, strict=True)
-        for slot, rows in enumerate(self._rows):
-            parts.append({})
-            # Rows first, so that `zip` takes no fact that is the next slot's.
-            for row, (token, over, at_eos) in zip(rows, facts, strict=False):
-                if over:
-                    self._end(row, slot, token, at_eos)
-                else:
-                    parts[slot].setdefault(token, []).append(row)
-        # Where each slot comes from. The last one moves into the gap of one that nobody is left in, the
-        # highest gap first, so that it is one that goes on.
-        origin = list(range(len(parts)))
-        for slot in reversed(origin.copy()):
-            if not parts[slot]:
-                parts[slot], origin[slot] = parts[-1], origin[-1]
-                del parts[-1], origin[-1]
-        tokens = [next(iter(part)) for part in parts]
-        self._rows = [part[token] for part, token in zip(parts, tokens, strict=True)]
-        for slot, part in enumerate(parts):
-            for token in list(part)[1:]:
-                tokens.append(token)
-                self._rows.append(part[token])
-                origin.append(origin[slot])
-        self._copy(origin)
+        rows = (sample for samples in self._slots for sample in samples)
+        seats_at_eos = {row.seat for row, end in zip(rows, at_eos, strict=True) if end}
+        regrouped = regroup(self._slots, tokens, over)
+        for ended in regrouped.ended:
+            self._end(ended, ended.sample.seat in seats_at_eos)
+        self._slots = regrouped.slots
+        self._copy(regrouped.origins)
         self._arrange()
-        return torch.tensor(tokens, device=self._model.device)
+        return torch.tensor(regrouped.tokens, device=self._network.device)
 
-    def _end(self, row: _Row, slot: int, token: int, eos: bool) -> None:
-        ids = self._drawn[slot, : self._run(slot)].tolist()
-        row.task.rows[row.arm, row.sample] = Row((*ids, token), "eos" if eos else "length")
+    def _end(self, ended: Ended[_Sample], eos: bool) -> None:
+        row = ended.sample
+        drawn = self._drawn[ended.slot, : self._run_tokens(ended.slot)].tolist()
+        logprob = float(self._logprob[row.seat]) if row.scored else None
+        finish = "eos" if eos else "length"
+        row.group.decoded[row.arm, row.index] = Decoded((*drawn, ended.token), finish, logprob)
         self._free_seats.append(row.seat)
 
-    def _copy(self, origin: Sequence[int]) -> None:
+    def _copy(self, origins: Sequence[int]) -> None:
         """Let each slot hold what its origin holds."""
-        targets = [target for target, source in enumerate(origin) if source != target]
-        if targets:
-            sources = torch.tensor([origin[target] for target in targets], device=self._model.device)
-            targets = torch.tensor(targets, device=self._model.device)
-            self._slots.copy(sources, targets, max(self._lengths))
-            tensors = [self._drawn, self._number, *self._deltas.values()]
+        moved = [slot for slot, origin in enumerate(origins) if origin != slot]
+        if moved:
+            sources = torch.tensor([origins[slot] for slot in moved], device=self._network.device)
+            targets = torch.tensor(moved, device=self._network.device)
+            self._cache.copy(sources, targets, max(self._lengths))
+            tensors = [self._drawn, self._count, *self._deltas.values()]
             for tensor in tensors if self._counts is None else [*tensors, self._counts]:
                 tensor[targets] = tensor[sources]
-        self._lengths = [self._lengths[source] for source in origin]
+        self._lengths = [self._lengths[origin] for origin in origins]
 
-    def _run(self, slot: int) -> int:
-        """New tokens that a slot has run: `_number` on the host, without waiting for the device."""
-        return self._lengths[slot] - len(self._rows[slot][0].task.started.job.prompt)
-
-    def _steps_left(self) -> int:
-        least = min(map(self._run, range(len(self._rows))))
-        return self._sampling.max_new_tokens - 1 - least  # the last token is drawn and not run
+    def _run_tokens(self, slot: int) -> int:
+        """New tokens that a slot has run: `_count` on the host, without waiting for the device."""
+        return self._lengths[slot] - len(self._slots[slot][0].group.started.request.prompt)
 
     def _forward(self, tokens: Tensor) -> None:
-        used = len(self._rows)
-        number = self._number[:used]
-        self._drawn[torch.arange(used, device=self._model.device), number] = tokens
-        number += 1
+        used = len(self._slots)
+        count = self._count[:used]
+        self._drawn[torch.arange(used, device=self._network.device), count] = tokens
+        count += 1
         if self._counts is not None:
-            self._counts[:used].scatter_add_(
-                1, tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.float32)
-            )
+            once = torch.ones_like(tokens[:, None], dtype=torch.float32)
+            self._counts[:used].scatter_add_(1, tokens[:, None], once)
         longest = max(self._lengths)
-        level = longest == min(self._lengths)
-        self._slots.begin_step(used, longest, level)
+        # The last token of a row is drawn and not run.
+        steps = self._sampling.max_new_tokens - 1 - min(map(self._run_tokens, range(used)))
+        run = self._network.rows_to_run(used, self.running, steps)
+        self._cache.begin_step(used, longest, longest == min(self._lengths), run)
         # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
-        logits = self._decode(tokens, self._deltas, Ahead(self.running, self._steps_left()))
+        logits = self._decode(tokens, self._deltas)
         if len(logits) == len(self._logits):
-            self._logits = logits  # 3 MB of a step of 16 rows need not be copied
+            self._logits = logits  # megabytes that need not be copied
         else:
             self._logits[:used] = logits[:used]
-        self._slots.end_step()
+        self._cache.end_step()
         self._lengths = [length + 1 for length in self._lengths]

@@ -1,7 +1,7 @@
 """Decode: all samples of all arms of all prompts, in one batch that is kept full.
 
 Rows leave the batch when they end and others take their place, so the work is the same for one prompt and
-for thousands. This module does not know recipes or texts.
+for thousands.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 from steer_cli.decoding.batch import Batch
 from steer_cli.decoding.kv_cache import slot_bytes
-from steer_cli.decoding.prefill import Job, Started, prefill
-from steer_cli.decoding.request import Row, Task
-from steer_cli.models.load import Model
+from steer_cli.decoding.prefill import prefill
+from steer_cli.decoding.request import Decoded, Request, SampleGroup, Started
+from steer_cli.networks.network import Network
 from steer_cli.recipe.schema import Sampling
 from steer_cli.steering.effect import out_of_reach
 
@@ -28,113 +28,111 @@ MOST_ROWS = {"cpu": 64, "cuda": 256}
 
 @dataclass(frozen=True)
 class Finished:
-    """A job with its completions: for each arm one row a sample."""
+    """A request with its completions: for each arm its samples in order."""
 
     started: Started
-    rows: tuple[tuple[Row, ...], ...]
+    arms: tuple[tuple[Decoded, ...], ...]
 
 
-def row_budget(model: Model, like: Started, capacity: int) -> int:
+def row_budget(network: Network, like: Started, capacity: int) -> int:
     """Rows whose keys, values, logits and counts fit the memory for rows."""
-    each = slot_bytes(like.prefixes[0], capacity) + 16 * model.vocabulary
+    per_row = slot_bytes(like.prefixes[0], capacity) + 16 * network.vocabulary
     memory = ROWS_MEMORY
-    if model.device.type == "cuda":
-        memory = torch.cuda.mem_get_info(model.device)[0] // 2
-    return max(1, min(MOST_ROWS.get(model.device.type, 64), memory // each))
+    if network.device.type == "cuda":
+        memory = torch.cuda.mem_get_info(network.device)[0] // 2
+    return max(1, min(MOST_ROWS.get(network.device.type, 64), memory // per_row))
 
 
 @torch.inference_mode()
-def generate(
-    model: Model,
-    jobs: Iterable[Job],
+def decode(
+    network: Network,
+    requests: Iterable[Request],
     sampling: Sampling,
     eos: Sequence[int],
     longest_prompt: int,
     batch_rows: int | None = None,
     ended: Callable[[int], None] = lambda _: None,
     fixed: bool | None = None,
-    pack: bool = True,
 ) -> Iterator[Finished]:
-    """Sample completions of every arm of every job, and give them in the order of the jobs.
+    """Sample completions of every arm of every request, and give them in the order of the requests.
 
-    Jobs may differ in the number of their arms.
-
-    Sample i of each arm draws with the same uniform numbers, made from (seed, i) alone.
+    Requests may differ in the number of their arms. Sample i of each arm draws with the same uniform numbers,
+    made from (seed, i) alone.
 
     Args:
-        longest_prompt: positions of the longest prompt among the jobs.
+        longest_prompt: positions of the longest prompt among the requests.
         batch_rows: rows that decode together; None fits them to a memory budget.
         ended: told how many rows have ended since it was last called.
         fixed: run every step at one shape, as a CUDA graph needs; None where a graph can be used.
-        pack: hold the weights twice where that is quicker.
     """
-    waiting, tasks = _Queue(jobs), deque()
-    capacity = longest_prompt + sampling.max_new_tokens
-    first = _start(model, waiting, 1, sampling)
-    if not first:
+    waiting = _Queue(requests)
+    groups: deque[SampleGroup] = deque(_start(network, waiting, 1, sampling))
+    if not groups:
         return
-    tasks.extend(first)
-    arms = first[0].arms
-    fixed = model.on_one_gpu if fixed is None else fixed
-    rows = batch_rows or row_budget(model, first[0].started, capacity)
+    capacity = longest_prompt + sampling.max_new_tokens
+    arms = groups[0].arms
+    fixed = network.on_one_gpu if fixed is None else fixed
+    rows = batch_rows or row_budget(network, groups[0].started, capacity)
     if waiting.peek() is None:
         rows = min(rows, arms * sampling.samples)  # all that there are
     rows = max(arms, rows - rows % arms)
-    batch = Batch(model, first[0].started, rows, capacity, sampling, eos, fixed, pack)
+    batch = Batch(network, groups[0].started, rows, capacity, sampling, eos, fixed)
     while True:
-        while (task := _not_begun(tasks)) is not None or batch.free >= arms:
-            if task is None:
+        while (group := _not_begun(groups)) is not None or batch.free >= arms:
+            if group is None:
                 # One prefill pass for as many prompts as fill the batch, although a single row may have
                 # ended: a pass for each would take as long as the rows themselves.
-                more = _start(model, waiting, max(1, rows // (arms * sampling.samples)), sampling)
+                more = _start(network, waiting, max(1, rows // (arms * sampling.samples)), sampling)
                 if not more:
                     break
-                tasks.extend(more)
+                groups.extend(more)
                 continue
-            if batch.free < task.arms:
+            if batch.free < group.arms:
                 if batch.running:
                     break
-                # The batch was made for jobs of fewer arms.
-                batch = Batch(model, task.started, task.arms, capacity, sampling, eos, fixed, pack)
-            batch.admit(task, min(batch.free // task.arms, task.samples - task.begun))
+                # The batch was made for requests of fewer arms.
+                batch = Batch(network, group.started, group.arms, capacity, sampling, eos, fixed)
+            batch.admit(group, min(batch.free // group.arms, group.samples - group.begun))
         if not batch.running:
             return
         ended(batch.step())
-        while tasks and (rows_by_arm := tasks[0].by_arm()):
-            yield Finished(tasks.popleft().started, rows_by_arm)
+        while groups and (by_arm := groups[0].by_arm()):
+            yield Finished(groups.popleft().started, by_arm)
 
 
-def _not_begun(tasks: Iterable[Task]) -> Task | None:
-    """The first task of which some samples wait for room."""
-    return next((task for task in tasks if task.begun < task.samples), None)
+def _not_begun(groups: Iterable[SampleGroup]) -> SampleGroup | None:
+    """The first group of which some samples wait for room."""
+    return next((group for group in groups if group.begun < group.samples), None)
 
 
 class _Queue:
-    """Jobs that can be looked at before they are taken."""
+    """Requests that can be looked at before they are taken."""
 
-    def __init__(self, jobs: Iterable[Job]):
-        self._jobs = iter(jobs)
-        self._next: Job | None = None
+    def __init__(self, requests: Iterable[Request]):
+        self._requests = iter(requests)
+        self._next: Request | None = None
 
-    def peek(self) -> Job | None:
+    def peek(self) -> Request | None:
         if self._next is None:
-            self._next = next(self._jobs, None)
+            self._next = next(self._requests, None)
         return self._next
 
-    def take(self) -> Job:
-        job, self._next = self.peek(), None
-        return job
+    def take(self) -> None:
+        self._next = None
 
 
-def _start(model: Model, waiting: _Queue, count: int, sampling: Sampling) -> list[Task]:
-    jobs: list[Job] = []
+def _start(network: Network, waiting: _Queue, count: int, sampling: Sampling) -> list[SampleGroup]:
+    requests: list[Request] = []
     rows = longest = 0
-    while len(jobs) < count and (job := waiting.peek()) is not None:
-        rows, longest = rows + len(job.arms), max(longest, len(job.prompt))
-        if jobs and rows * longest > PREFILL_POSITIONS:
+    while len(requests) < count and (request := waiting.peek()) is not None:
+        rows, longest = rows + len(request.arms), max(longest, len(request.prompt))
+        if requests and rows * longest > PREFILL_POSITIONS:
             break
-        for later in (later for arm in job.arms for later in arm.acting_later.values()):
+        for later in (later for arm in request.arms for later in arm.acting_later.values()):
             if sampling.max_new_tokens == 1:  # which is drawn and not run
-                raise out_of_reach(later, len(job.prompt) - 1)
-        jobs.append(waiting.take())
-    return [Task(started, sampling.samples) for started in prefill(model, jobs)] if jobs else []
+                raise out_of_reach(later, len(request.prompt) - 1)
+        requests.append(request)
+        waiting.take()
+    return (
+        [SampleGroup(started, sampling.samples) for started in prefill(network, requests)] if requests else []
+    )

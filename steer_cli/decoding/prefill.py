@@ -1,125 +1,85 @@
-"""Prompts -> keys, values and next-token logits, for every arm, in one pass.
-
-An arm is a way to run a prompt: unsteered, or with a plan. This module does not know recipes, texts or
-where an arm's tensors come from.
-"""
+"""Prompts -> keys, values and next-token logits, for every arm, in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from steer_cli.decoding.kv_cache import Prefix
-from steer_cli.errors import ModelError, VectorError
-from steer_cli.models.load import Model
-from steer_cli.planning.placement import Placement
-from steer_cli.recipe.yaml_source import show
-from steer_cli.steering.effect import Changes, lost
-from steer_cli.steering.residual import Seen, inject
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is added to the stream in one arm; the unsteered arm adds nothing.
-
-    `prompt`: layer -> [positions of the prompt, width]. `decode`: layer -> [width], for every new token.
-    `acting`: layer -> what has to change the stream of the prompt there; `acting_later`: layer -> what acts
-    on no position of the prompt, and has to change the stream of the first new token.
-    """
-
-    prompt: Mapping[int, Tensor] = field(default_factory=dict)
-    decode: Mapping[int, Tensor] = field(default_factory=dict)
-    acting: Mapping[int, Sequence[Placement]] = field(default_factory=dict)
-    acting_later: Mapping[int, Sequence[Placement]] = field(default_factory=dict)
-
-
-UNSTEERED = Arm()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt (token ids with BOS) and its arms.
-
-    `seen` is shown the streams, [arms, positions, width], wherever something is added to any of the pass.
-    """
-
-    prompt: tuple[int, ...]
-    arms: tuple[Arm, ...]
-    seen: Seen | None = None
-
-
-@dataclass(frozen=True)
-class Started:
-    """A job after its prompt: for each arm the keys and values, and logits [arms, vocabulary]."""
-
-    job: Job
-    prefixes: tuple[Prefix, ...]
-    logits: Tensor
+from steer_cli.decoding.request import ArmReceipts, Request, Started
+from steer_cli.errors import VectorError
+from steer_cli.networks.attention import AfterPrefix, Causal
+from steer_cli.networks.network import Network
+from steer_cli.steering.arms import stacked
+from steer_cli.steering.effect import ChangedRows, lost
+from steer_cli.steering.receipts import ReceiptTaker
 
 
 @torch.inference_mode()
-def prefill(model: Model, jobs: Sequence[Job]) -> list[Started]:
-    """Run the prompts of all jobs, a row for each arm.
+def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
+    """Run the prompts of all requests, a row for each arm.
 
     Raises:
         VectorError: some logits are not finite any more, or what acts somewhere has changed nothing there.
     """
-    rows = [(job, arm) for job in jobs for arm in job.arms]
-    longest = max(len(job.prompt) for job in jobs)
+    prompts = [request.prompt for request in requests for _ in request.arms]
+    arms = [arm for request in requests for arm in request.arms]
+    takers = [ReceiptTaker(arm) if request.receipts else None for request in requests for arm in request.arms]
+    longest = max(map(len, prompts))
+    changed = ChangedRows([len(prompt) for prompt in prompts])
+
+    def adding(layer: int) -> Callable[[Tensor], Tensor]:
+        def add(stream: Tensor) -> Tensor:
+            # Out of place: the block before still owns this tensor.
+            after = stream + stacked(arms, layer, longest, network.width, stream.device).to(stream)
+            changed.see(layer, stream, after)
+            for row, taker in enumerate(takers):
+                if taker is not None:
+                    taker.see(layer, stream[row, : len(prompts[row])], after[row, : len(prompts[row])])
+            return after
+
+        return add
+
     # What stands to the right of a prompt cannot reach it, so prompts of any length share a pass.
-    ids = [list(job.prompt) + [job.prompt[-1]] * (longest - len(job.prompt)) for job, _ in rows]
-    deltas = _stacked([arm.prompt for _, arm in rows], longest, model)
-    ends, place = torch.tensor([len(job.prompt) - 1 for job, _ in rows]).unique(return_inverse=True)
-    cache = model.growing_cache()
-    changes = Changes([len(job.prompt) for job, _ in rows])
-    with inject(model, deltas, _shown_to(jobs, changes)):
-        logits = model.network(
-            input_ids=torch.tensor(ids, device=model.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=ends.to(model.device),
-        ).logits
-    whole = _whole_past(model, cache, longest)
-    logits = logits[torch.arange(len(rows)), place].float()
-    if not logits.isfinite().all():
-        raise VectorError("the logits are not finite any more; use a smaller coefficient or --dtype float32")
-    for row, layer in changes.missing([arm.acting for _, arm in rows]):
-        raise lost(rows[row][1].acting[layer], layer, changes.dtype)
-    started, at = [], 0
-    for job in jobs:
-        prefixes = tuple(whole.row(at + arm, len(job.prompt)) for arm in range(len(job.arms)))
-        started.append(Started(job, prefixes, logits[at : at + len(job.arms)]))
-        at += len(job.arms)
+    rows = [[*prompt, *[prompt[-1]] * (longest - len(prompt))] for prompt in prompts]
+    attention = Causal(longest, network.device, keep=True)
+    logits = network.next_logits(
+        torch.tensor(rows, device=network.device),
+        attention,
+        {layer: adding(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})},
+        ends=torch.tensor([len(prompt) - 1 for prompt in prompts], device=network.device),
+    ).float()
+    check_finite(logits)
+    for row, layer in changed.missing([arm.acting_on_prompt for arm in arms]):
+        raise lost(arms[row].acting_on_prompt[layer], layer, changed.dtype)
+    started, first = [], 0
+    for request in requests:
+        own = range(first, first + len(request.arms))
+        first = own.stop
+        started.append(
+            Started(
+                request,
+                tuple(attention.prefix.row(row, len(request.prompt)) for row in own),
+                logits[own.start : own.stop],
+                tuple(_receipts(takers[row]) for row in own),
+            )
+        )
     return started
 
 
-def _whole_past(model: Model, cache: Any, positions: int) -> Prefix:
-    """The keys and values that a pass has left, checked to be all of them."""
-    layers = cache.layers
-    if len(layers) != model.depth or any(layer.keys.shape[2] != positions for layer in layers):
-        raise ModelError(f"model {show(model.name)}: it does not keep keys and values of every position")
-    return Prefix(tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
+def _receipts(taker: ReceiptTaker | None) -> ArmReceipts:
+    return ArmReceipts() if taker is None else ArmReceipts(taker.receipts, tuple(taker.sums))
 
 
-def _shown_to(jobs: Sequence[Job], changes: Changes) -> Seen:
-    def seen(layer: int, before: Tensor, after: Tensor) -> None:
-        changes.see(layer, before, after)
-        at = 0
-        for job in jobs:
-            if job.seen is not None:
-                rows, positions = slice(at, at + len(job.arms)), len(job.prompt)
-                job.seen(layer, before[rows, :positions], after[rows, :positions])
-            at += len(job.arms)
-
-    return seen
+def check_finite(logits: Tensor) -> None:
+    """Raises VectorError where no token could be drawn any more."""
+    if not logits.isfinite().all():
+        raise VectorError("the logits are not finite any more; use a smaller coefficient or dtype float32")
 
 
 @torch.inference_mode()
-def check_first_token(model: Model, started: Started, arm: int, token: Tensor) -> None:
+def check_first_token(network: Network, started: Started, arm: int, token: Tensor) -> None:
     """Run a new token (one id) after a prompt on which some of an arm's additions had nothing to act on.
 
     A pass of its own, so that no step of decoding has to look; such prompts are rare.
@@ -127,24 +87,20 @@ def check_first_token(model: Model, started: Started, arm: int, token: Tensor) -
     Raises:
         VectorError: one of those additions changes nothing here either.
     """
-    acting = started.job.arms[arm].acting_later
-    if not acting:
+    wanted = started.request.arms[arm]
+    if not wanted.acting_later:
         return
-    prefix, changes = started.prefixes[arm], Changes([1])
-    cache = model.growing_cache(prefix.keys, prefix.values)
-    with inject(model, started.job.arms[arm].decode, changes.see):
-        model.network(input_ids=token[None, None], past_key_values=cache, use_cache=True)
-    for _, layer in changes.missing([acting]):
-        raise lost(acting[layer], layer, changes.dtype)
+    changed = ChangedRows([1])
 
+    def adding(layer: int) -> Callable[[Tensor], Tensor]:
+        def add(stream: Tensor) -> Tensor:
+            after = stream + wanted.every_token[layer].to(stream)
+            changed.see(layer, stream, after)
+            return after
 
-def _stacked(parts: Sequence[Mapping[int, Tensor]], positions: int, model: Model) -> dict[int, Tensor]:
-    """layer -> [parts, positions, width], zeros where a part adds nothing or ends early."""
-    layers = sorted({layer for part in parts for layer in part})
-    together = {
-        layer: torch.zeros(len(parts), positions, model.width, device=model.device) for layer in layers
-    }
-    for index, part in enumerate(parts):
-        for layer, delta in part.items():
-            together[layer][index, : len(delta)] = delta
-    return together
+        return add
+
+    changes = {layer: adding(layer) for layer in wanted.every_token}
+    network.next_logits(token[None, None], AfterPrefix(started.prefixes[arm], 1, 1), changes)
+    for _, layer in changed.missing([wanted.acting_later]):
+        raise lost(wanted.acting_later[layer], layer, changed.dtype)

@@ -1,40 +1,76 @@
-"""A job on its way through the batch: which of its samples have begun, and the rows that have ended.
-
-This module does not know how they are drawn.
-"""
+"""A prompt and its arms on the way through decoding: asked for, prefilled, some samples begun, all ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from steer_cli.decoding.prefill import Started
+from torch import Tensor
+
+from steer_cli.networks.attention import Prefix
+from steer_cli.results import Receipt, Sum
+from steer_cli.steering.arms import Arm
 
 
 @dataclass(frozen=True)
-class Row:
-    """One completion: token ids with the EOS that ended it, if one did."""
+class Request:
+    """One prompt (token ids with BOS) and its arms, of which each gets as many samples.
+
+    `receipts`: whether to measure where the arms' additions act.
+    """
+
+    prompt: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    receipts: bool = False
+
+
+@dataclass(frozen=True)
+class ArmReceipts:
+    """Where one arm acted on the prompt; empty where it was not asked for."""
+
+    receipts: tuple[Receipt, ...] = ()
+    sums: tuple[Sum, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """A request after its prompt: for each arm keys and values, receipts, and logits [arms, vocabulary]."""
+
+    request: Request
+    prefixes: tuple[Prefix, ...]
+    logits: Tensor
+    receipts: tuple[ArmReceipts, ...]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One completion: token ids with the EOS that ended it, if one did.
+
+    `logprob` is the sum of its tokens' log probabilities under the unsteered model, in nats; None for an arm
+    that adds something, whose logits do not tell.
+    """
 
     ids: tuple[int, ...]
     finish: str  # eos or length
+    logprob: float | None
 
 
 @dataclass
-class Task:
-    """A job on its way: samples not yet begun, rows not yet ended."""
+class SampleGroup:
+    """The samples of a started request: which have begun, and which have ended."""
 
     started: Started
-    samples: int
+    samples: int  # of each arm
     begun: int = 0
-    rows: dict[tuple[int, int], Row] = field(default_factory=dict)  # (arm, sample) -> row
+    decoded: dict[tuple[int, int], Decoded] = field(default_factory=dict)  # (arm, sample) ->
 
     @property
     def arms(self) -> int:
-        return len(self.started.job.arms)
+        return len(self.started.request.arms)
 
-    def by_arm(self) -> tuple[tuple[Row, ...], ...] | None:
-        """For each arm one row a sample; None while some have not ended."""
-        if len(self.rows) < self.arms * self.samples:
+    def by_arm(self) -> tuple[tuple[Decoded, ...], ...] | None:
+        """For each arm its samples in order; None while some have not ended."""
+        if len(self.decoded) < self.arms * self.samples:
             return None
         return tuple(
-            tuple(self.rows[arm, sample] for sample in range(self.samples)) for arm in range(self.arms)
+            tuple(self.decoded[arm, sample] for sample in range(self.samples)) for arm in range(self.arms)
         )

@@ -1,9 +1,8 @@
-"""Logits -> one token a row.
+"""Logits -> one token per row.
 
 logits / temperature, less frequency_penalty times the count of each token in the row so far; then top-p,
 keeping the token that crosses p; then top-k; then one draw by one uniform number, along the kept tokens in
 the order of the vocabulary (so that two arms whose probabilities differ a little mostly draw the same).
-This module does not know models or steering.
 """
 
 from __future__ import annotations
@@ -47,55 +46,57 @@ def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
 
 
 def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """One token a row.
+    """One token per row.
 
     Args:
         logits: [rows, vocabulary].
         counts: [rows, vocabulary], uses of each token so far; None where the penalty is 0.
-        uniform: [rows], one number in [0, 1) a row; not looked at when temperature is 0.
+        uniform: [rows], one number in [0, 1) per row; not looked at when temperature is 0.
 
     Returns:
         [rows] token ids. With temperature 0 the most probable token after the penalty.
     """
-    at = torch.arange(len(logits), device=logits.device)
-    token, enough = glance(logits, counts, sampling, uniform, at)
-    return token if enough.all() else look_again(token, enough, logits, counts, sampling, uniform, at)
+    slots = torch.arange(len(logits), device=logits.device)
+    token, conclusive = draw_from_candidates(logits, counts, sampling, uniform, slots)
+    if conclusive.all():
+        return token
+    return draw_from_more(token, conclusive, logits, counts, sampling, uniform, slots)
 
 
-def glance(
-    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor, at: Tensor
+def draw_from_candidates(
+    logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor, slots: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `draw`, but from the few most probable tokens alone, and without waiting for the device.
 
     Args:
         logits: [slots, vocabulary]; `counts` likewise.
         uniform: [rows].
-        at: the slot that each row draws from, [rows].
+        slots: the slot that each row draws from, [rows].
 
     Returns:
-        Token ids, and whether those tokens were enough to know it, [rows] each. They are not where the
+        Token ids, and whether the candidates were enough to know them, [rows] each. They are not where the
         largest of the logits is not finite.
     """
-    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0], at)
+    return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0], slots)
 
 
-def look_again(
+def draw_from_more(
     token: Tensor,
-    enough: Tensor,
+    conclusive: Tensor,
     logits: Tensor,
     counts: Tensor | None,
     sampling: Sampling,
     uniform: Tensor,
-    at: Tensor,
+    slots: Tensor,
 ) -> Tensor:
-    """What `glance` gave, with the rows for which it was not enough drawn from more tokens."""
-    token, rows = token.clone(), (~enough).nonzero().squeeze(1)
+    """What `draw_from_candidates` gave, but for the rows that it left open, which look at more tokens."""
+    token, rows = token.clone(), (~conclusive).nonzero().squeeze(1)
     for size in (*LOOKS[1:], logits.shape[1]):
-        slots = at[rows]
-        scores = _scores(logits[slots], None if counts is None else counts[slots], sampling)
-        own = torch.arange(len(rows), device=rows.device)
-        token[rows], enough = _look(scores, sampling, uniform[rows], size, own)
-        rows = rows[~enough]
+        chosen = slots[rows]
+        scores = _scores(logits[chosen], None if counts is None else counts[chosen], sampling)
+        each_its_own = torch.arange(len(rows), device=rows.device)
+        token[rows], conclusive = _look(scores, sampling, uniform[rows], size, each_its_own)
+        rows = rows[~conclusive]
         if not len(rows):
             break
     return token
@@ -114,16 +115,16 @@ def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor
 
 
 def _look(
-    scores: Tensor, sampling: Sampling, uniform: Tensor, size: int, at: Tensor
+    scores: Tensor, sampling: Sampling, uniform: Tensor, size: int, slots: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A token a row from the `size` largest scores of its slot, and whether these are enough."""
+    """A token per row from the `size` largest scores of its slot, and whether these are enough to know it."""
     if sampling.temperature == 0:
-        return scores.argmax(-1)[at], scores.amax(-1).isfinite()[at]
+        return scores.argmax(-1)[slots], scores.amax(-1).isfinite()[slots]
     if sampling.top_p == 1 and sampling.top_k is None:
         probability = scores.to(exact(scores.device)).softmax(-1)
-        return _invert(probability[at], uniform), probability[:, 0].isfinite()[at]
-    token, probability, enough = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
-    return token[at].gather(1, _invert(probability[at], uniform)[:, None]).squeeze(1), enough[at]
+        return _invert(probability[slots], uniform), probability[:, 0].isfinite()[slots]
+    token, probability, conclusive = _kept(scores, sampling.top_p, sampling.top_k, min(size, scores.shape[1]))
+    return token[slots].gather(1, _invert(probability[slots], uniform)[:, None]).squeeze(1), conclusive[slots]
 
 
 def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,11 +143,11 @@ def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[T
     count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
     # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
     # sight might have a lower id.
-    enough = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
-    enough &= probability[:, 0].isfinite()
+    conclusive = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
+    conclusive &= probability[:, 0].isfinite()
     rank = torch.arange(size, device=scores.device)
     kept = probability.masked_fill(rank >= count, 0.0)
-    return token, torch.empty_like(kept).scatter_(1, order, kept), enough
+    return token, torch.empty_like(kept).scatter_(1, order, kept), conclusive
 
 
 def _largest(scores: Tensor, size: int) -> Tensor:
@@ -157,7 +158,7 @@ def _largest(scores: Tensor, size: int) -> Tensor:
     count = vocabulary // CHUNK
     if count < 4 * size:
         return scores.topk(size, sorted=False).indices.sort(-1).values
-    # They lie in the `size` chunks with the largest maxima, or behind the last whole chunk.
+    # They lie in the `size` chunks with the largest maxima, or after the last whole chunk.
     chunks = scores[:, : count * CHUNK].unflatten(1, (count, CHUNK))
     chosen = chunks.amax(-1).topk(size, sorted=False).indices  # [rows, size]
     near = chunks.gather(1, chosen[:, :, None].expand(rows, size, CHUNK)).flatten(1)
@@ -172,5 +173,5 @@ def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probability.cumsum(-1)
     total = cumulative[:, -1:]
     passed = cumulative <= uniform.to(cumulative)[:, None] * total
-    # Rounding may put that number at the very end, behind the last token that has any probability.
+    # Rounding may put that number at the very end, after the last token that has any probability.
     return (passed & (cumulative < total)).sum(-1)

@@ -1,6 +1,6 @@
 """Sentences as rows of tokens: BOS, what keeps a vector apart from the text, the sentence.
 
-Here it is decided which predictions an arm is compared on. This module does not know activations.
+Here it is decided which predictions an arm is compared on.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from steer_cli.errors import CorpusError, PlanError
 from steer_cli.measure.corpus import Corpus
 from steer_cli.planning.placement import Alignment, Placement, place
+from steer_cli.planning.plan import ModelFacts, align
 from steer_cli.planning.tokens import Tokenizer, pad_id
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
+from steer_cli.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,59 @@ class Fitted:
     kept: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class CorpusPlan:
+    """Corpora as lines, with a recipe's additions laid onto them."""
+
+    facts: ModelFacts
+    corpora: tuple[Corpus, ...]
+    alignments: tuple[Alignment, ...]
+    method: str
+    lines: tuple[Line, ...]
+    fronted: tuple[Line, ...]  # the same with the plus text in front; empty without a baseline
+
+
+def plan_corpora(
+    recipe: Recipe,
+    facts: ModelFacts,
+    corpora: tuple[Corpus, ...],
+    method: str = "pad",
+    baseline: bool = False,
+) -> CorpusPlan:
+    """Lay corpora out, and see that the additions fit them.
+
+    Args:
+        method: `pad` keeps vector and text apart by spaces after BOS; `overlay` lays the one on the other.
+        baseline: also lay out the plus text as tokens in front of each line.
+
+    Raises:
+        CorpusError: no corpus, two of one name, or a sentence longer than the context.
+        PlanError: additions that fit no line, or of which nothing follows in any.
+    """
+    check_corpora(corpora)
+    alignments = align(recipe, facts)
+    front = pads_in_front(alignments, facts.tokenizer) if method == "pad" else ()
+    lines = lay_out(corpora, facts.tokenizer, front, facts.context)
+    check_fit(lines, alignments, facts.tokenizer)
+    fronted = with_plus_in_front(lines, alignments, facts.context) if baseline else ()
+    return CorpusPlan(facts, corpora, alignments, method, lines, fronted)
+
+
+def check_corpora(corpora: Sequence[Corpus]) -> None:
+    """Raises CorpusError where two corpora have one name, or there is none at all."""
+    names = [corpus.name for corpus in corpora]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CorpusError(
+            f"corpus {twice}: two corpora have this name; write NAME=FILE with names of their own",
+            parameter="corpus",
+        )
+    if not names:
+        raise CorpusError("corpus: there is none; give NAME=FILE", parameter="corpus")
+
+
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The spaces that keep a vector of n positions at the front apart from the text: n - 1 behind BOS.
+    """The spaces that keep a vector of n positions at the front apart from the text: n - 1 after BOS.
 
     Raises:
         PlanError: an addition does not act at the front.
@@ -45,11 +98,12 @@ def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tupl
     for alignment in alignments:
         if alignment.addition.position != "front":
             raise PlanError(
-                f"{alignment.label}: --method pad keeps the front free, but the addition acts at "
-                f"{alignment.addition.position}; use --method overlay"
+                f"method pad: keeps the front free, but {alignment.label} acts at "
+                f"{alignment.addition.position}; use method overlay",
+                parameter="method",
             )
     longest = max(alignment.length for alignment in alignments)
-    return (pad_id(tokenizer, "space", "--method pad"),) * (longest - (tokenizer.bos is not None))
+    return (pad_id(tokenizer, "space", "method pad"),) * (longest - (tokenizer.bos is not None))
 
 
 def lay_out(
@@ -79,7 +133,9 @@ def _check_context(length: int, place: str, context: int | None) -> None:
         )
 
 
-def prompted(lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None) -> tuple[Line, ...]:
+def with_plus_in_front(
+    lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None
+) -> tuple[Line, ...]:
     """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
 
     Raises:
@@ -89,13 +145,14 @@ def prompted(lines: Iterable[Line], alignments: Sequence[Alignment], context: in
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
     if len({pair.plus for pair in pairs}) > 1:
         raise PlanError(
-            f"--baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
-            "use a recipe of one pair"
+            f"baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
+            "use a recipe of one pair",
+            parameter="baseline",
         )
     front = pairs[0].plus.ids
     fronted = tuple(replace(line, ids=front + line.ids[line.offset :], offset=len(front)) for line in lines)
     for line in fronted:
-        _check_context(len(line.ids), f"--baseline prompt: {show(line.text[:40])}", context)
+        _check_context(len(line.ids), f"with the plus text in front of {show(line.text[:40])}", context)
     return fronted
 
 
@@ -110,9 +167,10 @@ def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> 
     """
     placements = place(alignments, tokenizer, line.ids, line.text)
     # Of the sentence's own tokens, from uncovered positions.
-    covered = {p for at in placements if not at.every for p in range(at.start, at.end)}
-    own = range(max(0, line.offset - 1), len(line.ids) - 1)
-    return Fitted(placements, tuple(p for p in own if p not in covered))
+    spans = [range(placement.start, placement.end) for placement in placements if not placement.every]
+    covered = {position for span in spans for position in span}
+    predicting = range(max(0, line.offset - 1), len(line.ids) - 1)
+    return Fitted(placements, tuple(position for position in predicting if position not in covered))
 
 
 def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> None:
@@ -124,14 +182,14 @@ def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenize
     unreached = dict(enumerate(alignments))
     for line in lines:
         try:
-            each = fit(line, alignments, tokenizer)
+            fitted_line = fit(line, alignments, tokenizer)
         except PlanError as error:
             fault = error
             continue
         fitted = True
-        if each.kept:
+        if fitted_line.kept:
             measured = True
-            reached = [n for n in unreached if each.kept[-1] >= each.placements[n].start]
+            reached = [n for n in unreached if fitted_line.kept[-1] >= fitted_line.placements[n].start]
             unreached = {n: alignment for n, alignment in unreached.items() if n not in reached}
     if fault is not None and not fitted:
         raise fault

@@ -1,11 +1,10 @@
 """How likely are the sentences of a corpus, steered against unsteered?
 
-Every sentence stands by itself behind BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of
+Every sentence stands by itself after BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of
 the perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on lots
 of sentences"). Predictions made from positions that a vector lies on are left out for both arms, because
 the stream there was overwritten; with `every` a vector lies on all of them, and none is left out. Those made
-before a vector (`middle`, `{at: 5}`) count too, with a d of 0. This module does not know files or how figures
-are shown.
+before a vector (`middle`, `{at: 5}`) count too, with a d of 0.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ import torch
 from torch import Tensor
 
 from steer_cli.errors import CorpusError, PlanError, VectorError
+from steer_cli.events import Note, silent
 from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.lines import Line, fit
-from steer_cli.measure.scoring import Job, Texts, logprobs, texts_at
-from steer_cli.models.load import Model
+from steer_cli.measure.lines import CorpusPlan, Line, fit
+from steer_cli.measure.scoring import Run, Texts, logprobs, texts_at
+from steer_cli.networks.network import Network
 from steer_cli.planning.tokens import Tokenizer
-from steer_cli.results import Perplexity, SentenceChange, figure_name
-from steer_cli.steering.arms import Placed, Unplaced
+from steer_cli.results import CorpusResult, Perplexity, SentenceChange, figure_name
+from steer_cli.steering.arms import Steering
 
-LARGEST_EXPONENT = 700  # nats a token; e to its power is still a number
+LARGEST_EXPONENT = 700  # nats per token; e to its power is still a number
 
 Figure = tuple[str, str | None]  # corpus, label
 
@@ -54,7 +54,7 @@ class Compared:
 class Sheet:
     """The lines of a run with their unsteered log probabilities, which every arm is compared with."""
 
-    model: Model
+    network: Network
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
     texts: Texts = field(init=False)
@@ -62,9 +62,9 @@ class Sheet:
 
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
-        self.unsteered = _whole(self.model, self.texts)
+        self.unsteered = _whole(self.network, self.texts)
 
-    def compare(self, arms: Sequence[Unplaced], keep_changes: bool = False) -> list[Compared]:
+    def compare(self, arms: Sequence[Steering], keep_changes: bool = False) -> list[Compared]:
         """Each arm against the unsteered one; where an arm fits on no line, nothing is compared.
 
         An arm that adds nothing is the unsteered one, so that its d is exactly 0.
@@ -73,43 +73,43 @@ class Sheet:
             VectorError: log probabilities are not finite any more.
         """
         found = [Compared.of(len(self.lines)) for _ in arms]
-        acting = [number for number, arm in enumerate(arms) if not arm.nothing]
+        acting = [number for number, arm in enumerate(arms) if not arm.adds_nothing]
         if acting:
             layer = min(arms[number].layer for number in acting)
-            self.texts = texts_at(self.model, self.texts, layer)
+            self.texts = texts_at(self.network, self.texts, layer)
         for number, arm in enumerate(arms):
-            if arm.nothing:
-                for job in self._jobs(number, arm, range(len(self.lines)), found[number]):
-                    self._enter(found[number], job, self.unsteered[job.text][list(job.kept)], keep_changes)
+            if arm.adds_nothing:
+                for run in self._runs(number, arm, range(len(self.lines)), found[number]):
+                    self._enter(found[number], run, self.unsteered[run.text][list(run.kept)], keep_changes)
 
-        def jobs_of(text: int) -> Iterator[Job]:
+        def runs_of(text: int) -> Iterator[Run]:
             for number in acting:
-                yield from self._jobs(number, arms[number], [text], found[number])
+                yield from self._runs(number, arms[number], [text], found[number])
 
-        for job, values in logprobs(self.model, self.texts, jobs_of):
-            self._enter(found[job.arm], job, values, keep_changes)
+        for run, values in logprobs(self.network, self.texts, runs_of):
+            self._enter(found[run.arm_number], run, values, keep_changes)
         return found
 
-    def _jobs(self, number: int, arm: Unplaced, texts: Sequence[int], found: Compared) -> Iterator[Job]:
+    def _runs(self, number: int, arm: Steering, texts: Sequence[int], found: Compared) -> Iterator[Run]:
         for text in texts:
             line = self.lines[text]
             try:
-                each = fit(line, arm.alignments, self.tokenizer)
+                fitted = fit(line, arm.alignments, self.tokenizer)
             except PlanError as error:
                 found.reasons.setdefault((line.corpus, line.label), str(error))
                 continue
-            if each.kept:
-                yield Job(text, each.kept, number, Placed(each.placements, arm.vectors))
+            if fitted.kept:
+                yield Run(text, fitted.kept, arm.on(fitted.placements), number)
 
-    def _enter(self, found: Compared, job: Job, values: Tensor, keep_changes: bool) -> None:
-        unsteered = self.unsteered[job.text][list(job.kept)]
-        found.change[job.text] = float((values - unsteered).sum())
-        found.unsteered[job.text] = float(unsteered.sum())
-        found.count[job.text] = len(job.kept)
+    def _enter(self, found: Compared, run: Run, values: Tensor, keep_changes: bool) -> None:
+        unsteered = self.unsteered[run.text][list(run.kept)]
+        found.change[run.text] = float((values - unsteered).sum())
+        found.unsteered[run.text] = float(unsteered.sum())
+        found.count[run.text] = len(run.kept)
         if keep_changes:
-            found.changes[job.text] = (job.kept, values - unsteered)
+            found.changes[run.text] = (run.kept, values - unsteered)
 
-    def prompted(self, fronted: Sequence[Line], vector: Compared) -> Compared:
+    def with_tokens_in_front(self, fronted: Sequence[Line], vector: Compared) -> Compared:
         """The same texts with tokens in front instead of a vector, where the vector's arm keeps predictions.
 
         Args:
@@ -122,26 +122,26 @@ class Sheet:
         texts = Texts(tuple(line.ids for line in fronted))
         moved = [other.offset - line.offset for line, other in zip(self.lines, fronted, strict=True)]
 
-        def jobs_of(text: int) -> Iterator[Job]:
+        def runs_of(text: int) -> Iterator[Run]:
             if text in vector.changes:
-                yield Job(text, [position + moved[text] for position in vector.changes[text][0]])
+                yield Run(text, [position + moved[text] for position in vector.changes[text][0]])
 
-        for job, values in logprobs(self.model, texts, jobs_of):
-            kept = vector.changes[job.text][0]
-            self._enter(found, Job(job.text, kept), values, keep_changes=False)
+        for run, values in logprobs(self.network, texts, runs_of):
+            kept = vector.changes[run.text][0]
+            self._enter(found, Run(run.text, kept), values, keep_changes=False)
         return found
 
 
-def _whole(model: Model, texts: Texts) -> list[Tensor]:
+def _whole(network: Network, texts: Texts) -> list[Tensor]:
     """Log probability of every token but the first of each text."""
     found = [torch.zeros(0, dtype=torch.float64)] * len(texts.ids)
 
-    def jobs_of(text: int) -> Iterator[Job]:
+    def runs_of(text: int) -> Iterator[Run]:
         if len(texts.ids[text]) > 1:
-            yield Job(text, range(len(texts.ids[text]) - 1))
+            yield Run(text, range(len(texts.ids[text]) - 1))
 
-    for job, values in logprobs(model, texts, jobs_of):
-        found[job.text] = values.clone()  # of its own, so that the pass is let go
+    for run, values in logprobs(network, texts, runs_of):
+        found[run.text] = values.clone()  # of its own, so that the pass is let go
     return found
 
 
@@ -159,15 +159,15 @@ def figures(sheet: Sheet, compared: Compared, corpora: Sequence[Corpus], method:
 
 
 def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> Perplexity:
-    own = [i for i, line in enumerate(sheet.lines) if (line.corpus, line.label) == figure]
-    kept = [index for index in own if compared.count[index]]
+    lines = [i for i, line in enumerate(sheet.lines) if (line.corpus, line.label) == figure]
+    kept = [index for index in lines if compared.count[index]]
     reason = compared.reasons.get(figure)
     if not kept:
         named = figure_name(*figure)
         raise CorpusError(
             f"corpus {named}: no sentence can be measured: {reason}"
             if reason
-            else f"corpus {named}: no sentence is long enough to compare a prediction behind the vector; "
+            else f"corpus {named}: no sentence is long enough to compare a prediction after the vector; "
             "give longer ones"
         )
     sums = [compared.change[index] for index in kept]
@@ -187,7 +187,7 @@ def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> P
         stderr=_stderr(sums, counts, mean),
         sentences=len(kept),
         tokens=tokens,
-        left_out=len(own) - len(kept),
+        left_out=len(lines) - len(kept),
         reason=reason,
     )
 
@@ -206,7 +206,7 @@ def _stderr(sums: Sequence[float], counts: Sequence[int], mean: float) -> float 
 
 
 def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], str]) -> list[SentenceChange]:
-    """The heat map's rows: the tokens behind BOS and what was put in front, with d of each."""
+    """The heat map's rows: the tokens after BOS and what was put in front, with d of each."""
     rows = []
     for text, line in sorted(enumerate(sheet.lines), key=lambda pair: pair[1].number):
         shown: list[float | None] = [None] * len(line.ids)
@@ -216,3 +216,44 @@ def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], st
         pieces = tuple(piece(id) for id in line.ids[line.offset :])
         rows.append(SentenceChange(line.corpus, line.label, pieces, tuple(shown[line.offset :])))
     return rows
+
+
+def compare_corpora(
+    network: Network,
+    model: str,
+    plan: CorpusPlan,
+    steering: Steering,
+    sentences: bool = False,
+    note: Note = silent,
+) -> CorpusResult:
+    """Every corpus of a plan, steered against unsteered, and against its baseline where it has one.
+
+    Args:
+        model: its name, for the result.
+        sentences: keep the change of every token.
+        note: told how lines were split, and of sentences that are left out.
+    """
+    for said in filter(None, (corpus.split for corpus in plan.corpora)):
+        note(said)
+    sheet = Sheet(network, plan.facts.tokenizer, plan.lines)
+    [compared] = sheet.compare([steering], keep_changes=sentences or bool(plan.fronted))
+    found = figures(sheet, compared, plan.corpora, plan.method)
+    if plan.fronted:
+        in_front = sheet.with_tokens_in_front(plan.fronted, compared)
+        found += figures(sheet, in_front, plan.corpora, "prompt")
+    # The baseline leaves out the same sentences.
+    for said in dict.fromkeys(left_out_notes(found)):
+        note(said)
+    changes = sentence_changes(sheet, compared, plan.facts.tokenizer.piece) if sentences else ()
+    return CorpusResult(model, tuple(found), tuple(changes))
+
+
+def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
+    """A note for every corpus of which sentences could not be measured."""
+    for each in figures:
+        if each.left_out:
+            why = each.reason or "they are too short for the vector"
+            yield (
+                f"{figure_name(each.corpus, each.label)}: {each.left_out} of "
+                f"{each.left_out + each.sentences} sentences are left out: {why}"
+            )

@@ -24,6 +24,8 @@ from steer_cli.models.inspect_folder import (
     weight_names,
 )
 from steer_cli.planning.json_file import text_part
+from steer_cli.planning.plan import ModelFacts
+from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.yaml_source import show
 
 # Rotary frequencies that change with the longest row of a pass, beyond the length named here: rows that share
@@ -51,6 +53,18 @@ class Located:
     def also_eos(self) -> str | None:
         """The token that starts a document also ends the one before it."""
         return None if self.bos == "auto" else self.bos
+
+    def facts(self, bos: str = "auto") -> ModelFacts:
+        """What planning has to know; reads the tokenizer.
+
+        Args:
+            bos: as in a recipe; auto is how the model's documents begin.
+
+        Raises:
+            TokenError: there is no usable tokenizer, or it has no such token.
+        """
+        tokenizer = open_tokenizer(self.folder, self.bos if bos == "auto" else bos, self.also_eos)
+        return ModelFacts(self.name, tokenizer, self.blocks, self.context, self.limited)
 
     @property
     def blocks(self) -> int | None:
@@ -133,9 +147,24 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
+    """Fetch and convert a model of the catalogue unless it is there; returns its folder.
+
+    Raises:
+        CatalogueError: there is no such model, or it cannot be fetched.
+    """
+    return catalogue.pull(name, _convert_gguf, progress, note)
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    # torch and transformers are imported only where there is something to convert.
+    from steer_cli.models.pretrained import convert_gguf
+
+    convert_gguf(gguf, folder)
+
+
 def locate(
     name: str,
-    convert: catalogue.Convert,
     weights: bool = True,
     progress: Progress = silent,
     note: Note = silent,
@@ -144,7 +173,6 @@ def locate(
 
     Args:
         name: catalogue name, folder, .gguf file or hub id, looked up in this order.
-        convert: turns a GGUF file into a folder.
         weights: False when the tokenizer's files are enough.
 
     Raises:
@@ -153,11 +181,11 @@ def locate(
     """
     path = Path(os.path.expanduser(name))
     if name in catalogue.CATALOGUE:
-        located = Located(name, catalogue.pull(name, convert, progress, note), catalogue.CATALOGUE[name].bos)
+        located = Located(name, pull(name, progress, note), catalogue.CATALOGUE[name].bos)
     elif os.path.isdir(path):
         located = Located(name, path)
     elif path.suffix == ".gguf":
-        located = Located(name, catalogue.converted(path, convert, progress, note))
+        located = Located(name, catalogue.converted(path, _convert_gguf, progress, note))
     elif path.suffix in PICKLED or os.path.isfile(path):
         raise ModelError(f"model {show(name)}: not a folder or a .gguf file; pickled weights are refused")
     elif (

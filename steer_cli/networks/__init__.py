@@ -1,1 +1,1 @@
-"""The linear products and the networks."""
+"""Plain networks of the families people use, one interface for all, and the adapter for every other model."""

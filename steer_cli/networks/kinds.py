@@ -60,22 +60,32 @@ def check_weights(network: nn.Module, info: Mapping[str, Any], where: str) -> No
         where: the model, for errors.
     """
     tied = getattr(network, "all_tied_weights_keys", None) or {}
-    missing = sorted(key for key in info["missing_keys"] if key not in tied)
-    shapes = sorted(str(key[0]) for key in info["mismatched_keys"])
-    unexpected = sorted(key for key in info["unexpected_keys"] if not SAVED_BUFFERS.search(key))
-    for keys, fault in (
-        (missing, "missing from the files"),
-        (shapes, "of another shape than config.json says"),
-        (unexpected, "in the files, and config.json describes a network without them"),
-    ):
-        if keys:
-            number = "1 weight is" if len(keys) == 1 else f"{len(keys)} weights are"
-            shown = ", ".join(show(key) for key in keys[:3]) + (", ..." if keys[3:] else "")
-            raise ModelError(
-                f"{where}: {number} {fault}: {shown}; fetch the model again, or mend config.json"
-            )
+    check_names(
+        missing=[name for name in info["missing_keys"] if name not in tied],
+        misshapen=[str(key[0]) for key in info["mismatched_keys"]],
+        unexpected=info["unexpected_keys"],
+        where=where,
+    )
     if info["error_msgs"]:
         raise ModelError(f"{where}: {' '.join(str(info['error_msgs'][0]).split())[:200]}")
+
+
+def check_names(
+    missing: Iterable[str], misshapen: Iterable[str], unexpected: Iterable[str], where: str
+) -> None:
+    """Raises ModelError where a folder's weights are not exactly those that a network asks for."""
+    for names, fault in (
+        (missing, "missing from the files"),
+        (misshapen, "of another shape than config.json says"),
+        (
+            (name for name in unexpected if not SAVED_BUFFERS.search(name)),
+            "in the files, and config.json describes a network without them",
+        ),
+    ):
+        if ordered := sorted(names):
+            count = "1 weight is" if len(ordered) == 1 else f"{len(ordered)} weights are"
+            shown = ", ".join(map(show, ordered[:3])) + (", ..." if ordered[3:] else "")
+            raise ModelError(f"{where}: {count} {fault}: {shown}; fetch the model again, or mend config.json")
 
 
 def drop_strays(config: Any) -> None:

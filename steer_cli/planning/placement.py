@@ -32,6 +32,18 @@ class Alignment:
         return max(pair.length for pair in self.pairs)
 
     @property
+    def block(self) -> int:
+        """The layer, where the depth is known."""
+        assert isinstance(self.layer, int)
+        return self.layer
+
+    @property
+    def source_block(self) -> int:
+        """The layer that the vector is read at, where the depth is known."""
+        assert isinstance(self.source_layer, int)
+        return self.source_layer
+
+    @property
     def label(self) -> str:
         """The texts in a few words, for errors and titles."""
         first = self.addition.texts[0]
@@ -55,6 +67,14 @@ class Placement:
     @property
     def every(self) -> bool:
         return self.alignment.addition.position == "every"
+
+    @property
+    def layer(self) -> int:
+        return self.alignment.block
+
+    @property
+    def coefficient(self) -> float:
+        return self.alignment.addition.coefficient
 
 
 def align_additions(

@@ -14,7 +14,7 @@ from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe import yaml_source as document
 from steer_cli.recipe.bundled import DEFAULT_MODEL, decode, find, is_file, read
-from steer_cli.recipe.messages import describe
+from steer_cli.recipe.messages import RIGHT, describe
 from steer_cli.recipe.yaml_source import Document, Override, show
 
 Layers = Annotated[
@@ -198,6 +198,23 @@ class Recipe(_Part):
                     [f"prompt {show(prompt)}: more than {bounds.LONGEST_TEXT} characters; shorten it"]
                 )
         return self.model_copy(update={"prompt": None, "prompts": tuple(prompts)}) if prompts else self
+
+    def with_sampling(self, **changes: Any) -> Recipe:
+        """The same recipe with some keys of `sampling` changed; None leaves one as it is.
+
+        Raises:
+            RecipeError: a value that the key does not take.
+        """
+        given = {key: value for key, value in changes.items() if value is not None}
+        if not given:
+            return self
+        try:
+            sampling = Sampling.model_validate(self.sampling.model_dump() | given)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = str(fault["loc"][0])
+            raise RecipeError([f"sampling.{key}: {show(given[key])} is not {RIGHT[key]}"]) from None
+        return self.model_copy(update={"sampling": sampling})
 
 
 def schema() -> dict[str, Any]:

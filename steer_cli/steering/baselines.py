@@ -3,7 +3,7 @@
 `random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in
 another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
 rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
-prompt. This module knows recipes and vectors; it does not know how anything is sampled or shown.
+prompt.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steer_cli.errors import PlanError
-from steer_cli.planning.placement import Alignment
+from steer_cli.planning.placement import Alignment, check_length
+from steer_cli.planning.plan import Plan
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.schema import Random, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer_cli.models.load import Model
+    from steer_cli.networks.network import Network
 
 
 def control_vectors(
-    model: Model, alignments: Sequence[Alignment], vectors: Sequence[Tensor], control: str, seed: int
+    network: Network, alignments: Sequence[Alignment], vectors: Sequence[Tensor], control: str, seed: int
 ) -> list[Tensor]:
     """What stands in the vectors' place, [positions, width] each; their norms at every position are the same.
 
@@ -50,12 +51,27 @@ def control_vectors(
     # After `dims`: what the cut takes from a control's norm is not what it takes from the vector's.
     return [
         rescaled(made, vector.norm(dim=-1, keepdim=True))
-        for made, vector in zip(compute(model, changed), vectors, strict=True)
+        for made, vector in zip(compute(network, changed), vectors, strict=True)
     ]
 
 
-def prompted(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """A prompt's ids with the plus text's tokens behind BOS.
+def fronted(plan: Plan, control: str | None) -> tuple[tuple[int, ...], ...]:
+    """For the control `prompt`, each prompt's ids with the plus text in front; nothing for others.
+
+    Raises:
+        PlanError: the recipe has more than one text to put there, or a prompt is too long with it.
+    """
+    if control != "prompt":
+        return ()
+    facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
+    rows = tuple(with_plus_text(plan.recipe, prompt.ids, facts.tokenizer) for prompt in plan.prompts)
+    for prompt, row in zip(plan.prompts, rows, strict=True):
+        check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
+    return rows
+
+
+def with_plus_text(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    """A prompt's ids with the plus text's tokens after BOS.
 
     Raises:
         PlanError: the recipe has more than one text to put there.
@@ -63,8 +79,9 @@ def prompted(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tup
     texts = {pair.plus for addition in recipe.additions for pair in addition.texts}
     if len(texts) > 1:
         raise PlanError(
-            f"--control prompt: {recipe.name} has {len(texts)} plus texts and one goes in front; "
-            "use another control"
+            f"control prompt: {recipe.name} has {len(texts)} plus texts and one goes in front; "
+            "use another control",
+            parameter="control",
         )
     front = 0 if tokenizer.bos is None else 1
     return (*tokenizer.prompt(texts.pop()), *prompt[front:])

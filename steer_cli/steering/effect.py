@@ -1,7 +1,6 @@
 """Was anything added? The stream of a pass, before and after, in its own dtype.
 
-A vector and its coefficient do not tell: additions may cancel, and rounding may lose them. This module does
-not know how a pass is run.
+A vector and its coefficient do not tell: additions may cancel, and rounding may lose them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from steer_cli.planning.placement import Placement
 NAMED = 3  # additions that an error names
 
 
-class Changes:
+class ChangedRows:
     """Which rows of a pass were changed at each layer; give `see` to the pass.
 
     Args:
@@ -49,7 +48,7 @@ def lost(placements: Sequence[Placement], layer: int, dtype: torch.dtype | None)
     if len(placements) > 1:
         why, ways = "they cancel, or the coefficients are too small", "other coefficients"
     if dtype != torch.float32:
-        ways += ", or --dtype float32"
+        ways += ", or dtype float32"
     precision = str(dtype).removeprefix("torch.")
     return VectorError(
         f"{_names(placements)}: does nothing: no value of the stream changed at layer {layer}, in "

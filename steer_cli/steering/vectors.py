@@ -1,7 +1,4 @@
-"""Pairs -> vectors: which direction, unscaled.
-
-This module does not know prompts, coefficients or spans.
-"""
+"""Pairs of texts -> vectors: which direction, unscaled."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steer_cli.errors import VectorError
-from steer_cli.models.load import Model
+from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.tokens import AlignedPair
 from steer_cli.steering.residual import record
@@ -23,14 +20,14 @@ CAPTURE_POSITIONS = 4096
 Streams = dict[tuple[tuple[int, ...], int], Tensor]  # (ids, layer) -> [positions, width], float32
 
 
-def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
+def capture(network: Network, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
     """The unsteered stream of many texts, in few batched passes that stop at the deepest layer.
 
     Args:
         wanted: (ids, layer) of every stream that is needed.
 
     Returns:
-        (ids, layer) -> [positions, width], float32 on the model's device.
+        (ids, layer) -> [positions, width], float32 on the network's device.
     """
     layers = sorted({layer for _, layer in wanted})
     whole = _whole({ids for ids, _ in wanted})
@@ -43,12 +40,12 @@ def capture(model: Model, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
         # What stands to the right of a text cannot reach it, so rows of any length share a pass.
         longest = len(batch[-1])
         ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
-        recorded = record(model, ids, layers)
+        recorded = record(network, ids, layers)
         for index, row in enumerate(batch):
             for layer in layers:
                 if (row, layer) in kept:
                     stream = recorded[layer][index, : len(row)]
-                    read[row, layer] = stream.to(model.device, torch.float32, copy=True)
+                    read[row, layer] = stream.to(network.device, torch.float32, copy=True)
     return {(ids, layer): read[whole[ids], layer][: len(ids)] for ids, layer in wanted}
 
 
@@ -65,14 +62,14 @@ def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]
     return whole
 
 
-def compute(model: Model, alignments: Sequence[Alignment]) -> list[Tensor]:
+def compute(network: Network, alignments: Sequence[Alignment]) -> list[Tensor]:
     """The vector of every alignment, [positions, width] (one row for `every`), float32.
 
     Raises:
         VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
     """
-    streams = capture(model, read_by(alignments))
-    return [vector_of(alignment, streams, model) for alignment in alignments]
+    streams = capture(network, read_by(alignments))
+    return [vector_of(alignment, streams, network) for alignment in alignments]
 
 
 def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
@@ -89,28 +86,28 @@ def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]
 
 def _layers_read(alignment: Alignment) -> set[int]:
     return (
-        {alignment.source_layer, alignment.layer}
+        {alignment.source_block, alignment.block}
         if alignment.addition.match_norm
-        else {alignment.source_layer}
+        else {alignment.source_block}
     )
 
 
-def vector_of(alignment: Alignment, streams: Streams, model: Model) -> Tensor:
+def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_zero: bool = False) -> Tensor:
     """The vector of one alignment from recorded streams; see `compute`."""
     addition = alignment.addition
-    vector = _combined(alignment, alignment.source_layer, streams, model)
+    vector = _combined(alignment, alignment.source_block, streams, network)
     if addition.match_norm:
-        wanted = _combined(alignment, alignment.layer, streams, model).norm(dim=-1, keepdim=True)
+        wanted = _combined(alignment, alignment.block, streams, network).norm(dim=-1, keepdim=True)
         vector = rescaled(vector, wanted)
     if addition.random is not None:
         noise = torch.randn(vector.shape, generator=_generator(alignment))
         vector = rescaled(noise.to(vector), vector.norm(dim=-1, keepdim=True))
     if addition.dims is not None:
         vector = vector.clone()
-        vector[:, round(addition.dims * model.width) :] = 0
+        vector[:, round(addition.dims * network.width) :] = 0
     if not vector.isfinite().all():
-        raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_layer} is not finite")
-    if addition.coefficient != 0 and not vector.any():
+        raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
+    if addition.coefficient != 0 and not may_be_zero and not vector.any():
         raise VectorError(
             f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
         )
@@ -137,10 +134,10 @@ def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
     return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
 
 
-def _combined(alignment: Alignment, layer: int, streams: Streams, model: Model) -> Tensor:
+def _combined(alignment: Alignment, layer: int, streams: Streams, network: Network) -> Tensor:
     """Sum or mean of the pairs' differences, aligned at their first token (for `every`, at their last)."""
     every = alignment.addition.position == "every"
-    total = torch.zeros(1 if every else alignment.length, model.width, device=model.device)
+    total = torch.zeros(1 if every else alignment.length, network.width, device=network.device)
     for pair in alignment.pairs:
         if every:
             total += _last_difference(pair, layer, streams)

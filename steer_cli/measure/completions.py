@@ -1,0 +1,106 @@
+"""What does the model write, unsteered and steered? Completions side by side, with receipts and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from steer_cli.decoding.engine import Finished, decode
+from steer_cli.decoding.request import Decoded, Request
+from steer_cli.events import Progress
+from steer_cli.measure.logprob import mean_logprobs
+from steer_cli.measure.words import find_words
+from steer_cli.networks.network import Network
+from steer_cli.planning.plan import Plan, PlannedPrompt
+from steer_cli.results import Completion, Outcome
+from steer_cli.steering.arms import UNSTEERED, Steering
+
+
+def completions(
+    network: Network,
+    plan: Plan,
+    steerings: Sequence[Steering],
+    fronted: Sequence[tuple[int, ...]],
+    control: str | None,
+    batch_rows: int | None,
+    score: bool,
+    progress: Progress,
+) -> Iterator[Outcome]:
+    """Completions of a plan's prompts, a prompt at a time.
+
+    Args:
+        steerings: the recipe's, and a control's where that is a vector.
+        fronted: for the control `prompt`, each prompt's ids with the plus text in front; else nothing.
+        control: the name of the control, if there is one.
+        batch_rows: rows that decode together; None fits them to a memory budget.
+        score: also take each completion's mean log probability under the unsteered model.
+    """
+    sampling = plan.recipe.sampling
+
+    def requests() -> Iterator[Request]:
+        for index, prompt in enumerate(plan.prompts):
+            arms = (UNSTEERED, *(steering.on(prompt.placements) for steering in steerings))
+            yield Request(prompt.ids, arms, receipts=True)
+            if fronted:
+                yield Request(fronted[index], (UNSTEERED,))
+
+    total = (1 + len(steerings) + bool(fronted)) * sampling.samples * len(plan.prompts)
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress("decode", done, total)
+
+    longest = max(map(len, [*(prompt.ids for prompt in plan.prompts), *fronted]))
+    together = None if batch_rows is None else min(batch_rows, total)
+    finished = decode(network, requests(), sampling, plan.facts.tokenizer.eos, longest, together, count)
+    for prompt in plan.prompts:
+        first = next(finished)
+        arms = [*first.arms, *(next(finished).arms if fronted else ())]
+        logprobs = _mean_logprobs(network, first, arms) if score else None
+        yield _outcome(plan, prompt, first, arms, logprobs, control)
+
+
+def _mean_logprobs(
+    network: Network, finished: Finished, arms: Sequence[Sequence[Decoded]]
+) -> list[list[float]]:
+    """Of each arm's completions, after the unsteered prompt."""
+    # What the unsteered arm drew from were these very probabilities.
+    known = [row.logprob / len(row.ids) for row in arms[0] if row.logprob is not None]
+    rows = [row.ids for arm in arms[1:] for row in arm]
+    started = finished.started
+    scored = iter(mean_logprobs(network, started.prefixes[0], started.logits[0], rows))
+    return [known, *([next(scored) for _ in arm] for arm in arms[1:])]
+
+
+def _outcome(
+    plan: Plan,
+    prompt: PlannedPrompt,
+    finished: Finished,
+    arms: Sequence[Sequence[Decoded]],
+    logprobs: Sequence[Sequence[float]] | None,
+    control: str | None,
+) -> Outcome:
+    recipe, tokenizer = plan.recipe, plan.facts.tokenizer
+    columns = []
+    for index, arm in enumerate(arms):
+        column = []
+        for sample, row in enumerate(arm):
+            text = tokenizer.completion(prompt.ids, row.ids)
+            logprob = None if logprobs is None else logprobs[index][sample]
+            column.append(Completion(text, row.ids, row.finish, find_words(text, recipe.count), logprob))
+        columns.append(tuple(column))
+    steered = finished.started.receipts[1]
+    return Outcome(
+        recipe=recipe,
+        model=plan.facts.name,
+        prompt=prompt.text,
+        pieces=plan.pieces(prompt.ids),
+        table=plan.table(prompt),
+        receipts=steered.receipts,
+        sums=steered.sums,
+        unsteered=columns[0],
+        steered=columns[1],
+        control=columns[2] if control else (),
+        control_kind=control,
+    )

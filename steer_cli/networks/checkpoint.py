@@ -1,0 +1,113 @@
+"""The weights of a plain network by name: each is there, fits and has a place, or the model is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from steer_cli.errors import ModelError
+from steer_cli.networks.kinds import check_names
+from steer_cli.networks.products import Linear
+
+
+class Weights:
+    """What a network is made of. By itself an outline: it asks for tensors without having any.
+
+    Args:
+        dtype: of the network.
+        device: where it is.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self.dtype, self.device = dtype, device
+        self.linears: list[Linear] = []  # in the order of a pass, the head last
+        self.asked: dict[str, tuple[int, ...]] = {}  # name -> shape
+        self.twice: dict[str, str] = {}  # names that files may hold although they are tied to another
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """One tensor in the network's dtype, on its device."""
+        self.asked[name] = shape
+        return torch.empty(shape, dtype=self.dtype, device="meta")
+
+    def linear(self, name: str, outputs: int, inputs: int, bias: bool, turned: bool = False) -> Linear:
+        """A linear layer; `turned` where the file holds [inputs, outputs]."""
+        shape = (inputs, outputs) if turned else (outputs, inputs)
+        weight = self.take(f"{name}.weight", *shape)
+        return self._add(weight.T if turned else weight, self.take(f"{name}.bias", outputs) if bias else None)
+
+    def side_by_side(self, outputs: Mapping[str, int], inputs: int, bias: bool) -> Linear:
+        """Layers that read the same stream as one, with their outputs side by side."""
+        weights = [self.take(f"{name}.weight", count, inputs) for name, count in outputs.items()]
+        biases = [self.take(f"{name}.bias", count) for name, count in outputs.items() if bias]
+        return self._add(torch.cat(weights), torch.cat(biases) if bias else None)
+
+    def head(self, name: str, embedding: Tensor, embedding_name: str, tied: bool) -> Linear:
+        """The unembedding: one of its own, or the embedding once more where they are tied."""
+        if not tied:
+            return self.linear(name, *embedding.shape, bias=False)
+        self.twice[f"{name}.weight"] = embedding_name
+        return self._add(embedding, None)
+
+    def _add(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        self.linears.append(Linear(weight, bias))
+        return self.linears[-1]
+
+
+class Checkpoint(Weights):
+    """The tensors of safetensors files, mapped into memory and read where they are used.
+
+    Args:
+        files: of one model.
+        outline: the network's, which says what it will ask for.
+        prefix: may be left out in front of names, as in older files.
+        where: the model, for errors.
+
+    Raises:
+        ModelError: a file that is no safetensors file; tensors that are missing, of another shape or without
+            a place in the network.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], outline: Weights, dtype: torch.dtype, device: torch.device, where: str
+    ):
+        super().__init__(dtype, device)
+        self._tensors: dict[str, Tensor] = {}
+        for file in files:
+            try:
+                # The tensors are views of the mapped file: nothing is read before it is used.
+                with safe_open(file, framework="pt") as opened:
+                    self._tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise ModelError(f"{where}: {file.name} cannot be read: {reason}") from None
+        self._prefix = "" if outline.asked.keys() & self._tensors.keys() else _prefix(outline)
+        found = {self._prefix + name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        asked = outline.asked
+        check_names(
+            missing=[name for name in asked if name not in found],
+            misshapen=[name for name, shape in asked.items() if found.get(name, shape) != shape],
+            unexpected=[name for name in found if name not in asked and name not in outline.twice],
+            where=where,
+        )
+        for name, other in outline.twice.items():
+            if name in found and not torch.equal(self._stored(name), self._stored(other)):
+                raise ModelError(
+                    f"{where}: config.json ties {name} to {other}, but the weights hold two different ones; "
+                    "set tie_word_embeddings to false if they are right"
+                )
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        return self._stored(name).to(self.device, self.dtype)
+
+    def _stored(self, name: str) -> Tensor:
+        return self._tensors[name.removeprefix(self._prefix)]
+
+
+def _prefix(outline: Weights) -> str:
+    """What the names of all weights but the head's begin with."""
+    first = next(iter(outline.asked))
+    return first[: first.index(".") + 1]

@@ -1,0 +1,195 @@
+"""Which way to multiply is fastest on this machine, for each number of rows: measured once and remembered.
+
+It depends on the processor, the shape of the weights and the rows; no way is the fastest everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from steer_cli.networks.products import PLAIN, Linear, Product, Way, available, mkl_packs
+
+GRID = (1, 2, 4, 8, 16, 32, 64)  # rows
+ANCHORS = (2, 16)  # where every way is tried
+MKL_ROWS = (16, 8, 32, 64)
+HOPELESS = 1.3  # times the fastest at all anchors: not tried at other rows
+MOST_ADDED = 4  # up to this number of rows, more rows than are there may run
+GAIN = 0.95  # of the time: less of a gain is noise, and no reason to run more rows
+SAMPLE_BYTES = 36_000_000  # of weights of one shape: more than most caches hold, as in a pass
+ROUNDS = 2
+TOLERANCE = 4.0  # times the plain product's own error
+
+Times = Mapping[Way, Mapping[int, float]]  # way -> rows -> seconds
+
+
+class Step(NamedTuple):
+    """How a pass of some rows is made best: by which way, and by running how many rows in fact."""
+
+    way: Way
+    rows: int
+
+
+class Fastest(NamedTuple):
+    """What was measured.
+
+    `steps` has the best step for each number of rows of GRID, with weights laid out for any rows; `packs` the
+    numbers of rows for which weights that MKL lays out for just so many are faster still.
+    """
+
+    steps: dict[int, Step]
+    packs: tuple[int, ...] = ()
+
+
+def fastest(linears: Sequence[Linear], memory: Path) -> Fastest:
+    """The fastest ways of a network's products, measured unless `memory` has them.
+
+    Args:
+        linears: of one network, the head last.
+        memory: a JSON file for the networks and settings of this machine; where it cannot be read or written,
+            each run measures.
+    """
+    setting, known = _setting(linears), _remembered(memory)
+    if setting not in known:
+        known[setting] = measure(linears)
+        if not _busy():
+            _remember(memory, known)
+    return known[setting]
+
+
+def _busy() -> bool:
+    """Whether other processes keep the processor from showing what it can do."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+
+
+def _setting(linears: Sequence[Linear]) -> str:
+    """All that the choice depends on."""
+    shapes = sorted({"x".join(map(str, each.weight.shape)) for each in linears})
+    library = [f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"]
+    return ", ".join([_processor(), *library, str(linears[0].weight.dtype), *shapes])
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        facts = [named.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
+    except OSError:  # not Linux
+        facts = [platform.processor() or platform.machine()]
+    return " ".join([*filter(None, facts), torch.backends.cpu.get_cpu_capability()])
+
+
+def _remembered(memory: Path) -> dict[str, Fastest]:
+    names = {way.name for way in available(torch.float32)}
+    known: dict[str, Fastest] = {}
+    # Absent, damaged or of another release: measured again.
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        for setting, (steps, packs) in json.loads(memory.read_text(encoding="utf-8")).items():
+            read = {int(rows): Step(Way(name), run) for rows, (name, run) in steps.items()}
+            if {*read} == {*GRID} and {step.way.name for step in read.values()} <= names:
+                known[setting] = Fastest(read, tuple(rows for rows in packs if rows in MKL_ROWS))
+    return known
+
+
+def _remember(memory: Path, known: Mapping[str, Fastest]) -> None:
+    plain = {
+        setting: [{rows: [step.way.name, step.rows] for rows, step in found.steps.items()}, found.packs]
+        for setting, found in known.items()
+    }
+    written = memory.with_suffix(f".{os.getpid()}.tmp")
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        written.replace(memory)
+
+
+@torch.inference_mode()
+def measure(linears: Sequence[Linear]) -> Fastest:
+    """Time the ways on some of a network's own weights, in less than a second."""
+    samples = list(_samples(linears))
+    dtype = samples[0][0].dtype
+    widths = {sample[0].shape[1] for sample in samples}
+    inputs = {width: torch.randn(GRID[-1], width).to(dtype) for width in widths}
+
+    def seconds(way: Way, wanted: Sequence[int]) -> dict[int, float]:
+        made = [
+            (inputs[sample[0].shape[1]], [way.product(weight, None) for weight in sample])
+            for sample in samples
+        ]
+        return {rows: sum(_time(products, stream[:rows]) for stream, products in made) for rows in wanted}
+
+    ways = [way for way in available(dtype) if way == PLAIN or _exact_enough(way, samples[0][0])]
+    times = {way: seconds(way, ANCHORS) for way in ways}
+    best = {rows: min(taken[rows] for taken in times.values()) for rows in ANCHORS}
+    for way, taken in times.items():
+        if any(taken[rows] <= HOPELESS * best[rows] for rows in ANCHORS):
+            times[way] = taken | seconds(way, [rows for rows in GRID if rows not in taken])
+    steps = choose(times)
+    packs = []
+    for rows in MKL_ROWS if mkl_packs(dtype) and _exact_enough(Way("mkl", 4), samples[0][0]) else ():
+        # MKL packs for one number of rows, which takes long: not tried at others once it is far behind.
+        share = seconds(Way("mkl", rows), [rows])[rows] / times[steps[rows].way][rows]
+        packs += [rows] if share < GAIN else []
+        if share > HOPELESS:
+            break
+    return Fastest(steps, tuple(sorted(packs)))
+
+
+def choose(times: Times) -> dict[int, Step]:
+    """The fastest way at each number of rows of GRID.
+
+    More rows may take less time than fewer, by other loops: then rows are added that mean nothing.
+    """
+    chosen: dict[int, Step] = {}
+    for rows in GRID:
+        exact = {way: seconds[rows] for way, seconds in times.items() if rows in seconds}
+        way = min(exact, key=exact.__getitem__)
+        chosen[rows], best = Step(way, rows), exact[way] * GAIN
+        for other, seconds in times.items():
+            for more in sorted(seconds):
+                if rows < more <= MOST_ADDED and seconds[more] < best:
+                    best, chosen[rows] = seconds[more], Step(other, more)
+    return chosen
+
+
+def _samples(linears: Sequence[Linear]) -> Iterator[list[Tensor]]:
+    """Weights of the shape that a pass spends most of its time on, and some of the head."""
+    head = linears[-1].weight
+    shapes: dict[tuple[int, ...], list[Tensor]] = {}
+    for each in linears[:-1]:
+        shapes.setdefault(tuple(each.weight.shape), []).append(each.weight)
+    body = max(shapes.values(), key=lambda weights: len(weights) * weights[0].nbytes)
+    yield body[: max(1, SAMPLE_BYTES // body[0].nbytes)]
+    yield [head[: max(1, SAMPLE_BYTES // head[0].nbytes)]]
+
+
+def _exact_enough(way: Way, weight: Tensor) -> bool:
+    """Whether a way differs from the exact product by no more than rounding does."""
+    weight = weight[:256]
+    stream = torch.randn(4, weight.shape[1]).to(weight.dtype)
+    exact = stream.double() @ weight.double().T
+
+    def error(way: Way) -> float:
+        return float((way.product(weight, None)(stream).double() - exact).abs().max())
+
+    return error(way) <= TOLERANCE * error(PLAIN)
+
+
+def _time(products: Sequence[Product], stream: Tensor) -> float:
+    """Seconds for all of the products, one after the other."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for product in products:
+            product(stream)
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,112 @@
+"""The one interface that recording, adding, decoding and measuring use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from steer_cli.networks.attention import Attention
+from steer_cli.networks.layout import Layout
+from steer_cli.networks.products import Linear
+
+# layer -> what makes of the stream that enters it, [rows, positions, width], the one that enters instead.
+Changes = Mapping[int, Callable[[Tensor], Tensor]]
+
+NO_CHANGES: Changes = {}
+
+
+class Network(Protocol):
+    """A causal language model as three functions of the residual stream.
+
+    Layer L is the stream that enters block L; layer `depth` is the one that leaves the last block.
+    """
+
+    depth: int  # blocks
+    width: int  # of the stream
+    vocabulary: int  # logits
+    embeddings: int  # tokens that can be embedded
+    dtype: torch.dtype
+    device: torch.device  # of the embeddings, where token ids go
+    norms_remove_mean: bool  # as LayerNorm does, over the width; RMSNorm does not
+
+    @property
+    def on_one_gpu(self) -> bool:
+        """Whether a CUDA graph can hold a whole pass."""
+
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The stream that enters block 0, [rows, positions, width].
+
+        Args:
+            ids: [rows, positions].
+            positions: the place of each in its row, [rows or 1, positions].
+        """
+
+    def run(
+        self, stream: Tensor, start: int, stop: int, attention: Attention, changes: Changes = NO_CHANGES
+    ) -> Tensor:
+        """The stream that enters block `stop`, from the one that enters block `start`.
+
+        Args:
+            changes: of layers from `start` to `stop` - 1; others are not asked for.
+        """
+
+    def unembed(self, stream: Tensor) -> Tensor:
+        """Logits from the stream that leaves the last block: [..., width] -> [..., vocabulary]."""
+
+    def next_logits(
+        self, ids: Tensor, attention: Attention, changes: Changes = NO_CHANGES, ends: Tensor | None = None
+    ) -> Tensor:
+        """Logits of the token after each row, [rows, vocabulary], by a pass through the whole network.
+
+        Args:
+            ids: [rows, positions].
+            ends: the last position of each row, [rows]; None where that is the last of the pass.
+        """
+
+    def rows_to_run(self, rows: int, most: int, steps: int) -> int:
+        """How many rows a decoding step of `rows` rows is best run with; see `Layout`."""
+
+    def slots_for(self, rows: int) -> int:
+        """The most that `rows_to_run` says in a batch of at most `rows` rows."""
+
+
+class Plain:
+    """What all plain networks have in common."""
+
+    depth: int
+    width: int
+    vocabulary: int
+    dtype: torch.dtype
+    device: torch.device
+    norms_remove_mean = False
+    linears: list[Linear]  # in the order of a pass, the head last
+    layout: Layout | None = None
+
+    @property
+    def embeddings(self) -> int:
+        return self.vocabulary
+
+    @property
+    def on_one_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def next_logits(
+        self: Network,
+        ids: Tensor,
+        attention: Attention,
+        changes: Changes = NO_CHANGES,
+        ends: Tensor | None = None,
+    ) -> Tensor:
+        stream = self.embed(ids, attention.positions)
+        stream = self.run(stream, 0, self.depth, attention, changes)
+        last = stream[:, -1] if ends is None else stream[torch.arange(len(ids), device=ends.device), ends]
+        return self.unembed(last)
+
+    def rows_to_run(self, rows: int, most: int, steps: int) -> int:
+        return rows if self.layout is None else self.layout.rows_to_run(rows, most, steps)
+
+    def slots_for(self, rows: int) -> int:
+        return rows if self.layout is None else self.layout.slots_for(rows)

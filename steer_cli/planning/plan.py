@@ -1,0 +1,79 @@
+"""A recipe laid onto a model's tokens: all that can be known without activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer_cli.planning.alignment_table import TableRow, table_rows
+from steer_cli.planning.placement import Alignment, Placement, align_additions, check_length, place
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What planning has to know of a model.
+
+    `blocks` and `context` (the longest row in tokens) are None where they are not known; `limited` is the
+    name with the reason for the context, where that is not the model's own.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    blocks: int | None
+    context: int | None
+    limited: str
+
+
+@dataclass(frozen=True)
+class PlannedPrompt:
+    """A prompt, its ids with BOS, and where every addition acts on it."""
+
+    text: str
+    ids: tuple[int, ...]
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each addition is read and added, on every prompt."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    alignments: tuple[Alignment, ...]
+    prompts: tuple[PlannedPrompt, ...]
+
+    def table(self, prompt: PlannedPrompt) -> tuple[TableRow, ...]:
+        """Which token of which text stands at which position."""
+        return tuple(table_rows(self.facts.tokenizer, prompt.ids, prompt.placements))
+
+    def pieces(self, ids: tuple[int, ...]) -> tuple[str, ...]:
+        """The text of each token."""
+        return tuple(self.facts.tokenizer.piece(id) for id in ids)
+
+
+def plan_recipe(recipe: Recipe, facts: ModelFacts, new_tokens: int | None = None) -> Plan:
+    """Tokenise and place every addition on every prompt.
+
+    Args:
+        new_tokens: how many are to follow a prompt; None where nothing is run, so that any length will do.
+
+    Raises:
+        RecipeError: the recipe has no prompt.
+        PlanError: an addition that does not fit a prompt or the model, or a prompt that is too long.
+        TokenError: a text that the tokenizer cannot give.
+    """
+    recipe = recipe.with_prompts([])
+    alignments = align(recipe, facts)
+    prompts = []
+    for text in recipe.all_prompts:
+        ids = facts.tokenizer.prompt(text)
+        if new_tokens is not None:
+            check_length(ids, text, new_tokens, facts.context, facts.limited)
+        prompts.append(PlannedPrompt(text, ids, place(alignments, facts.tokenizer, ids, text)))
+    return Plan(recipe, facts, alignments, tuple(prompts))
+
+
+def align(recipe: Recipe, facts: ModelFacts) -> tuple[Alignment, ...]:
+    """All additions of a recipe, one entry for each of their layers; see `align_additions`."""
+    return align_additions(recipe, facts.tokenizer, facts.blocks, facts.context)
