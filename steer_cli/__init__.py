@@ -1,7 +1,68 @@
-"""Steer language models from the command line by activation addition (Turner et al. 2023).
+"""Steer language models by activation addition (Turner et al. 2023).
 
-The folder is the pipeline, in this order: recipe, tokens, plan, catalogue, model, residual, vectors,
-sampling, generate; `run` calls each stage once, `report` shows what came out, `cli` is the edge.
+The folders are the pipeline, in this order: recipe, planning, networks, activations, decoding, models,
+measure, sweeps; `api` asks each question from end to end, `report` shows what came out, `cli` is the command
+line. Names are loaded when they are first used, so that the import is instant.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steer_cli.api import (
+        generate,
+        load_model,
+        load_recipe,
+        norms,
+        perplexity,
+        shift,
+        steering,
+        sweep,
+        vectors,
+    )
+    from steer_cli.errors import SteerError
+    from steer_cli.measure.corpus import read_corpus
+    from steer_cli.models.load import Model
+    from steer_cli.recipe.schema import Addition, Recipe
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
+    **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
+    "read_corpus": "measure.corpus",
+    "SteerError": "errors",
+    "Model": "models.load",
+}
+__all__ = [
+    "Addition",
+    "Model",
+    "Recipe",
+    "SteerError",
+    "__version__",
+    "generate",
+    "load_model",
+    "load_recipe",
+    "norms",
+    "perplexity",
+    "read_corpus",
+    "shift",
+    "steering",
+    "sweep",
+    "vectors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'steer_cli' has no attribute {name!r}")
+    module = import_module(f"steer_cli.{_HOMES[name]}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,8 @@ begins. The functions that take a recipe raise at the call; those that take a pl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
@@ -23,9 +24,10 @@ from steer_cli.results import CorpusResult, Norms, Outcome, Shift
 from steer_cli.steering.baselines import fronted
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from steer_cli.models.load import Model
+    from steer_cli.networks.network import Network
     from steer_cli.steering.arms import Steering
 
 
@@ -69,14 +71,14 @@ def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
     Raises:
         SteerError: the recipe does not fit the model, or a vector does nothing.
     """
-    return list(_steering(model, align(recipe, model.facts(recipe.bos))).vectors)
+    return list(_steer(model.network, align(recipe, model.facts(recipe.bos))).vectors)
 
 
-def _steering(model: Model, alignments: Sequence[Alignment]) -> Steering:
+def _steer(network: Network, alignments: Sequence[Alignment]) -> Steering:
     from steer_cli.steering.arms import Steering
     from steer_cli.steering.vectors import compute
 
-    return Steering(tuple(alignments), tuple(compute(model.network, alignments)))
+    return Steering(tuple(alignments), tuple(compute(network, alignments)))
 
 
 def generate(
@@ -133,7 +135,7 @@ def _complete(
     from steer_cli.steering.arms import Steering
     from steer_cli.steering.baselines import control_vectors
 
-    steerings = [_steering(model, plan.alignments)]
+    steerings = [_steer(model.network, plan.alignments)]
     if control not in (None, "prompt"):
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
         changed = control_vectors(model.network, plan.alignments, found, control, seed)
@@ -182,7 +184,7 @@ def shifts(
     from steer_cli.measure.shift import top as likeliest
     from steer_cli.steering.arms import UNSTEERED
 
-    steering = _steering(model, plan.alignments)
+    steering = _steer(model.network, plan.alignments)
     for prompt, position in zip(plan.prompts, positions, strict=True):
         # A coefficient of 0 is no arm of its own: rounding may differ between the rows of a batch.
         arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
@@ -262,5 +264,27 @@ def perplexity_of(
     """The perplexities of a plan's corpora; see `perplexity`."""
     from steer_cli.measure.perplexity import compare_corpora
 
-    steering = _steering(model, plan.alignments)
+    steering = _steer(model.network, plan.alignments)
     return compare_corpora(model.network, model.name, plan, steering, sentences, note)
+
+
+@contextmanager
+def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]:
+    """Within the `with`, a transformers model that the user holds is steered, whatever runs it.
+
+    Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
+    `bos: none`. Afterwards, and after an exception, the model is as it was.
+
+    Args:
+        model: a ...ForCausalLM of transformers.
+        tokenizer: its fast tokenizer.
+
+    Raises:
+        SteerError: the recipe does not fit the model; in a pass, it does not fit a row.
+    """
+    from steer_cli.models.held import held_model
+    from steer_cli.steering.attach import attached
+
+    network, facts = held_model(model, tokenizer, recipe.bos)
+    with attached(model, network.blocks, _steer(network, align(recipe, facts)), facts.tokenizer):
+        yield

@@ -127,13 +127,7 @@ class Adapter:
         """Within the `with`, hand each of these blocks the changed stream."""
 
         def hook_for(change: Callable[[Tensor], Tensor]) -> Callable:
-            def hook(_: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-                # Some architectures hand the stream over by keyword.
-                if args:
-                    return (change(args[0]), *args[1:]), kwargs
-                return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-            return hook
+            return lambda _, args, kwargs: replace_stream(args, kwargs, change)
 
         with ExitStack() as stack:
             for layer, change in changes.items():
@@ -203,6 +197,15 @@ class Adapter:
             "position_ids": attention.positions,
             "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
         }
+
+
+def replace_stream(
+    args: tuple, kwargs: dict[str, Any], change: Callable[[Tensor], Tensor]
+) -> tuple[tuple, dict[str, Any]]:
+    """A block's arguments with a changed stream; some architectures hand it over by keyword."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
 
 def _has_layer_norms(block: nn.Module) -> bool:

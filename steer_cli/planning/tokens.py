@@ -148,6 +148,16 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     return Tokenizer(backend, str(folder), first, eos, ids.embeddings)
 
 
+def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int, ...]) -> Tokenizer:
+    """A tokenizer that somebody has opened already, without changing it.
+
+    Args:
+        bos: the id in front of every text; None for none.
+        eos: the ids that end a row.
+    """
+    return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos)
+
+
 @contextmanager
 def _reading(folder: Path | str) -> Iterator[None]:
     """Within the `with`, whatever the library of tokenizers raises becomes a TokenError."""

@@ -1,0 +1,48 @@
+"""A transformers model and tokenizer that the user already holds, as the rest of steer sees a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from steer_cli.errors import TokenError
+from steer_cli.models.pretrained import new_cache
+from steer_cli.networks.adapter import Adapter
+from steer_cli.networks.kinds import check_kind, find_blocks
+from steer_cli.planning.plan import ModelFacts
+from steer_cli.planning.tokens import wrap_tokenizer
+
+
+def held_model(model: nn.Module, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, ModelFacts]:
+    """Its network, and what planning has to know of it.
+
+    Args:
+        model: a ...ForCausalLM of transformers.
+        tokenizer: its fast tokenizer.
+        bos: as in a recipe.
+
+    Raises:
+        ModelError: a kind of model that cannot be steered.
+        TokenError: a tokenizer that is not a fast one, or without such a BOS.
+    """
+    config = model.config.get_text_config()
+    name = str(getattr(model.config, "name_or_path", "") or config.model_type)
+    check_kind(model, name)
+    network = Adapter(model, find_blocks(model, config.num_hidden_layers, name), new_cache)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise TokenError(f"{name}: its tokenizer is not a fast one; use AutoTokenizer.from_pretrained(...)")
+    eos = tokenizer.eos_token_id
+    first = None if bos == "none" else _bos(tokenizer, bos)
+    if first is None and bos != "none":
+        raise TokenError(f"{name}: bos: the tokenizer has no such token; write `bos: none` or a token of it")
+    wrapped = wrap_tokenizer(backend, name, first, () if eos is None else (eos,))
+    context = getattr(config, "max_position_embeddings", None)
+    return network, ModelFacts(name, wrapped, network.depth, context, name)
+
+
+def _bos(tokenizer: Any, bos: str) -> int | None:
+    if bos != "auto":
+        return tokenizer.backend_tokenizer.token_to_id(bos)
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

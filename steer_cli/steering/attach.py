@@ -1,0 +1,97 @@
+"""Steer a transformers model that the user already holds: in generate, with beams, in padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer_cli.errors import PlanError
+from steer_cli.networks.adapter import replace_stream
+from steer_cli.planning.placement import place
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.steering.arms import Arm, Steering
+from steer_cli.steering.effect import ChangedRows, lost
+
+
+@contextmanager
+def attached(
+    model: nn.Module, blocks: nn.ModuleList, steering: Steering, tokenizer: Tokenizer
+) -> Iterator[None]:
+    """Within the `with`, every pass of `model` is steered as a prompt, and later ones as new tokens.
+
+    Positions are counted from each row's own first token, so rows may be padded on the left or on the right.
+
+    Args:
+        model: a ...ForCausalLM; its passes are given `input_ids`, and `attention_mask` where they are padded.
+        blocks: its transformer blocks.
+    """
+    now = _Pass(steering, tokenizer)
+
+    def begin(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        now.begin(kwargs.get("input_ids", args[0] if args else None), kwargs)
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for layer in sorted({alignment.block for alignment in steering.alignments}):
+
+            def hook(_: nn.Module, args: tuple, kwargs: dict, layer: int = layer) -> tuple[tuple, dict]:
+                return replace_stream(args, kwargs, lambda stream: now.add(layer, stream))
+
+            stack.callback(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+class _Pass:
+    """What is added in the pass that runs now."""
+
+    def __init__(self, steering: Steering, tokenizer: Tokenizer):
+        self._steering, self._tokenizer = steering, tokenizer
+        self._arms: list[tuple[int, Arm]] = []  # of each row of a prompt: where its tokens begin, and its arm
+        self._new: Tensor | None = None  # [rows, positions], of a later pass: 1 for tokens, 0 for padding
+
+    def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
+        if ids is None:
+            raise PlanError("steering: a pass without input_ids; where its tokens stand cannot be seen")
+        cache = arguments.get("past_key_values")
+        mask = arguments.get("attention_mask")
+        if cache is not None and cache.get_seq_length():
+            whole = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask[:, -ids.shape[1] :]
+            self._arms, self._new = [], whole
+            return
+        self._new = None
+        tokens = torch.ones_like(ids) if mask is None else mask
+        self._arms = [self._row(*row) for row in zip(ids.tolist(), tokens.tolist(), strict=True)]
+
+    def _row(self, ids: Sequence[int], mask: Sequence[int]) -> tuple[int, Arm]:
+        own = [index for index, kept in enumerate(mask) if kept]
+        row = tuple(ids[index] for index in own)
+        bos = self._tokenizer.bos
+        if bos is not None and row[:1] != (bos,):
+            raise PlanError(
+                f"steering: a row that does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
+                "front of the text, or set `bos: none` in the recipe"
+            )
+        text = self._tokenizer.decode(row)
+        placements = place(self._steering.alignments, self._tokenizer, row, text)
+        return own[0], self._steering.on(placements)
+
+    def add(self, layer: int, stream: Tensor) -> Tensor:
+        """The stream that enters a block, [rows, positions, width], with what acts there."""
+        delta = torch.zeros(stream.shape, device=stream.device)
+        if self._new is not None:
+            for alignment, vector in zip(self._steering.alignments, self._steering.vectors, strict=True):
+                if alignment.block == layer and alignment.addition.position == "every":
+                    delta += alignment.addition.coefficient * vector[0]
+            return stream + (delta * self._new[..., None].to(delta)).to(stream)
+        for row, (first, arm) in enumerate(self._arms):
+            arm.add_to(delta[row, first:], layer)
+        after = stream + delta.to(stream)
+        changed = ChangedRows([stream.shape[1]] * len(stream))
+        changed.see(layer, stream, after)
+        for row, _ in changed.missing([arm.acting_on_prompt for _, arm in self._arms]):
+            raise lost(self._arms[row][1].acting_on_prompt[layer], layer, changed.dtype)
+        return after
