@@ -59,15 +59,15 @@ def generate(
 ) -> None:
     from steer_cli import api
     from steer_cli.cli.inputs import recipe_from
-    from steer_cli.report import jsonl as records
     from steer_cli.report import terminal
+    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
     hardware = api.Hardware(dtype, device, device_map)
     screen = terminal.console()
     with Display() as display:
-        outcomes = api.generate(
+        comparisons = api.generate(
             chosen,
             hardware,
             batch_rows=batch_rows,
@@ -75,13 +75,13 @@ def generate(
             note=display.note,
             control=control,
         )
-        for number, outcome in enumerate(outcomes):
+        for index, comparison in enumerate(comparisons):
             display.clear()
             if jsonl:
-                for record in records.generation_records(outcome):
-                    print(records.line(record), flush=True)
+                for record in comparison.records():
+                    print(line(record), flush=True)
                 continue
-            if number == 0:
-                screen.print(terminal.title(outcome.recipe, outcome.model))
-            for part in terminal.outcome_parts(outcome, screen.width):
+            if index == 0:
+                screen.print(terminal.title(comparison.recipe, comparison.model))
+            for part in terminal.comparison_parts(comparison, screen.width):
                 screen.print(part)

@@ -38,7 +38,6 @@ def norms(
     from steer_cli import api
     from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, recipe_from
-    from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
@@ -49,8 +48,8 @@ def norms(
         hardware = Hardware(dtype, device, device_map)
         found = list(api.norms(chosen, hardware, centre, display.progress, display.note))
     if jsonl:
-        for each in found:
-            print(line(records.norms_record(each)))
+        for record in (record for norms_found in found for record in norms_found.records()):
+            print(line(record))
     else:
         screen = terminal.console()
         screen.print(terminal.title(chosen, found[0].model))

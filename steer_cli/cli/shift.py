@@ -65,7 +65,6 @@ def shift(
 
 def _show(recipe, shifts, jsonl: bool, display) -> list:
     """Each prompt's shift when it comes; all of them, for the plot."""
-    from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 
@@ -73,7 +72,8 @@ def _show(recipe, shifts, jsonl: bool, display) -> list:
     for each in shifts:
         display.clear()
         if jsonl:
-            print(line(records.shift_record(each)), flush=True)
+            for record in each.records():
+                print(line(record), flush=True)
         else:
             if not found:
                 screen.print(terminal.title(recipe, each.model))

@@ -27,8 +27,9 @@ def table(
 ) -> None:
     from steer_cli import api
     from steer_cli.cli.inputs import recipe_from
+    from steer_cli.planning.alignment_table import table_record
     from steer_cli.report import alignment, terminal
-    from steer_cli.report import jsonl as records
+    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
 
     with Display() as display:
@@ -40,7 +41,7 @@ def table(
     for each in planned.prompts:
         rows = planned.table(each)
         if json:
-            print(records.line(records.table_record(planned.recipe, planned.located.name, each.text, rows)))
+            print(line(table_record(planned.recipe.name, planned.located.name, each.text, rows)))
             continue
         for part in alignment.alignment(rows, screen.width):
             screen.print(part)
