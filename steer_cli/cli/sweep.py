@@ -16,8 +16,8 @@ HELP = options.help_text(
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
     "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
     "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage; with "
-    "--jsonl the winning record comes once more as the last line, with the objective as `best` and its recipe "
-    "as `best_recipe`.",
+    "--jsonl the winning record comes once more as the last line, with the objective as `best` and its "
+    "recipe as `best_recipe`.",
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',

@@ -81,7 +81,7 @@ class Store:
             content = self.path.read_bytes()
             # A line without its end is what a kill interrupted.
             whole = content[: content.rfind(b"\n") + 1]
-            lines = [self._object(line, number) for number, line in enumerate(whole.split(b"\n")[:-1], 1)]
+            lines = [self._object(line, i) for i, line in enumerate(whole.split(b"\n")[:-1], 1)]
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
         if not lines and content and not self._first_line.startswith(content):

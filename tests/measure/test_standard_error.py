@@ -12,7 +12,7 @@ WEDDING = {"plus": " wedding", "minus": " ", "layer": 1, "coefficient": 4}
 
 
 def test_the_error_of_a_mean():
-    # The variance of 1 and 3 is 2, that of their mean 1; of n numbers 1 to n it is n(n + 1)/12 and (n + 1)/12.
+    # The variance of 1 and 3 is 2, that of their mean 1; of 1 to n it is n(n + 1)/12 and (n + 1)/12.
     assert standard_error([1, 3]) == pytest.approx(1)
     for n in (2, 3, 7):
         assert standard_error(range(1, n + 1)) == pytest.approx(math.sqrt((n + 1) / 12))
