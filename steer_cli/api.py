@@ -20,7 +20,7 @@ from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import Plan, align, plan_recipe
 from steer_cli.planning.targets import place_in, wanted_ids
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import CorpusResult, Norms, Outcome, Shift
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift
 from steer_cli.steering.baselines import fronted
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def generate(
     seed: int | None = None,
     control: str | None = None,
     progress: Progress = silent,
-) -> tuple[Outcome, ...]:
+) -> tuple[Comparison, ...]:
     """Completions of every prompt, unsteered and steered.
 
     Args:
@@ -112,7 +112,7 @@ def complete(
     batch_rows: int | None = None,
     score: bool = True,
     progress: Progress = silent,
-) -> Iterator[Outcome]:
+) -> Iterator[Comparison]:
     """Completions of a plan's prompts, a prompt at a time.
 
     Args:
@@ -130,7 +130,7 @@ def _complete(
     batch_rows: int | None,
     score: bool,
     progress: Progress,
-) -> Iterator[Outcome]:
+) -> Iterator[Comparison]:
     from steer_cli.measure.completions import completions
     from steer_cli.steering.arms import Steering
     from steer_cli.steering.baselines import control_vectors
@@ -243,7 +243,7 @@ def perplexity(
     baseline: bool = False,
     sentences: bool = False,
     note: Note = silent,
-) -> CorpusResult:
+) -> CorpusFindings:
     """Perplexity of every corpus, steered against unsteered.
 
     Args:
@@ -260,7 +260,7 @@ def perplexity(
 
 def perplexity_of(
     model: Model, plan: CorpusPlan, sentences: bool = False, note: Note = silent
-) -> CorpusResult:
+) -> CorpusFindings:
     """The perplexities of a plan's corpora; see `perplexity`."""
     from steer_cli.measure.perplexity import compare_corpora
 

@@ -66,13 +66,11 @@ def perplexity(
 
 
 def _records(recipe: str, found) -> None:
-    from steer_cli.report import measure_records as records
     from steer_cli.report.jsonl import line
+    from steer_cli.results import CorpusFindings
 
-    for figure in found.figures:
-        print(line(records.perplexity_record(recipe, found.model, figure)))
-    for sentence in found.sentences:
-        print(line(records.sentence_record(recipe, found.model, sentence)))
+    for record in CorpusFindings(recipe, found.model, found.figures, found.sentences).records():
+        print(line(record))
 
 
 def _screen(recipe, found) -> None:
