@@ -60,16 +60,15 @@ def perplexity(
         loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
         found = api.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
-        _records(chosen.name, found)
+        _records(found)
     else:
         _screen(chosen, found)
 
 
-def _records(recipe: str, found) -> None:
+def _records(found) -> None:
     from steer_cli.report.jsonl import line
-    from steer_cli.results import CorpusFindings
 
-    for record in CorpusFindings(recipe, found.model, found.figures, found.sentences).records():
+    for record in found.records():
         print(line(record))
 
 

@@ -89,8 +89,8 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
+    from steer_cli.models.hardware import Hardware
     from steer_cli.report.progress import Display
     from steer_cli.sweep.objective import parse_objective
     from steer_cli.sweep.plan import SweepOptions
@@ -115,7 +115,7 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, 
     from steer_cli.sweep.plan import plan_sweep
     from steer_cli.sweep.sweep import sweep as run
 
-    plan = plan_sweep(recipe, corpora, asked, display.progress, display.note)
+    plan = plan_sweep(recipe, corpora, asked, progress=display.progress, note=display.note)
     if plot is not None:
         plots.check_axes(plan.grid.varying, plot)
     if objective is not None:

@@ -220,7 +220,6 @@ def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], st
 
 def compare_corpora(
     network: Network,
-    model: str,
     plan: CorpusPlan,
     steering: Steering,
     sentences: bool = False,
@@ -229,7 +228,6 @@ def compare_corpora(
     """Every corpus of a plan, steered against unsteered, and against its baseline where it has one.
 
     Args:
-        model: its name, for the result.
         sentences: keep the change of every token.
         note: told how lines were split, and of sentences that are left out.
     """
@@ -245,7 +243,7 @@ def compare_corpora(
     for said in dict.fromkeys(left_out_notes(found)):
         note(said)
     changes = sentence_changes(sheet, compared, plan.facts.tokenizer.piece) if sentences else ()
-    return CorpusFindings(model, tuple(found), tuple(changes))
+    return CorpusFindings(plan.recipe, plan.facts.name, tuple(found), tuple(changes))
 
 
 def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:

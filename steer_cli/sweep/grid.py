@@ -182,8 +182,6 @@ def _moved(addition: Addition, point: GridPoint) -> Addition:
     for key in ("coefficient", "dims"):
         if getattr(point, key) is not None:
             values[key] = getattr(point, key)
-    if point.dims == 0:  # nothing is left of the vector, which an addition allows at coefficient 0 alone
-        values["coefficient"] = 0.0
     return Addition.model_validate(addition.model_dump() | values)
 
 

@@ -80,13 +80,11 @@ class SweepPlan:
 
     def coordinates(self, point: GridPoint) -> Coordinates:
         """The point in full: what the grid leaves open is what the recipe says."""
-        addition = self.recipe.additions[self.swept[0]]
         moved = self.recipe_at(point).additions[self.swept[0]]
-        coefficient = addition.coefficient if point.coefficient is None else point.coefficient
         position = moved.position
         if not isinstance(position, str):
             [position] = position.model_dump().items()
-        return Coordinates(point.layer, coefficient, position, moved.dims)
+        return Coordinates(point.layer, moved.coefficient, position, moved.dims)
 
     def figure_names(self) -> list[str]:
         """What an objective may name."""
@@ -129,16 +127,20 @@ def plan_sweep(
     recipe: Recipe,
     corpora: Sequence[Corpus],
     options: SweepOptions,
+    located: Located | None = None,
     progress: Progress = silent,
     note: Note = silent,
 ) -> SweepPlan:
     """Find the model, read the grid, and place its points on prompts and corpora.
 
+    Args:
+        located: the model, where it has been found; by default the recipe's.
+
     Raises:
         SteerError: anything that is wrong with the recipe, the options, the corpora or the model's files.
     """
     measures = _measures(options, recipe, corpora)
-    located = locate(recipe.model, True, progress, note)
+    located = located or locate(recipe.model, True, progress, note)
     facts = located.facts(recipe.bos)
     grid = parse_grid(options.layers, options.coefficients, options.positions, options.dims, located.blocks)
     plan = SweepPlan(
