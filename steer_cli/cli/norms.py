@@ -10,8 +10,7 @@ from steer_cli.cli import options
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
-    " the vector as it would be read and added at every layer, against the prompt's stream there, in one "
-    "pass.",
+    " the vector at every layer, compared with the prompt's stream there, all in one pass.",
     "steer norms love-hate",
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
@@ -24,11 +23,12 @@ def norms(
     model: options.Model = None,
     set: options.Set = None,
     centre: Annotated[
-        bool, typer.Option("--centre", help="Take the mean over the width away first; for LayerNorm models.")
+        bool,
+        typer.Option("--centre", help="Subtract the mean over the width first (LayerNorm models)."),
     ] = False,
     plot: options.Plot = None,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="A JSON record for each prompt, addition and layer.")
+        bool, typer.Option("--jsonl", help="Print a JSON record per prompt, addition and layer.")
     ] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -37,11 +37,10 @@ def norms(
 ) -> None:
     from steer_cli import api
     from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import plot_file, recipe_from
+    from steer_cli.cli.inputs import Display, plot_file, recipe_from
     from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
-    from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -49,8 +48,8 @@ def norms(
         hardware = Hardware(dtype, device, device_map)
         found = list(api.norms(chosen, hardware, centre, display.progress, display.note))
     if jsonl:
-        for each in found:
-            print(line(records.norms_record(each)))
+        for table in found:
+            print(line(records.norms_record(table)))
     else:
         screen = terminal.console()
         screen.print(terminal.title(chosen, found[0].model))

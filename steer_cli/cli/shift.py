@@ -9,10 +9,10 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of both behind "
-    "the prompt: probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered || "
-    "unsteered), in nats. With wanted words: effect is ln of their steered over their unsteered mass, damage "
-    "is the KL among all other tokens.",
+    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of either "
+    "after the prompt: both probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered "
+    "|| unsteered), in nats. With --want, effect is the log ratio of the wanted words' total probability, "
+    "and damage is the KL among all other tokens.",
     "steer shift wedding-shift",
     "steer shift wedding-shift --want wedding --want weddings --top 20",
     "steer shift love-hate --at 3 --jsonl | jq .kl",
@@ -21,12 +21,19 @@ HELP = options.help_text(
 
 At = Annotated[
     int | None,
-    typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
+    typer.Option(
+        "--at", metavar="POSITION", help="Predict the token after this position; 0 is BOS, -1 last."
+    ),
 ]
 Top = Annotated[
     int,
     typer.Option(
-        "--top", "-k", metavar="K", min=1, max=options.MOST_TOKENS, help="Likeliest tokens of each side."
+        "--top",
+        "-k",
+        metavar="COUNT",
+        min=1,
+        max=options.MOST_TOKENS,
+        help="Likeliest tokens of each side.",
     ),
 ]
 
@@ -40,7 +47,7 @@ def shift(
     want: options.Want = None,
     top: Top = 10,
     plot: options.Plot = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON record per prompt.")] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -48,8 +55,7 @@ def shift(
 ) -> None:
     from steer_cli import api
     from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import plot_file, recipe_from
-    from steer_cli.report.progress import Display
+    from steer_cli.cli.inputs import Display, plot_file, recipe_from
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -64,20 +70,20 @@ def shift(
 
 
 def _show(recipe, shifts, jsonl: bool, display) -> list:
-    """Each prompt's shift when it comes; all of them, for the plot."""
+    """Show the shift of each prompt as it comes; return all of them, for the plot."""
     from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 
     screen, found = terminal.console(), []
-    for each in shifts:
+    for found_shift in shifts:
         display.clear()
         if jsonl:
-            print(line(records.shift_record(each)), flush=True)
+            print(line(records.shift_record(found_shift)), flush=True)
         else:
             if not found:
-                screen.print(terminal.title(recipe, each.model))
-            for part in measures.shift_parts(each):
+                screen.print(terminal.title(recipe, found_shift.model))
+            for part in measures.shift_parts(found_shift):
                 screen.print(part)
-        found.append(each)
+        found.append(found_shift)
     return found

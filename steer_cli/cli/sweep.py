@@ -88,8 +88,7 @@ def sweep(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.api import Hardware
-    from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
-    from steer_cli.report.progress import Display
+    from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
     from steer_cli.sweep.best import parse_wish
     from steer_cli.sweep.question import Asked
 

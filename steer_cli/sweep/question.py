@@ -106,7 +106,9 @@ class Question:
 
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What a store must agree on: everything but the grid, so that a grid may grow."""
-        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
+        settings = self.recipe.model_dump(
+            mode="json", exclude={"name", "description", "measured", "source", "model"}
+        )
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
