@@ -55,7 +55,7 @@ def _expected_errors() -> Iterator[None]:
         if error.errno not in FULL or Debug.on:
             raise
         _discard_output()
-        typer.echo(f"error: standard output: {error.strerror}; what was printed is incomplete", err=True)
+        typer.echo(f"error: standard output: {error.strerror}; the output is incomplete", err=True)
         raise typer.Exit(1) from None
 
 
@@ -131,6 +131,10 @@ def _main(
 ) -> None: ...
 
 
+def _reconfigure(stream: Any, **settings: str) -> None:
+    stream.reconfigure(**settings)
+
+
 def main() -> None:
     """The command `steer`."""
     if not os.environ.keys() & WAITING:
@@ -138,9 +142,9 @@ def main() -> None:
         # each other many times slower. OpenMP reads this when torch is loaded.
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if sys.stdout is not None and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # records are UTF-8 whatever the locale is
+        _reconfigure(sys.stdout, encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.encoding.lower() != "utf-8":
             # A character that the terminal cannot show becomes a question mark, not a traceback.
-            stream.reconfigure(errors="replace")
+            _reconfigure(stream, errors="replace")
     app(prog_name="steer")

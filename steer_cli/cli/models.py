@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -45,7 +45,7 @@ def models(
     from steer_cli.models import catalogue
     from steer_cli.report import jsonl, terminal
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in catalogue.CATALOGUE.values():
         folder = catalogue.installed(entry.name)
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from steer_cli.errors import SteerError
+from steer_cli.errors import ModelError, SteerError
 
 # Upper limits, so that numbers fit the types they are converted to.
 MOST_ROWS = 1_000_000
@@ -126,6 +127,15 @@ def model_names(incomplete: str) -> list[str]:
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 
 
+def _needs_accelerate(device_map: str | None) -> str | None:
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            f"device_map {device_map}: needs accelerate; install it with: pip install accelerate",
+            "device_map",
+        )
+    return device_map
+
+
 Recipe = Annotated[
     str,
     typer.Argument(
@@ -169,7 +179,11 @@ Device = Annotated[
 ]
 DeviceMap = Annotated[
     Literal["auto"] | None,
-    typer.Option("--device-map", help="Spread a model over accelerators (needs the extra `accelerate`)."),
+    typer.Option(
+        "--device-map",
+        callback=_needs_accelerate,
+        help="Spread a model over accelerators (needs the extra `accelerate`).",
+    ),
 ]
 Corpora = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,7 +75,8 @@ def _show(recipe, shifts, jsonl: bool, display) -> list:
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 
-    screen, found = terminal.console(), []
+    screen = terminal.console()
+    found: list[Any] = []
     for found_shift in shifts:
         display.clear()
         if jsonl:

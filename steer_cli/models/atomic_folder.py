@@ -149,11 +149,13 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = "os error 28" in str(error)  # safetensors passes on only the text of the system's error
-        refused = isinstance(error, OSError) and error.errno in REFUSED
-        if not full and not (refused and Path(str(error.filename or home())).is_relative_to(home())):
+        if "os error 28" in str(error):  # safetensors passes on only the text of the system's error
+            raise _home_error(os.strerror(errno.ENOSPC)) from error
+        if not isinstance(error, OSError) or error.errno not in REFUSED:
             raise
-        raise _home_error(os.strerror(errno.ENOSPC) if full else error.strerror) from error
+        if not Path(str(error.filename or home())).is_relative_to(home()):
+            raise
+        raise _home_error(error.strerror) from error
 
 
 def _home_error(reason: str | None) -> CatalogueError:

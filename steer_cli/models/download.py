@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from steer_cli.errors import CatalogueError
 from steer_cli.events import Progress
@@ -151,7 +151,7 @@ def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
     )
 
 
-def copy(source: BinaryIO, *sinks: Callable[[bytes], object]) -> None:
+def copy(source: IO[bytes], *sinks: Callable[[bytes], object]) -> None:
     """Read a file in chunks and pass each to all sinks."""
     while chunk := source.read(1 << 20):
         for sink in sinks:

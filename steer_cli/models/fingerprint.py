@@ -32,7 +32,8 @@ def sha256_of(file: Path, memory: Path) -> str:
         OSError: the file cannot be read.
     """
     path = os.path.realpath(file)
-    now = {"path": path, **facts(file)}
+    found = facts(file)
+    now = {"path": path, **found}
     kept = memory / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not ours
         remembered = json.loads(kept.read_text(encoding="utf-8"))
@@ -40,9 +41,9 @@ def sha256_of(file: Path, memory: Path) -> str:
         if remembered == now and len(bytes.fromhex(digest)) == 32:
             return digest
     digest = _read(file)
-    if now["size"] < WORTH:
+    if found["size"] < WORTH:
         return digest
-    settled = time.time() - max(now["mtime_ns"], now["ctime_ns"]) / 1e9 > SETTLED
+    settled = time.time() - max(found["mtime_ns"], found["ctime_ns"]) / 1e9 > SETTLED
     if settled and {"path": path, **facts(file)} == now:
         with suppress(OSError):
             _write(kept, json.dumps({**now, "sha256": digest}))

@@ -125,10 +125,10 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
         # Added tokens are not counted: a text need not contain any that the model lacks.
         check_vocabulary(folder, backend.get_vocab_size(with_added_tokens=False), ids.embeddings)
     named = {key: _token_id(backend, token, folder) for key, token in tokens.items()}
-    eos = [named["eos"], *ids.eos]
+    ends = [named["eos"], *ids.eos]
     if also_eos is not None:
-        eos.append(_token_id(backend, also_eos, folder))
-    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
+        ends.append(_token_id(backend, also_eos, folder))
+    eos = tuple(dict.fromkeys(id for id in ends if id is not None))
     if bos == "none":
         first = None
     elif bos == "auto":
@@ -249,6 +249,9 @@ def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -
     Pads are ordinary tokens and are attended to. Without a pad, each side keeps its own length.
     """
     rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
-    length = max(map(len, rows)) if pad is not None else 0
-    padded = [TokenRow(ids + (pad,) * max(0, length - len(ids)), max(0, length - len(ids))) for ids in rows]
+    if pad is None:
+        padded = [TokenRow(ids) for ids in rows]
+    else:
+        length = max(map(len, rows))
+        padded = [TokenRow(ids + (pad,) * (length - len(ids)), length - len(ids)) for ids in rows]
     return AlignedPair(padded[0], padded[1] if minus is not None else None)

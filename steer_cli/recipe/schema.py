@@ -24,7 +24,7 @@ Layers = Annotated[
 ]
 
 # What the validators below check beyond the types, written as JSON Schema.
-ONE_KIND_OF_TEXT = {
+ONE_KIND_OF_TEXT: dict[str, Any] = {
     "oneOf": [
         {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
         {
@@ -33,7 +33,7 @@ ONE_KIND_OF_TEXT = {
         },
     ]
 }
-ONE_KIND_OF_PROMPT = {
+ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
         "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
@@ -117,7 +117,9 @@ class Addition(_Part):
     @property
     def texts(self) -> tuple[Pair, ...]:
         """The addition's pairs, one or more."""
-        return self.pairs or (Pair(plus=self.plus, minus=self.minus),)
+        if self.plus is None:
+            return self.pairs
+        return (Pair(plus=self.plus, minus=self.minus),)
 
     @property
     def layers(self) -> tuple[int | str, ...]:
@@ -240,12 +242,17 @@ def validate(written: Document) -> Recipe:
     try:
         return Recipe.model_validate(written.values)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults: list[Any] = error.errors(include_url=False)
         raise RecipeError(*describe(faults, written, _known_keys)) from None
     except RecursionError:
         raise RecipeError([f"{written.source}: nested too deeply"]) from None
 
 
 def _known_keys(parent: str) -> list[str]:
-    kinds = {"additions": Addition, "pairs": Pair, "sampling": Sampling, "random": Random}
+    kinds: dict[str, type[BaseModel]] = {
+        "additions": Addition,
+        "pairs": Pair,
+        "sampling": Sampling,
+        "random": Random,
+    }
     return list(kinds.get(parent, Recipe).model_fields)
