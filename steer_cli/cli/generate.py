@@ -76,13 +76,13 @@ def generate(
             note=display.note,
             control=control,
         )
-        for number, outcome in enumerate(outcomes):
+        for index, outcome in enumerate(outcomes):
             display.clear()
             if jsonl:
                 for record in records.generation_records(outcome):
                     print(records.line(record), flush=True)
                 continue
-            if number == 0:
+            if index == 0:
                 screen.print(terminal.title(outcome.recipe, outcome.model))
             for part in terminal.outcome_parts(outcome, screen.width):
                 screen.print(part)

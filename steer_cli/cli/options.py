@@ -182,7 +182,7 @@ DeviceMap = Annotated[
     typer.Option(
         "--device-map",
         callback=_needs_accelerate,
-        help="Spread a model over accelerators (needs the extra `accelerate`).",
+        help="Spread a model that is too large for one accelerator.",
     ),
 ]
 Corpora = Annotated[

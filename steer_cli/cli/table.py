@@ -36,10 +36,12 @@ def table(
     screen = terminal.console()
     if not json:
         screen.print(terminal.title(planned.recipe, planned.located.name))
-    for text in planned.prompts:
-        rows = planned.table(text)
+    for prompted in planned.prompts:
+        rows = planned.table(prompted)
         if json:
-            print(records.line(records.table_record(planned.recipe, planned.located.name, text.text, rows)))
+            print(
+                records.line(records.table_record(planned.recipe, planned.located.name, prompted.text, rows))
+            )
             continue
         for part in alignment.alignment(rows, screen.width):
             screen.print(part)

@@ -61,9 +61,9 @@ def check_ids(folder: Path, ids: Mapping[str, Sequence[int]], embeddings: int | 
     """Raise TokenError if the model has no token with one of these ids."""
     for key, id in ((key, id) for key, several in ids.items() for id in several):
         if id < 0 or (embeddings is not None and id >= embeddings):
-            there = "" if embeddings is None else f", which has embeddings for {embeddings}"
+            size = "" if embeddings is None else f", which has embeddings for {embeddings}"
             raise TokenError(
-                f"{folder}: {key}: token {id} is none of the model's{there}; mend config.json, "
+                f"{folder}: {key}: token {id} is none of the model's{size}; correct config.json, "
                 "generation_config.json or tokenizer_config.json"
             )
 

@@ -45,12 +45,12 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             # An explicit tag, or a number with more digits than Python reads.
-            said = (
+            fault = (
                 "a number with too many digits"
                 if "digits" in str(error)
                 else f"{_one_line(error)} ({node.tag})"
             )
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark) from None
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)

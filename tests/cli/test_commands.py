@@ -632,8 +632,11 @@ def test_recipes_lists_what_ships(love):
     names = [line.split()[0] for line in screen.splitlines()[1:] if not line.startswith(" ")]
     assert names == list(shipped())
     for record in found:
-        # Folded over several lines, so word by word.
-        assert all(word in screen for word in record["description"].split())
+        # What it does is one line of a narrow terminal; what was found stands apart from it.
+        assert f"{record['name']} " in screen and record["description"] in screen
+        assert record["measured"] and "Measured" not in record["description"]
+    narrow = steer("recipes", env={"COLUMNS": "80"}).stdout.splitlines()
+    assert len(narrow) == 1 + len(found)
 
 
 def test_recipes_prints_one_as_it_is_in_its_file(love):

@@ -577,6 +577,9 @@ def test_each_change_changes_the_digest(tmp_path):
     digests = [changed(tmp_path, *each).sha256 for each in changes]
     assert len(set(digests)) == len(changes)
     assert changed(tmp_path, "sampling.seed=2").sha256 == digests[2]
+    # What the caller calls a change is no part of it.
+    renamed = load(written(tmp_path, WHOLE), [parse_override("sampling.seed=2", "--set sampling.seed=2")])
+    assert renamed.sha256 == digests[2]
 
 
 # ---- --set
