@@ -5,7 +5,7 @@ from __future__ import annotations
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Print the JSON Schema of recipes, for completion in an editor.",
+    "Print the JSON Schema of recipes, for completion in editors.",
     "steer schema > recipe.schema.json",
     "steer schema | jq .properties.additions",
 )

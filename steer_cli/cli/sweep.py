@@ -89,9 +89,8 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
+    from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
     from steer_cli.models.hardware import Hardware
-    from steer_cli.report.progress import Display
     from steer_cli.sweep.objective import parse_objective
     from steer_cli.sweep.plan import SweepOptions
 

@@ -108,7 +108,7 @@ class SweepPlan:
 
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What must be the same to continue a store: everything but the grid, which may grow."""
-        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
+        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "measured", "source", "model"})
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",

@@ -69,7 +69,7 @@ def test_a_sentence_goes_on_in_the_next_line_of_wrapped_prose(width, tmp_path):
         corpus = read(str(path))
         assert texts(corpus) == LINES
         lines = sum(len(paragraph.split("\n")) for paragraph in paragraphs)
-        became = f"{path}: {lines} lines became 48 sentences; with --lines, each line is one sentence"
+        became = f"{path}: {lines} lines became 48 sentences; with `lines`, each line is one sentence"
         assert corpus.split == became
 
 
@@ -89,7 +89,7 @@ def test_the_lines_of_a_cell_are_read_like_those_of_a_file(tmp_path):
     content = "\n".join(json.dumps({"t": cell}) for cell in cells[::2])
     corpus = read(str(written(tmp_path, "a.jsonl", content)), columns=Columns("t"))
     assert texts(corpus) == ["Good food", "Would go again", "Bad"]
-    assert corpus.split.endswith("a.jsonl: 2 rows became 3 sentences; with --lines, each row is one sentence")
+    assert corpus.split.endswith("a.jsonl: 2 rows became 3 sentences; with `lines`, each row is one sentence")
     path = written(tmp_path, "b.jsonl", json.dumps({"t": cells[1]}))
     assert texts(read(str(path), columns=Columns("t"))) == LINES
 
@@ -118,12 +118,12 @@ def test_tables_have_columns_and_labels(tmp_path):
         ("a.txt", " \n\n", None, "no sentence"),
         ("a.txt", b"abc\0def", None, "not a text file"),
         ("a.txt", "fine\ncaf\xe9".encode("latin-1"), None, ":2: not UTF-8"),
-        ("a.txt", "x", Columns("text"), "--column and --label are for .csv"),
-        ("a.csv", "text\nx\n", None, "add --column"),
+        ("a.txt", "x", Columns("text"), "`column` and `label` are for .csv"),
+        ("a.csv", "text\nx\n", None, "add `column=NAME`"),
         ("a.csv", "text,stars\nx,1\n", Columns("body"), "no such column; it has text, stars"),
-        ("a.csv", "text,stars\nx\n", Columns("text", "stars"), ":2: --label stars"),
+        ("a.csv", "text,stars\nx\n", Columns("text", "stars"), ":2: `label=stars`"),
         ("a.csv", 'text\n"x\n', Columns("text"), "not readable as CSV"),
-        ("a.csv", "text,stars\nx,4\n", Columns("text", "stars", {"1": "bad"}), "in no --group"),
+        ("a.csv", "text,stars\nx,4\n", Columns("text", "stars", {"1": "bad"}), "in no `group`"),
         ("a.csv", "text\n", Columns("text"), "no sentence"),
         ("a.jsonl", '{"text": "x"}\n{oops\n', Columns("text"), ":2: not readable as JSON"),
         ("a.jsonl", "[1]\n", Columns("text"), "not an object"),
@@ -147,5 +147,5 @@ def test_a_bad_file_is_one_clear_line(name, content, columns, said, tmp_path):
 
 @pytest.mark.parametrize("options", [["negative"], ["=1"], ["a="], ["a=1", "b=1"]])
 def test_bad_groups(options):
-    with pytest.raises(CorpusError, match="--group"):
+    with pytest.raises(CorpusError, match=r"^group "):
         parse_groups(options)

@@ -185,7 +185,7 @@ def test_a_list_of_layers_is_one_alignment_each(tokenizer):
 def test_equal_sides_do_nothing_unless_that_is_asked_for(tokenizer):
     for same in ({"minus": "Love"}, {"pairs": [{"plus": "a", "minus": "a"}], "plus": None, "minus": None}):
         with pytest.raises(
-            PlanError, match=r"additions\.0: does nothing: plus and minus are the same tokens"
+            PlanError, match=r"additions\.0: does nothing: plus and minus have the same tokens"
         ):
             aligned(tokenizer, {**LOVE, **same})
         assert len(aligned(tokenizer, {**LOVE, **same, "coefficient": 0})) == 1
@@ -319,7 +319,8 @@ def test_the_table_shares_a_mean_among_its_pairs(tokenizer):
 
 
 def test_all_this_needs_no_torch():
-    names = "plan, tokens, recipe, table"
-    code = f"import sys; from steer_cli import {names}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    names = "placement, tokens, token_files, alignment_table"
+    code = f"import sys; from steer_cli.planning import {names}\n"
+    code += "print({'torch', 'transformers'} & set(sys.modules))"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "set()"

@@ -236,6 +236,6 @@ def test_random_changes(change):
     try:
         recipe = load(str(WHOLE), [parse_override(change)])
     except RecipeError as error:
-        assert all(said.startswith(f"--set {change}") for said in error.problems)
+        assert all(said.startswith(f"set {change}") for said in error.problems)
     else:
         assert isinstance(recipe, Recipe)
