@@ -15,8 +15,8 @@ from summary import medians, show
 
 from steer_cli import api
 from steer_cli.models.catalogue import DEFAULT_MODEL
+from steer_cli.recipe.load import load as load_recipe
 from steer_cli.recipe.schema import Override
-from steer_cli.recipe.schema import load as load_recipe
 
 
 def arguments() -> argparse.Namespace:

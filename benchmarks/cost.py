@@ -15,15 +15,16 @@ from statistics import median
 import torch
 from environments import BENCHMARKS, machine, pulled
 
+from steer_cli.activations.arms import arm_of
+from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import generate
 from steer_cli.decoding.prefill import UNSTEERED, Job
 from steer_cli.models.load import load
 from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.recipe.schema import Sampling, validate
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import Sampling
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.steering.arms import arm_of
-from steer_cli.steering.vectors import compute
 
 PROMPT = "I hate you because"
 WORDS = sorted({*(BENCHMARKS / "corpora" / "shipping.txt").read_text(encoding="utf-8").split()})[:56]

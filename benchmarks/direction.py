@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from steer_cli import api
+from steer_cli.activations.vectors import compute
 from steer_cli.models.load import load
+from steer_cli.recipe.load import load as load_recipe
 from steer_cli.recipe.schema import Override
-from steer_cli.recipe.schema import load as load_recipe
-from steer_cli.steering.vectors import compute
 
 recipe = load_recipe(str(Path(__file__).parent / "recipe.yaml"), [Override("model", ("model",), sys.argv[1])])
 planned = api.plan(recipe, weights=True)

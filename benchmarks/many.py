@@ -32,7 +32,8 @@ def work(count: int, samples: int, tokens: int) -> dict:
     import torch
 
     from steer_cli import api
-    from steer_cli.recipe.schema import Override, load
+    from steer_cli.recipe.load import load
+    from steer_cli.recipe.schema import Override
 
     torch.set_num_threads(int(child_environment(2)["OMP_NUM_THREADS"]))
     loaded = {}

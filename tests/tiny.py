@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from steer_cli.activations.arms import arm_of
+from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import generate
 from steer_cli.decoding.prefill import UNSTEERED, Arm, Job, Started, prefill
 from steer_cli.decoding.request import Row
 from steer_cli.models.load import Model, load
 from steer_cli.planning.placement import Placement, align_additions, place
 from steer_cli.planning.tokens import Tokenizer, open_tokenizer
-from steer_cli.recipe.schema import Recipe, Sampling, validate
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import Recipe, Sampling
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.steering.arms import arm_of
-from steer_cli.steering.vectors import compute
 
 # A pass over a tiny model is a millisecond of work. Threads that share cores with other processes wait for
 # each other instead, a hundred times as long.

@@ -18,8 +18,8 @@ def load(job):
 
     from steer_cli import api
     from steer_cli.models import load as model
+    from steer_cli.recipe.load import load as load_recipe
     from steer_cli.recipe.schema import Override
-    from steer_cli.recipe.schema import load as load_recipe
 
     torch.set_num_threads(threads())
     model.load = functools.cache(model.load)

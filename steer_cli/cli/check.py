@@ -28,7 +28,7 @@ def check(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
-    from steer_cli.recipe.schema import load
+    from steer_cli.recipe.load import load
     from steer_cli.report.plain import error_line, one_line
 
     faulty = False

@@ -59,7 +59,8 @@ def generate(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
+    from steer_cli import answers
+    from steer_cli.activations import baselines
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
@@ -71,9 +72,9 @@ def generate(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        api.fronted(plan, control)  # what is wrong with it is said before the model is loaded
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        comparisons = api.complete(loaded, plan, control, batch_rows, progress=display.progress)
+        baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         for index, comparison in enumerate(comparisons):
             display.clear()
             if jsonl:

@@ -12,12 +12,14 @@ from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, read
-from steer_cli.recipe.schema import Recipe, load
-from steer_cli.recipe.yaml_source import Override, parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.schema import Recipe
+from steer_cli.recipe.yaml_source import Override
 from steer_cli.report import progress
 
 if TYPE_CHECKING:
-    from steer_cli.models.resolve import Located
+    from steer_cli.models.located import Located
     from steer_cli.planning.plan import ModelFacts
 
 
@@ -96,7 +98,7 @@ def read_corpora(
     if groups and label is None:
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))
-    return [corpora.read(corpus, lines, columns) for corpus in options or []]
+    return [corpora.read_corpus(corpus, lines, columns) for corpus in options or []]
 
 
 def plot_file(file: Path | None) -> None:

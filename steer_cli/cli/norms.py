@@ -35,7 +35,7 @@ def norms(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
+    from steer_cli import answers
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
@@ -47,8 +47,8 @@ def norms(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        found = list(api.norms_of(loaded, plan, centre))
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = list(answers.norms_of(loaded, plan, centre))
     if jsonl:
         for record in (record for norms_found in found for record in norms_found.records()):
             print(line(record))

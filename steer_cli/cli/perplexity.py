@@ -46,7 +46,7 @@ def perplexity(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
+    from steer_cli import answers
     from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
     from steer_cli.models.hardware import Hardware
@@ -56,8 +56,8 @@ def perplexity(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        found = api.perplexity_of(loaded, plan, sentences, display.note)
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = answers.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
         _records(found)
     else:

@@ -33,7 +33,7 @@ def recipes(
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe.bundled import find, read, shipped
-    from steer_cli.recipe.schema import load
+    from steer_cli.recipe.load import load
     from steer_cli.report import jsonl, terminal
 
     if name is not None:

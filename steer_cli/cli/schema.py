@@ -14,6 +14,6 @@ HELP = options.help_text(
 def schema(debug: options.Debug.option = False) -> None:
     import json
 
-    from steer_cli.recipe.schema import schema as recipe_schema
+    from steer_cli.recipe.load import schema as recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))

@@ -53,7 +53,7 @@ def shift(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
+    from steer_cli import answers
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
@@ -66,8 +66,8 @@ def shift(
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        shifts = api.shifts(loaded, plan, positions, wanted, top)
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        shifts = answers.shifts(loaded, plan, positions, wanted, top)
         found = _show(chosen, shifts, jsonl, display)
     if plot is not None:
         from steer_cli.report import plots

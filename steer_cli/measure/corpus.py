@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from steer_cli.errors import CorpusError
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 # How a sentence ends, in English and beyond, before any quotes and brackets that close.
 ENDS = tuple(".!?…。！？؟।")
@@ -76,7 +76,7 @@ def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
     return groups or None
 
 
-def read(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
+def read_corpus(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
     """`NAME=FILE`, or FILE alone, named by its stem.
 
     A text is split into sentences. A line break ends one too, unless the text is wrapped: see `is_wrapped`.

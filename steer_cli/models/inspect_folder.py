@@ -13,7 +13,7 @@ from typing import Any
 
 from steer_cli.errors import ModelError
 from steer_cli.planning.json_file import read_object, text_part
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_INDEX = 100_000_000  # bytes

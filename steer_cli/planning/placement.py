@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
-from steer_cli.planning.tokens import AlignedPair, Tokenizer, align, pad_id
+from steer_cli.planning.pairs import AlignedPair, align, pad_id
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
-from steer_cli.recipe.yaml_source import show
 
 
 @dataclass(frozen=True)

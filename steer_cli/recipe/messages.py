@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 from steer_cli.recipe import bounds
-from steer_cli.recipe.yaml_source import Document, dotted, show
+from steer_cli.recipe.quoting import dotted, show
+from steer_cli.recipe.yaml_source import Document
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
 _UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"

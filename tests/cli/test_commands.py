@@ -28,7 +28,7 @@ from steer_cli.cli import (
     table,
 )
 from steer_cli.recipe.bundled import find, shipped
-from steer_cli.recipe.schema import schema as recipe_schema
+from steer_cli.recipe.load import schema as recipe_schema
 
 PROMPT = "I hate you because"
 LONG = "I hate you because you are late and you ate my cake at the gate of the old city"

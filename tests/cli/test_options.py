@@ -12,13 +12,6 @@ from steer_cli.cli.options import NAMES, error_text, in_options
 from steer_cli.errors import CorpusError, RecipeError, SteerError
 
 PACKAGE = Path(__file__).parents[2] / "steer_cli"
-# Files that still name options; the list only gets shorter.
-STILL_NAMING = {
-    *("api.py", "steering/effect.py", "steering/baselines.py", "decoding/batch.py", "decoding/prefill.py"),
-    *("models/load.py", "measure/logprob.py", "measure/lines.py", "measure/scoring.py", "measure/norms.py"),
-    *("sweep/grid.py", "sweep/store.py", "sweep/question.py", "sweep/best.py"),
-    *("report/terminal.py", "report/measures.py", "report/plots.py", "report/sweeps.py"),
-}
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] != "cli")
 
 
@@ -38,12 +31,7 @@ def test_no_text_below_cli_names_an_option(file):
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             named |= set(re.findall(r"--[a-z][a-z-]*", node.value)) & options()
-    if file.relative_to(PACKAGE).as_posix() not in STILL_NAMING:
-        assert not named
-
-
-def test_the_list_of_files_that_name_options_holds_no_others():
-    assert {(PACKAGE / name) for name in STILL_NAMING} <= {*FILES}
+    assert not named
 
 
 def test_parameters_stand_for_options_that_there_are():

@@ -9,21 +9,21 @@ import pytest
 import torch
 from conftest import ARCHITECTURES
 from reference import reference
+from steer_cli.networks.packed import can_be_packed, packed, used, worth_packing
 from tiny import LOVE, steer
 
 from steer_cli import api
+from steer_cli.activations.arms import arm_of
+from steer_cli.activations.vectors import compute
 from steer_cli.decoding import engine as batch
 from steer_cli.decoding import kv_cache as slots
 from steer_cli.decoding import step
 from steer_cli.decoding.prefill import UNSTEERED, Job
 from steer_cli.models.load import Model, load
-from steer_cli.networks.packed import can_be_packed, packed, used, worth_packing
 from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.recipe.load import load as load_recipe
 from steer_cli.recipe.schema import Sampling
-from steer_cli.recipe.schema import load as load_recipe
-from steer_cli.steering.arms import arm_of
-from steer_cli.steering.vectors import compute
 
 torch.set_num_threads(1)
 

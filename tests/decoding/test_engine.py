@@ -22,8 +22,8 @@ from steer_cli.errors import PlanError, SteerError
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.models.load import load
 from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.recipe.load import load as load_recipe
 from steer_cli.recipe.schema import Sampling
-from steer_cli.recipe.schema import load as load_recipe
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SAMPLING = {"max_new_tokens": 12, "samples": 3, "top_p": 0.9, "frequency_penalty": 0.5, "seed": 4}

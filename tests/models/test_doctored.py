@@ -9,7 +9,7 @@ import pytest
 from conftest import ARCHITECTURES
 from doctored import FOLDERS, HARMLESS
 
-from steer_cli.models.resolve import Located
+from steer_cli.models.located import Located
 
 ADDITION = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}
 SAMPLING = {"max_new_tokens": 4, "samples": 1, "seed": 1}

@@ -10,7 +10,7 @@ from reference import reference
 from steer_cli import api
 from steer_cli.errors import ModelError
 from steer_cli.models.load import load
-from steer_cli.recipe.schema import load as load_recipe
+from steer_cli.recipe.load import load as load_recipe
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,11 @@ from conftest import write_tokenizer
 
 from steer_cli.errors import PlanError, TokenError
 from steer_cli.planning.alignment_table import table_rows
+from steer_cli.planning.pairs import AlignedPair, TokenRow, pad_id
 from steer_cli.planning.placement import Alignment, align_additions, check_length, place, span
-from steer_cli.planning.tokens import AlignedPair, TokenRow, open_tokenizer, pad_id
-from steer_cli.recipe.schema import At, validate
+from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import At
 from steer_cli.recipe.yaml_source import Document
 
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}  # 3 positions: BOS, H, ate

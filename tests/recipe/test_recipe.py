@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import schema as format_of
 from steer_cli.recipe.bundled import find, shipped
-from steer_cli.recipe.schema import At, AtToken, load
-from steer_cli.recipe.yaml_source import Document, parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.schema import At, AtToken
+from steer_cli.recipe.yaml_source import Document
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.glob("*/*.yaml"))

@@ -5,11 +5,11 @@ import torch
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, hidden_states, hooks, open_model, steer, vectors_of
 
+from steer_cli.activations.arms import Observer
+from steer_cli.activations.vectors import capture
 from steer_cli.decoding.prefill import UNSTEERED, Arm, Job, prefill
 from steer_cli.errors import VectorError
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.steering.arms import Observer
-from steer_cli.steering.vectors import capture
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 close = torch.testing.assert_close
@@ -83,7 +83,7 @@ def test_the_beginning_that_both_sides_share_is_exactly_zero(arch, tiny_folder):
 
 @every_architecture
 def test_sides_from_passes_of_different_shapes_still_share_their_beginning(arch, tiny_folder, monkeypatch):
-    monkeypatch.setattr("steer_cli.steering.vectors.CAPTURE_POSITIONS", 1)  # a pass for each text
+    monkeypatch.setattr("steer_cli.activations.vectors.CAPTURE_POSITIONS", 1)  # a pass for each text
     folder = tiny_folder(arch)
     shared = "I talk about weddings because my friend was late"
     pair = {**SHIPS, "plus": shared + " and the cake" * 20, "minus": shared + ".", "pad": "none"}

@@ -8,14 +8,14 @@ import torch
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, hidden_states, open_model, recipe_of, steer, watching
 
+from steer_cli.activations.arms import NOTHING, Observer, Placed, arm_of
+from steer_cli.activations.vectors import compute
 from steer_cli.decoding.prefill import UNSTEERED, Job, prefill
 from steer_cli.errors import VectorError
 from steer_cli.measure.scoring import next_logits
 from steer_cli.models.load import load
 from steer_cli.planning.placement import align_additions, meetings, place
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.steering.arms import NOTHING, Observer, Placed, arm_of
-from steer_cli.steering.vectors import compute
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 EVERY = {**LOVE, "position": "every"}

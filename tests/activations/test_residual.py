@@ -7,11 +7,11 @@ import torch
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, SPANS, hidden_states, hooks, open_model, plain_logits, steer, watching
 
+from steer_cli.activations.residual import inject, record
 from steer_cli.decoding.engine import generate
 from steer_cli.decoding.prefill import UNSTEERED, Job, prefill
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.schema import Sampling
-from steer_cli.steering.residual import inject, record
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 
