@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import cache
+from string import ascii_letters
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tiny import (
     hidden_states,
     open_model,
     plain_logits,
+    recipe_of,
     steer,
 )
 
@@ -34,8 +36,8 @@ from steer_cli.decoding.request import Request
 from steer_cli.errors import PlanError, SteerError
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.models.hardware import Hardware
-from steer_cli.models.load import load
-from steer_cli.models.resolve import locate
+from steer_cli.models.load import Model, load
+from steer_cli.models.resolve import Located, locate
 from steer_cli.networks.attention import Causal
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
@@ -434,6 +436,41 @@ def test_a_row_ends_at_any_of_several_eos_tokens(tiny_folder, tmp_path, run):
     end = row.index(row[2])
     assert outcome.steered[index].tokens == row[: end + 1]
     assert outcome.steered[index].finish == "eos"
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama_adapted"])
+def test_the_token_that_begins_documents_ends_a_row_too(arch, tiny_folder):
+    """As of the default model, whose own EOS is another: the next document would begin there."""
+    folder, settings = tiny_folder(arch), {**SAMPLING, "samples": 12, "temperature": 1.5}
+    network = open_model(folder).network
+
+    def without_it(located):
+        tokenizer = located.facts().tokenizer
+        prompt = tokenizer.prompt(PROMPT)
+        requests = [Request(prompt, (UNSTEERED,))]
+        (done,) = decode(network, requests, Sampling(**settings), open_tokenizer(folder).eos, len(prompt))
+        return tokenizer.bos, [row.ids for row in done.arms[0]]
+
+    # One that some rows come to.
+    for located in (Located(arch, folder, bos=letter) for letter in ascii_letters):
+        first, rows = without_it(located)
+        if any(first in ids[:-1] for ids in rows):
+            break
+    assert located.facts().tokenizer.eos == (*open_tokenizer(folder).eos, first)
+    recipe = recipe_of(LOVE, sampling=settings)
+    plan = plan_recipe(recipe, Model(located, network).facts(), SAMPLING["max_new_tokens"])
+    (outcome,) = complete(Model(located, network), plan, score=False)
+    for made, ids in zip(outcome.unsteered, rows, strict=True):
+        end = ids.index(first) + 1 if first in ids else len(ids)
+        assert made.tokens == ids[:end]
+        assert made.finish == "eos" or first not in ids
+    assert any(len(made.tokens) < len(ids) for made, ids in zip(outcome.unsteered, rows, strict=True))
+
+
+def test_the_default_model_ends_a_row_at_either_of_its_eos():
+    tokenizer = opened("smollm2-135m").facts().tokenizer
+    backend = tokenizer.backend
+    assert set(tokenizer.eos) == {backend.token_to_id("<|im_end|>"), backend.token_to_id("<|endoftext|>")}
 
 
 @every_architecture

@@ -212,7 +212,7 @@ def test_every_acts_on_all_positions_and_leaves_none_out(command, recipe_file, t
 @pytest.mark.parametrize(
     ("addition", "arguments", "said"),
     [
-        ({**WEDDING, "position": "back"}, ["--corpus", "five.txt"], "use --method overlay"),
+        ({**WEDDING, "position": "back"}, ["--corpus", "five.txt"], "use method overlay"),
         (WEDDING, [], "add --corpus NAME=FILE"),
         (WEDDING, ["--corpus", "five.txt", "--corpus", "five.txt"], "two corpora"),
         (WEDDING, ["--corpus", "one.txt"], "long enough"),
