@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steer_cli import api
-from steer_cli.models import catalogue
+from steer_cli.models import catalogue, resolve
 
 BENCHMARKS = Path(__file__).parent
 PLACE = BENCHMARKS.parent / ".venv-bench"
@@ -124,7 +123,7 @@ def ready(peer: Peer, limit: float) -> Path:
 
 
 def pulled(model: str = catalogue.DEFAULT_MODEL) -> Path:
-    return api.pull(model, note=lambda text: print(text, file=sys.stderr))
+    return resolve.pull(model, note=lambda text: print(text, file=sys.stderr))
 
 
 def gguf() -> Path:
