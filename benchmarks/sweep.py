@@ -25,7 +25,7 @@ from steer_cli.api import Hardware, load_model
 from steer_cli.measure.corpus import Corpus, read
 from steer_cli.recipe.schema import validate
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.sweep.question import Asked, Question, ask
+from steer_cli.sweep.plan import SweepOptions, SweepPlan, plan_sweep
 from steer_cli.sweep.runner import Runner
 
 CORPORA = Path(__file__).parent / "corpora"
@@ -33,7 +33,7 @@ GROWTH = ((2, 20), (4, 40), (8, 80))  # coefficients, sentences; the smallest fi
 RECIPE = {"name": "bench", "additions": [{"plus": " weddings", "minus": " ", "layer": 0}]}
 
 
-def question_of(options: argparse.Namespace, layers: int, coefficients: int, sentences: int) -> Question:
+def plan_of(options: argparse.Namespace, layers: int, coefficients: int, sentences: int) -> SweepPlan:
     """The sweep over the first `layers` layers; no coefficient is 0, whose points would cost nothing."""
     whole = [read(str(CORPORA / f"{name}.txt"), lines=True) for name in ("weddings", "shipping")]
     pool = [
@@ -44,16 +44,17 @@ def question_of(options: argparse.Namespace, layers: int, coefficients: int, sen
         raise SystemExit(f"--sentences {sentences}: the corpora hold {len(pool)}")
     values = ",".join(f"{0.5 + 0.5 * number:g}" for number in range(coefficients))
     recipe = validate(Document("bench", RECIPE | {"model": options.model}))
-    return ask(recipe, [corpus], Asked(f"0:{layers}", values))
+    return plan_sweep(recipe, [corpus], SweepOptions(f"0:{layers}", values))
 
 
-def tool(model, question: Question) -> tuple[float, dict]:
+def tool(model, plan: SweepPlan) -> tuple[float, dict]:
     """Seconds, and point -> ratio."""
     begun = time.perf_counter()
-    runner, ratios = Runner(model, question), {}
-    for group in question.grid.groups():
-        for point, figures in zip(group, runner.figures(group), strict=True):
-            ratios[point.layer, point.coefficient] = figures["perplexity"][0]["ratio"]
+    runner, ratios = Runner(model, plan), {}
+    for group in plan.grid.groups():
+        for point in runner.measure(group):
+            coordinates = point.coordinates
+            ratios[coordinates.layer, coordinates.coefficient] = point.perplexity[0].ratio
     return time.perf_counter() - begun, ratios
 
 
@@ -63,14 +64,14 @@ def token_logprobs(model, ids: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
 
 
-def plain(model, question: Question, points: list[tuple[int, float]]) -> tuple[float, float, dict]:
+def plain(model, plan: SweepPlan, points: list[tuple[int, float]]) -> tuple[float, float, dict]:
     """Seconds for the unsteered arm, seconds for the points, and point -> ratio."""
     begun = time.perf_counter()
-    rows = [torch.tensor(line.ids) for line in question.lines]
+    rows = [torch.tensor(line.ids) for line in plan.lines]
     unsteered = [token_logprobs(model, ids) for ids in rows]
     once = time.perf_counter() - begun
     begun, ratios, vectors = time.perf_counter(), {}, {}
-    pair = torch.stack([torch.tensor(question.tokenizer.prompt(text)) for text in (" weddings", " ")])
+    pair = torch.stack([torch.tensor(plan.tokenizer.prompt(text)) for text in (" weddings", " ")])
     for layer, coefficient in points:
         if layer not in vectors:
             with torch.inference_mode():
@@ -113,17 +114,17 @@ def forget_peak() -> None:
 
 def measured(options: argparse.Namespace) -> dict:
     """One size, in this process: the sweep first, so that the plain loop is not in its memory."""
-    question = question_of(options, options.layers, options.coefficients, options.sentences)
-    model = load_model(question.located, Hardware(), lambda *_: None)
-    token_logprobs(model, torch.tensor(question.lines[0].ids))  # warm
+    plan = plan_of(options, options.layers, options.coefficients, options.sentences)
+    model = load_model(plan.located, Hardware(), lambda *_: None)
+    token_logprobs(model, torch.tensor(plan.lines[0].ids))  # warm
     forget_peak()
     loaded = memory("VmRSS")
-    seconds, ratios = tool(model, question)
-    points = [(point.layer, point.coefficient) for point in question.grid]
-    work = len(points) * sum(len(line.ids) for line in question.lines)
+    seconds, ratios = tool(model, plan)
+    points = [(point.layer, point.coefficient) for point in plan.grid]
+    work = len(points) * sum(len(line.ids) for line in plan.lines)
     result = {
         "points": len(points),
-        "sentences": len(question.lines),
+        "sentences": len(plan.lines),
         "point_tokens": work,
         "steer_seconds": round(seconds, 2),
         "microseconds_each": round(1e6 * seconds / work, 1),
@@ -131,17 +132,17 @@ def measured(options: argparse.Namespace) -> dict:
         "megabytes_over": round(memory("VmHWM") - loaded),
         "threads": torch.get_num_threads(),
     }
-    return result | (compared(model, question, points, ratios, seconds, options.plain_share))
+    return result | (compared(model, plan, points, ratios, seconds, options.plain_share))
 
 
-def compared(model, question, points, ratios: dict, seconds: float, share: float) -> dict:
+def compared(model, plan, points, ratios: dict, seconds: float, share: float) -> dict:
     """The plain loop on a share of the points, its time scaled up, and how far its ratios are from ours."""
     wanted = round(len(points) * share)
     if not wanted:
         return {}
     # Half a step in, so that a few points stand for all depths.
     some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
-    once, looped, checked = plain(model, question, some)
+    once, looped, checked = plain(model, plan, some)
     whole = once + looped * len(points) / len(some)
     return {
         "plain_points_run": len(some),

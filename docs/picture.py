@@ -18,9 +18,9 @@ def main() -> None:
     console = Console(
         record=True, width=WIDTH, highlight=False, markup=False, emoji=False, force_terminal=True
     )
-    for outcome in api.generate(recipe.load("love-hate"), api.Hardware(device="cpu")):
-        console.print(terminal.title(outcome.recipe, outcome.model))
-        for part in terminal.outcome_parts(outcome, WIDTH):
+    for comparison in api.generate(recipe.load("love-hate"), api.Hardware(device="cpu")):
+        console.print(terminal.title(comparison.recipe, comparison.model))
+        for part in terminal.comparison_parts(comparison, WIDTH):
             console.print(part)
     console.save_svg(str(Path(__file__).with_name("generate.svg")), title="steer generate love-hate")
 

@@ -6,7 +6,7 @@ begins. The functions that take a recipe raise at the call; those that take a pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,14 @@ from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import Plan, align, plan_recipe
 from steer_cli.planning.targets import place_in, wanted_ids
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import CorpusResult, Norms, Outcome, Shift
+from steer_cli.recipe.schema import load as load_file
+from steer_cli.recipe.yaml_source import value_override
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint
 from steer_cli.steering.baselines import fronted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from steer_cli.models.load import Model
@@ -62,6 +66,19 @@ def load(located: Located, hardware: Hardware, progress: Progress = silent) -> M
     return load(located, hardware, progress)
 
 
+def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and validate a recipe: a path, or the name of one that ships.
+
+    Args:
+        changes: values by their paths, such as `{"additions.0.coefficient": 3}`.
+
+    Raises:
+        RecipeError: the file cannot be read or is no recipe.
+    """
+    overrides = [value_override(path, value) for path, value in (changes or {}).items()]
+    return load_file(name, overrides)
+
+
 def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
     """The vector of each addition at each of its layers, unscaled.
 
@@ -89,7 +106,7 @@ def generate(
     seed: int | None = None,
     control: str | None = None,
     progress: Progress = silent,
-) -> tuple[Outcome, ...]:
+) -> tuple[Comparison, ...]:
     """Completions of every prompt, unsteered and steered.
 
     Args:
@@ -112,7 +129,7 @@ def complete(
     batch_rows: int | None = None,
     score: bool = True,
     progress: Progress = silent,
-) -> Iterator[Outcome]:
+) -> Iterator[Comparison]:
     """Completions of a plan's prompts, a prompt at a time.
 
     Args:
@@ -130,7 +147,7 @@ def _complete(
     batch_rows: int | None,
     score: bool,
     progress: Progress,
-) -> Iterator[Outcome]:
+) -> Iterator[Comparison]:
     from steer_cli.measure.completions import completions
     from steer_cli.steering.arms import Steering
     from steer_cli.steering.baselines import control_vectors
@@ -243,7 +260,7 @@ def perplexity(
     baseline: bool = False,
     sentences: bool = False,
     note: Note = silent,
-) -> CorpusResult:
+) -> CorpusFindings:
     """Perplexity of every corpus, steered against unsteered.
 
     Args:
@@ -260,12 +277,48 @@ def perplexity(
 
 def perplexity_of(
     model: Model, plan: CorpusPlan, sentences: bool = False, note: Note = silent
-) -> CorpusResult:
+) -> CorpusFindings:
     """The perplexities of a plan's corpora; see `perplexity`."""
     from steer_cli.measure.perplexity import compare_corpora
 
     steering = _steer(model.network, plan.alignments)
-    return compare_corpora(model.network, model.name, plan, steering, sentences, note)
+    return compare_corpora(model.network, plan, steering, sentences, note)
+
+
+def sweep(
+    model: Model,
+    recipe: Recipe,
+    layers: str,
+    coefficients: str | None = None,
+    positions: str | None = None,
+    dims: str | None = None,
+    measures: Sequence[str] = (),
+    corpora: Iterable[Corpus] = (),
+    want: Sequence[str] = (),
+    method: str | None = None,
+    store: Path | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
+) -> tuple[SweepPoint, ...]:
+    """Measure a recipe over layers, coefficients, positions and shares of the width.
+
+    Args:
+        layers, coefficients, positions, dims: ranges as the command line takes them, such as 0:30 or 1,2,4;
+            a range of layers ends before its stop, others include it.
+        measures: perplexity, kl, counts; by default perplexity with corpora, kl without.
+        store: a file that keeps finished points, and from which the same sweep goes on.
+
+    Raises:
+        SteerError: the recipe or a range does not fit, or a point cannot be run.
+    """
+    from steer_cli.sweep.plan import SweepOptions, plan_sweep
+    from steer_cli.sweep.sweep import sweep
+
+    options = SweepOptions(
+        layers, coefficients, positions, dims, tuple(measures), want=tuple(want), method=method
+    )
+    plan = plan_sweep(recipe, tuple(corpora), options, model.located)
+    return tuple(sweep(plan, model, store, progress, note))
 
 
 @contextmanager

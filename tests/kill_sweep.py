@@ -30,12 +30,12 @@ def run(recipe, corpus, store):
     from steer_cli.api import Hardware
     from steer_cli.measure.corpus import read
     from steer_cli.recipe.schema import load
-    from steer_cli.sweep.question import Asked, ask
+    from steer_cli.sweep.plan import SweepOptions, plan_sweep
     from steer_cli.sweep.sweep import sweep
 
-    asked = Asked("0:5", "-1:1:0.5", measures=("perplexity", "kl"))
-    question = ask(load(recipe), [read(corpus, lines=True)], asked)
-    for _ in sweep(question, Hardware(device="cpu"), Path(store)):
+    options = SweepOptions("0:5", "-1:1:0.5", measures=("perplexity", "kl"))
+    plan = plan_sweep(load(recipe), [read(corpus, lines=True)], options)
+    for _ in sweep(plan, Hardware(device="cpu"), Path(store)):
         pass
 
 

@@ -61,8 +61,8 @@ def generate(
     from steer_cli.cli.inputs import found_model, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report import jsonl as records
     from steer_cli.report import terminal
+    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
@@ -72,14 +72,14 @@ def generate(
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         api.fronted(plan, control)  # what is wrong with it is said before the model is loaded
         loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        outcomes = api.complete(loaded, plan, control, batch_rows, progress=display.progress)
-        for index, outcome in enumerate(outcomes):
+        comparisons = api.complete(loaded, plan, control, batch_rows, progress=display.progress)
+        for index, comparison in enumerate(comparisons):
             display.clear()
             if jsonl:
-                for record in records.generation_records(outcome):
-                    print(records.line(record), flush=True)
+                for record in comparison.records():
+                    print(line(record), flush=True)
                 continue
             if index == 0:
-                screen.print(terminal.title(outcome.recipe, outcome.model))
-            for part in terminal.outcome_parts(outcome, screen.width):
+                screen.print(terminal.title(comparison.recipe, comparison.model))
+            for part in terminal.comparison_parts(comparison, screen.width):
                 screen.print(part)

@@ -39,7 +39,6 @@ def norms(
     from steer_cli.cli.inputs import found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
@@ -52,8 +51,8 @@ def norms(
         loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
         found = list(api.norms_of(loaded, plan, centre))
     if jsonl:
-        for each in found:
-            print(line(records.norms_record(each)))
+        for record in (record for norms_found in found for record in norms_found.records()):
+            print(line(record))
     else:
         screen = terminal.console()
         screen.print(terminal.title(chosen, found[0].model))

@@ -60,19 +60,16 @@ def perplexity(
         loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
         found = api.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
-        _records(chosen.name, found)
+        _records(found)
     else:
         _screen(chosen, found)
 
 
-def _records(recipe: str, found) -> None:
-    from steer_cli.report import measure_records as records
+def _records(found) -> None:
     from steer_cli.report.jsonl import line
 
-    for figure in found.figures:
-        print(line(records.perplexity_record(recipe, found.model, figure)))
-    for sentence in found.sentences:
-        print(line(records.sentence_record(recipe, found.model, sentence)))
+    for record in found.records():
+        print(line(record))
 
 
 def _screen(recipe, found) -> None:

@@ -71,19 +71,19 @@ def shift(
 
 def _show(recipe, shifts, jsonl: bool, display) -> list:
     """Each prompt's shift when it comes; all of them, for the plot."""
-    from steer_cli.report import measure_records as records
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 
     screen, found = terminal.console(), []
-    for each in shifts:
+    for shift_found in shifts:
         display.clear()
         if jsonl:
-            print(line(records.shift_record(each)), flush=True)
+            for record in shift_found.records():
+                print(line(record), flush=True)
         else:
             if not found:
-                screen.print(terminal.title(recipe, each.model))
-            for part in measures.shift_parts(each):
+                screen.print(terminal.title(recipe, shift_found.model))
+            for part in measures.shift_parts(shift_found):
                 screen.print(part)
-        found.append(each)
+        found.append(shift_found)
     return found

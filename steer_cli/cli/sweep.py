@@ -16,8 +16,8 @@ HELP = options.help_text(
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
     "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
     "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage; with "
-    "--jsonl the winning record comes once more as the last line, with the wish as `best` and its recipe as "
-    "`best_recipe`.",
+    "--jsonl the winning record comes once more as the last line, with the objective as `best` and its "
+    "recipe as `best_recipe`.",
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
@@ -54,7 +54,9 @@ Store = Annotated[
 Best = Annotated[
     str | None,
     typer.Option(
-        "--best", metavar="WISH", help='Such as "min weddings where shipping <= 1.02"; prints its recipe.'
+        "--best",
+        metavar="OBJECTIVE",
+        help='Such as "min weddings where shipping <= 1.02"; prints its recipe.',
     ),
 ]
 
@@ -87,101 +89,96 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.api import Hardware
     from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
+    from steer_cli.models.hardware import Hardware
     from steer_cli.report.progress import Display
-    from steer_cli.sweep.best import parse_wish
-    from steer_cli.sweep.question import Asked
+    from steer_cli.sweep.objective import parse_objective
+    from steer_cli.sweep.plan import SweepOptions
 
     plot_file(plot)
-    wish = None if best is None else parse_wish(best)
+    objective = None if best is None else parse_objective(best)
     chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, samples=samples)
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
-    given = (tuple(each or ()) for each in (addition, want, prompt))
-    asked = Asked(layers, coefficients, positions, dims, measures, *given, method, samples)
+    repeated = (tuple(values or ()) for values in (addition, want, prompt))
+    asked = SweepOptions(layers, coefficients, positions, dims, measures, *repeated, method, samples)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map)
-        _run(chosen, corpora, asked, hardware, store, wish, plot, jsonl, display)
+        _run(chosen, corpora, asked, hardware, store, objective, plot, jsonl, display)
 
 
-def _run(recipe, corpora, asked, hardware, store, wish, plot, jsonl: bool, display) -> None:
-    """Everything that may be wrong first; then points as they come, the winner, the plot."""
+def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, display) -> None:
+    """Check all that can be wrong; then show points as they come, the winner, the plot."""
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
-    from steer_cli.sweep.best import check_names, errors, values
-    from steer_cli.sweep.question import ask
+    from steer_cli.sweep.objective import check_measured
+    from steer_cli.sweep.plan import plan_sweep
     from steer_cli.sweep.sweep import sweep as run
 
-    question = ask(recipe, corpora, asked, display.progress, display.note)
+    plan = plan_sweep(recipe, corpora, asked, progress=display.progress, note=display.note)
     if plot is not None:
-        plots.check_axes(question.grid.varying, plot)
-    if wish is not None:
-        check_names(wish, question.names())
-    for each in filter(None, (corpus.split for corpus in corpora)):
-        display.note(each)
-    records = run(question, hardware, store, display.progress, display.note)
+        plots.check_axes(plan.grid.varying, plot)
+    if objective is not None:
+        check_measured(objective, plan.figure_names())
+    for split in filter(None, (corpus.split for corpus in corpora)):
+        display.note(split)
+    measured = run(plan, hardware, store, display.progress, display.note)
     try:
-        found, winner = _show(question, records, wish, jsonl, display)
+        points, winner = _show(plan, measured, objective, jsonl, display)
     except KeyboardInterrupt:
         display.clear()
-        display.note(_left(question, store))
+        display.note(_left(plan, store))
         raise
     if plot is not None:
-        plots.sweep(found, *([of(record) for record in found] for of in (values, errors)), plot)
-    if wish is not None and winner is None:
-        raise SweepError(f"--best {wish.text}: no point keeps the condition; loosen it")
+        plots.sweep(points, plot)
+    if objective is not None and winner is None:
+        raise SweepError(f"--best {objective.text}: no point keeps the condition; loosen it")
 
 
-def _left(question, store: Path | None) -> str:
-    """What an interrupted sweep leaves, and how to go on."""
-    from steer_cli.sweep.sweep import kept
+def _left(plan, store: Path | None) -> str:
+    """How many points an interrupted sweep has stored, and how to continue."""
+    from steer_cli.sweep.sweep import stored_points
 
     if store is None:
         return "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them"
-    total = len(list(question.grid))
     return (
-        f"interrupted: {kept(question, store)} of {total} points are kept in {store}; the same command goes "
-        "on from there"
+        f"interrupted: {stored_points(plan, store)} of {len(plan.grid)} points are kept in {store}; the same "
+        "command goes on from there"
     )
 
 
-def _show(question, records, wish, jsonl: bool, display) -> tuple[list, int | None]:
-    """Records as they come, or a table when all are there; the winner and its recipe last."""
+def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
+    """Records as they come, or a table when all points are there; the winner and its recipe last."""
     from steer_cli.report.jsonl import line
-    from steer_cli.sweep.best import best, costly
     from steer_cli.sweep.grid import as_values
+    from steer_cli.sweep.objective import best, cost_warning
 
-    found = []
-    for record in records:
-        found.append(record)
+    points = []
+    for point in measured:
+        points.append(point)
         if jsonl:
-            print(line(record), flush=True)
+            print(line(point.record()), flush=True)
     display.clear()
-    winner = None if wish is None else best(wish, found)
-    recipe = None
-    if winner is not None:
-        recipe = as_values(question.recipe_at(list(question.grid)[winner]))
+    winner = None if objective is None else best(objective, points)
+    recipe = None if winner is None else as_values(plan.recipe_of(winner))
     if not jsonl:
-        _screen(question, found, wish, winner, recipe)
+        _screen(plan, points, objective, winner, recipe)
     elif winner is not None:
-        print(line(found[winner] | {"best": wish.text, "best_recipe": recipe}), flush=True)
-    if winner is not None and (warning := costly(wish, found[winner])):
+        print(line(winner.record() | {"best": objective.text, "best_recipe": recipe}), flush=True)
+    if winner is not None and (warning := cost_warning(objective, winner)):
         display.note(warning)
-    return found, winner
+    return points, winner
 
 
-def _screen(question, found, wish, winner: int | None, recipe: dict | None) -> None:
+def _screen(plan, points, objective, winner, recipe: dict | None) -> None:
     from steer_cli.recipe.yaml_source import as_yaml
     from steer_cli.report import sweeps, terminal
-    from steer_cli.sweep.best import errors, values
 
-    named = [values(record) for record in found]
     screen = terminal.console()
-    screen.print(terminal.title(question.recipe, question.located.name))
-    for part in sweeps.table(found, named, [errors(record) for record in found], winner, screen.width):
+    screen.print(terminal.title(plan.recipe, plan.located.name))
+    for part in sweeps.table(points, winner, screen.width):
         screen.print(part)
     if winner is not None:
-        for part in sweeps.winner(wish.text, found[winner], named[winner], as_yaml(recipe)):
+        for part in sweeps.winner(objective.text, winner, as_yaml(recipe)):
             # Never folded: the recipe is to be pasted into a file.
             screen.print(part, soft_wrap=True)

@@ -26,9 +26,10 @@ def table(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import found_model, recipe_from
+    from steer_cli.planning.alignment_table import table_record
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import alignment, terminal
-    from steer_cli.report import jsonl as records
+    from steer_cli.report.jsonl import line
     from steer_cli.report.progress import Display
 
     with Display() as display:
@@ -41,7 +42,7 @@ def table(
     for prompt_plan in plan.prompts:
         rows = plan.table(prompt_plan)
         if json:
-            print(records.line(records.table_record(plan.recipe, located.name, prompt_plan.text, rows)))
+            print(line(table_record(plan.recipe.name, located.name, prompt_plan.text, rows)))
             continue
         for part in alignment.alignment(rows, screen.width):
             screen.print(part)

@@ -11,7 +11,7 @@ from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import Plan, PlannedPrompt
-from steer_cli.results import Completion, Outcome
+from steer_cli.results import Comparison, Completion
 from steer_cli.steering.arms import UNSTEERED, Steering
 
 
@@ -24,7 +24,7 @@ def completions(
     batch_rows: int | None,
     score: bool,
     progress: Progress,
-) -> Iterator[Outcome]:
+) -> Iterator[Comparison]:
     """Completions of a plan's prompts, a prompt at a time.
 
     Args:
@@ -80,7 +80,7 @@ def _outcome(
     arms: Sequence[Sequence[Decoded]],
     logprobs: Sequence[Sequence[float]] | None,
     control: str | None,
-) -> Outcome:
+) -> Comparison:
     recipe, tokenizer = plan.recipe, plan.facts.tokenizer
     columns = []
     for index, arm in enumerate(arms):
@@ -91,7 +91,7 @@ def _outcome(
             column.append(Completion(text, row.ids, row.finish, find_words(text, recipe.count), logprob))
         columns.append(tuple(column))
     steered = finished.started.receipts[1]
-    return Outcome(
+    return Comparison(
         recipe=recipe,
         model=plan.facts.name,
         prompt=prompt.text,

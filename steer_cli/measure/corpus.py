@@ -1,7 +1,4 @@
-"""Files of text -> sentences: plain text, .jsonl and .csv.
-
-This module does not know tokens or models.
-"""
+"""Files of text -> sentences: plain text, .jsonl and .csv."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ class Corpus:
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """In the order in which they first occur."""
+        """In order of first occurrence."""
         return tuple(dict.fromkeys(sentence.label for sentence in self.sentences))
 
 
@@ -102,7 +99,7 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
         raise CorpusError(f"{file}: --column and --label are for .csv and .jsonl files; leave them out")
     entries = list(_table(file, text, columns) if table else _lines(file, text))
     texts = map(_cell_lines, entries) if table else [entries]
-    parts = entries if lines else _joined([each for text in texts for each in _paragraphs(text)])
+    parts = entries if lines else _joined([paragraph for text in texts for paragraph in _paragraphs(text)])
     sentences = tuple(sentence for part in parts for sentence in _split(part, lines))
     if not sentences:
         raise CorpusError(f"{file}: no sentence in it; write some text")
@@ -130,7 +127,7 @@ def _decode(file: Path) -> str:
 
 
 def _became(file: Path, entries: int, name: str, sentences: int) -> str:
-    """How many lines or rows became how many sentences, and how to have it otherwise."""
+    """How many lines or rows became how many sentences, and how to change that."""
     counted = [f"{n} {of}{'' if n == 1 else 's'}" for n, of in ((entries, name), (sentences, "sentence"))]
     otherwise = "" if entries == sentences else f"; with --lines, each {name} is one sentence"
     return f"{file}: {' became '.join(counted)}{otherwise}"
@@ -138,8 +135,8 @@ def _became(file: Path, entries: int, name: str, sentences: int) -> str:
 
 def _lines(file: Path, text: str) -> Iterator[Sentence]:
     """All lines, the empty ones too."""
-    for number, line in enumerate(text.split("\n"), 1):
-        yield Sentence(line.strip(), None, f"{file}:{number}")
+    for line_number, line in enumerate(text.split("\n"), 1):
+        yield Sentence(line.strip(), None, f"{file}:{line_number}")
 
 
 def _cell_lines(cell: Sentence) -> list[Sentence]:
@@ -174,7 +171,7 @@ def _ends_sentence(line: str) -> bool:
 
 
 def _joined(paragraphs: list[list[Sentence]]) -> Iterator[Sentence]:
-    """Whole paragraphs of wrapped text, else its lines."""
+    """Paragraphs as one text each if the text is wrapped, otherwise its lines."""
     wrapped = is_wrapped([line.text for line in paragraph] for paragraph in paragraphs)
     for paragraph in paragraphs:
         if wrapped:
@@ -187,12 +184,12 @@ def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
     if columns.text is None:
         raise CorpusError(f"{file}: which column holds the text? add --column NAME")
     rows = _csv(file, text) if file.suffix.lower() == ".csv" else _jsonl(file, text)
-    for number, row in rows:
-        place = f"{file}:{number}"
+    for line_number, row in rows:
+        place = f"{file}:{line_number}"
         for option, column in (("--column", columns.text), ("--label", columns.label)):
             if column is not None and row.get(column) is None:
-                there = ", ".join(str(key) for key in row if key is not None)
-                fault = "no value in this row" if column in row else f"no such column; it has {there}"
+                known = ", ".join(str(key) for key in row if key is not None)
+                fault = "no value in this row" if column in row else f"no such column; it has {known}"
                 raise CorpusError(f"{place}: {option} {column}: {fault}")
         if not isinstance(row[columns.text], str):
             raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
@@ -214,16 +211,16 @@ def _csv(file: Path, text: str) -> Iterator[tuple[int, dict]]:
 
 
 def _jsonl(file: Path, text: str) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for line_number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{file}:{number}: not readable as JSON: {error}") from None
+            raise CorpusError(f"{file}:{line_number}: not readable as JSON: {error}") from None
         if not isinstance(row, dict):
-            raise CorpusError(f"{file}:{number}: {show(row)} is not an object; write one a line")
-        yield number, row
+            raise CorpusError(f"{file}:{line_number}: {show(row)} is not an object; write one a line")
+        yield line_number, row
 
 
 def _split(entry: Sentence, whole: bool) -> Iterator[Sentence]:

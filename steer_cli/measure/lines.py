@@ -41,6 +41,7 @@ class Fitted:
 class CorpusPlan:
     """Corpora as lines, with a recipe's additions laid onto them."""
 
+    recipe: str  # its name
     facts: ModelFacts
     corpora: tuple[Corpus, ...]
     alignments: tuple[Alignment, ...]
@@ -72,7 +73,7 @@ def plan_corpora(
     lines = lay_out(corpora, facts.tokenizer, front, facts.context)
     check_fit(lines, alignments, facts.tokenizer)
     fronted = with_plus_in_front(lines, alignments, facts.context) if baseline else ()
-    return CorpusPlan(facts, corpora, alignments, method, lines, fronted)
+    return CorpusPlan(recipe.name, facts, corpora, alignments, method, lines, fronted)
 
 
 def check_corpora(corpora: Sequence[Corpus]) -> None:
@@ -194,7 +195,7 @@ def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenize
     if fault is not None and not fitted:
         raise fault
     for alignment in unreached.values() if measured else ():
-        if alignment.addition.coefficient != 0:
+        if not alignment.addition.adds_nothing:
             position = alignment.addition.position
             where = position if isinstance(position, str) else "position"
             raise PlanError(

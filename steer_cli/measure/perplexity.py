@@ -23,7 +23,7 @@ from steer_cli.measure.lines import CorpusPlan, Line, fit
 from steer_cli.measure.scoring import Run, Texts, logprobs, texts_at
 from steer_cli.networks.network import Network
 from steer_cli.planning.tokens import Tokenizer
-from steer_cli.results import CorpusResult, Perplexity, SentenceChange, figure_name
+from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name
 from steer_cli.steering.arms import Steering
 
 LARGEST_EXPONENT = 700  # nats per token; e to its power is still a number
@@ -220,16 +220,14 @@ def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], st
 
 def compare_corpora(
     network: Network,
-    model: str,
     plan: CorpusPlan,
     steering: Steering,
     sentences: bool = False,
     note: Note = silent,
-) -> CorpusResult:
+) -> CorpusFindings:
     """Every corpus of a plan, steered against unsteered, and against its baseline where it has one.
 
     Args:
-        model: its name, for the result.
         sentences: keep the change of every token.
         note: told how lines were split, and of sentences that are left out.
     """
@@ -245,7 +243,7 @@ def compare_corpora(
     for said in dict.fromkeys(left_out_notes(found)):
         note(said)
     changes = sentence_changes(sheet, compared, plan.facts.tokenizer.piece) if sentences else ()
-    return CorpusResult(model, tuple(found), tuple(changes))
+    return CorpusFindings(plan.recipe, plan.facts.name, tuple(found), tuple(changes))
 
 
 def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:

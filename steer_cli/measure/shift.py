@@ -1,7 +1,4 @@
-"""How do the next-token distributions differ, token by token?
-
-This module does not know prompts or how logits came about.
-"""
+"""How do the next-token distributions differ, token by token?"""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float
 
 
 def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, float | None]:
-    """The total KL and both entropies; effect and damage are None where no words are wanted."""
+    """The total KL and both entropies; effect and damage are None without wanted tokens."""
     effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
     return {
         "kl": float(both.parts.sum()),
@@ -66,7 +63,7 @@ def top(both: Distributions, count: int, piece: Callable[[int], str]) -> tuple[T
     count = min(count, len(both.steered))
     ids = {int(id) for side in (both.steered, both.unsteered) for id in side.topk(count).indices}
     parts = both.parts
-    # 700: the largest exponent that is still a number; only a broken model gets there.
+    # e to the 700 is still a finite float; only a broken model gets there.
     shifts = [
         TokenShift(
             token=piece(id),

@@ -1,7 +1,4 @@
-"""How often do words of a list stand in a text?
-
-This module does not know where the text comes from.
-"""
+"""How often do the words of a list occur in a text?"""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 
 def find_words(text: str, lists: Mapping[str, Sequence[str]]) -> dict[str, list[tuple[int, int]]]:
-    """Where whole words stand, in any case: for each label [start, end) in characters."""
+    """Find whole words, in any case: for each label their spans, [start, end) in characters."""
     return {
         label: [found.span() for found in _pattern(words).finditer(text)] for label, words in lists.items()
     }
 
 
 def count_words(text: str, lists: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Uses of whole words, in any case, for each label."""
+    """Count whole words, in any case, for each label."""
     return {label: len(spans) for label, spans in find_words(text, lists).items()}
 
 

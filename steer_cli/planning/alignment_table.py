@@ -1,12 +1,10 @@
-"""The alignment table as plain rows: which token of which text stands at which position.
-
-This module does not know activations or how a table is drawn.
-"""
+"""The alignment table as plain rows: which token of which text stands at which position."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steer_cli.planning.placement import Placement
 from steer_cli.planning.tokens import Tokenizer
@@ -34,6 +32,23 @@ class TableRow:
     def end(self) -> int:
         """One past the last position that a token of the row is shown at."""
         return self.start + (len(self.tokens) if self.read is None else 1)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "coefficient": self.coefficient,
+            "role": self.role,
+            "start": self.start,
+            "tokens": list(self.tokens),
+            "ids": list(self.ids),
+            "padding": self.padding,
+            "read": self.read,
+        }
+
+
+def table_record(recipe: str, model: str, prompt: str, rows: Iterable[TableRow]) -> dict[str, Any]:
+    """The alignment table of one prompt as a record."""
+    return {"recipe": recipe, "model": model, "prompt": prompt, "rows": [row.record() for row in rows]}
 
 
 def table_rows(

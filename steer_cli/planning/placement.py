@@ -76,6 +76,11 @@ class Placement:
     def coefficient(self) -> float:
         return self.alignment.addition.coefficient
 
+    @property
+    def acts(self) -> bool:
+        """Whether it has to change the stream."""
+        return not self.alignment.addition.adds_nothing
+
 
 def align_additions(
     recipe: Recipe, tokenizer: Tokenizer, blocks: int | None, context: int | None = None
@@ -119,7 +124,7 @@ def _check_texts(pairs: tuple[AlignedPair, ...], addition: Addition, where: str)
     if not any(pair.length for pair in pairs):
         raise PlanError(f"{where}: no tokens at all; write a text, or leave `bos` at auto")
     same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
-    if same and addition.coefficient != 0:
+    if same and not addition.adds_nothing:
         raise PlanError(f"{where}: does nothing: plus and minus are the same tokens; change one of them")
 
 
@@ -197,7 +202,7 @@ def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
     edges = sorted(
         edge
         for placement in placements
-        if placement.alignment.addition.coefficient != 0 and placement.start < placement.end
+        if placement.acts and placement.start < placement.end
         for edge in ((placement.start, -1), (placement.end, 1))
     )
     spans, depth, start = [], 0, 0

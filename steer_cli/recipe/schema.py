@@ -115,6 +115,11 @@ class Addition(_Part):
         return self
 
     @property
+    def adds_nothing(self) -> bool:
+        """Whether the stream stays as it is, by a coefficient or a share of the width of 0."""
+        return self.coefficient == 0 or self.dims == 0
+
+    @property
     def texts(self) -> tuple[Pair, ...]:
         """The pairs of the addition, one or many."""
         return self.pairs or (Pair(plus=self.plus, minus=self.minus),)

@@ -225,6 +225,12 @@ def parse_override(assignment: str) -> Override:
         raise RecipeError([f"{label}: {_one_line(error.problem)}"]) from None
 
 
+def value_override(path: str, value: Any) -> Override:
+    """A value for a path such as `additions.0.coefficient`."""
+    steps = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in path.split("."))
+    return Override(path, steps, value, str(value))
+
+
 def override(document: Document, changes: list[Override]) -> Document:
     """The document with values replaced, in order; the given one stays as it is.
 

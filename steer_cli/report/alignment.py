@@ -20,30 +20,30 @@ ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
 def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) -> Iterator[RenderableType]:
-    """Positions as columns, a row for each text; folded into several tables where the screen is narrow.
+    """Positions as columns, a row for each text; folded into several tables on a narrow screen.
 
     Args:
         width: columns of the screen.
-        texts: leave out the texts behind this many, and parts that hold the prompt alone.
+        texts: show this many texts, and no parts that hold the prompt alone; None shows all.
     """
     merged, left_out = _merge_layers(rows, texts)
     end = max(row.end for row, _ in merged)
-    widths = [len(str(at)) for at in range(end)]
+    widths = [len(str(position)) for position in range(end)]
     for row, _ in merged:
-        for at in range(row.start, row.end):
-            widths[at] = max(widths[at], cell_len(_token(row, at)))
+        for position in range(row.start, row.end):
+            widths[position] = max(widths[position], cell_len(_token(row, position)))
     labels = max(cell_len(label) for _, label in merged)
     room = width - max(5, labels) - 5 - 6 * 2
-    at = untouched = 0
-    while at < end:
-        stop = at + 1
-        while stop < end and sum(widths[at : stop + 1]) + 2 * (stop + 1 - at) <= room:
+    start = untouched = 0
+    while start < end:
+        stop = start + 1
+        while stop < end and sum(widths[start : stop + 1]) + 2 * (stop + 1 - start) <= room:
             stop += 1
-        if texts is None or any(_reaches(row, at, stop) for row, _ in merged[1:]):
-            yield _alignment_part(merged, at, stop, width)
+        if texts is None or any(_reaches(row, start, stop) for row, _ in merged[1:]):
+            yield _alignment_part(merged, start, stop, width)
         else:
-            untouched += stop - at
-        at = stop
+            untouched += stop - start
+        start = stop
     if untouched:
         yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
     if left_out:
@@ -93,7 +93,7 @@ def _alignment_part(
     head = [("layer", "dim"), ("coef", "dim"), *((str(position), "dim") for position in range(start, stop))]
     lines = [head]
     for row, label in rows:
-        # In a folded part, a text that has no token there is left out.
+        # A folded part leaves out texts without a token in it.
         if row.role != "prompt" and not _reaches(row, start, stop):
             continue
         style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding

@@ -1,7 +1,4 @@
-"""Tokens in columns under their positions, quickly.
-
-This module does not know what the cells mean.
-"""
+"""Tokens in columns under their positions, drawn quickly."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ Line = Sequence[tuple[str, str]]  # text and style of each cell
 
 
 def drawn(lines: Sequence[Line], width: int) -> RenderableType:
-    """A heading and lines, on a screen of `width` columns; the second cell of each stands on the right."""
+    """A heading and lines, on a screen of `width` columns; the second column is aligned to the right."""
     widths = [max(cell_len(text) for text, _ in column) for column in zip(*lines, strict=True)]
-    # A table of rich takes milliseconds, and a long text has thousands; but it can fold a cell.
+    # A table of rich takes milliseconds, and a long text needs thousands; but only rich folds a cell.
     return _plain_table(lines, widths) if _total(widths) <= width else _folding_table(lines)
 
 
@@ -32,13 +29,13 @@ def _total(widths: Sequence[int]) -> int:
 def _plain_table(lines: Sequence[Line], widths: Sequence[int]) -> Segments:
     """What `_folding_table` draws where nothing has to be folded."""
     segments: list[Segment] = []
-    for number, line in enumerate(lines):
+    for line_index, line in enumerate(lines):
         for index, ((text, style), width) in enumerate(zip(line, widths, strict=True)):
             room = " " * (width - cell_len(text))
             padded = room + text if index == 1 else text + room
             segments.append(Segment(f"{' ' if index else ''} {padded} ", Style.parse(style)))
         segments.append(Segment.line())
-        if number == 0:
+        if line_index == 0:
             segments += [Segment("─" * (_total(widths))), Segment.line()]
     return Segments(segments)
 

@@ -1,7 +1,6 @@
-"""The heat map: sentences with the change of every token, by colour and by a sign below it.
+"""The heat map: sentences with the change of every token, shown by colour and by a sign below it.
 
-The signs say all that matters, so that a screen without colours, and a reader who tells no red from green,
-miss nothing. This module does not know how changes were computed.
+The signs alone say all that matters, for screens without colours and readers who cannot tell red from green.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _lines(sentence: SentenceChange, head: Text, width: int) -> Iterator[Text]:
     indent = head.cell_len
     tokens, signs = head, " " * indent
     for piece, change in zip(sentence.pieces, sentence.changes, strict=True):
-        # A token of many words, or of many signs, goes on in the next line.
+        # A token wider than the screen continues on the next line.
         for shown in chop_cells(_shown(piece), width - indent):
             wide = cell_len(shown)
             if tokens.cell_len + wide > width and tokens.cell_len > indent:

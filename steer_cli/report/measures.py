@@ -1,6 +1,6 @@
-"""Findings -> a screen: shifts, perplexities and norms; `heat` shows sentences.
+"""The screens of the measurements: shifts, perplexities and norms; `heat` shows sentences.
 
-Colours are few and never carry meaning alone. This module does not know how anything was computed.
+Colours are few and never carry meaning alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ DAMAGED = 1.05  # a ratio from here on is marked as damage
 def plain_table(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text and whose others are figures."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
-    for number, column in enumerate(columns):
-        # Only texts give way where the screen is narrow; a figure that is folded cannot be read.
-        text = number < left
+    for index, column in enumerate(columns):
+        # Only texts are folded on a narrow screen; a folded figure cannot be read.
+        text = index < left
         width = cell_len(column)
         side = "left" if text else "right"
         table.add_column(column, justify=side, no_wrap=not text, overflow="fold", min_width=width)
@@ -86,8 +86,8 @@ def ratio(value: float) -> Text:
 def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
     """For each prompt and addition a table of ratios: layers down, positions across."""
     groups: dict[tuple[str, int], list[Norms]] = {}
-    for each in found:
-        groups.setdefault((each.prompt, each.addition), []).append(each)
+    for at_layer in found:
+        groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)
     room = max(1, min(SHOWN_POSITIONS, (width - 8) // 11))
     for (prompt, _), layers in groups.items():
         first = layers[0]
@@ -99,8 +99,8 @@ def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
         )
         heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens[:room])]
         table = plain_table("layer", *heads)
-        for each in layers:
-            table.add_row(str(each.layer), *(f"{value:.3f}" for value in each.ratio[:room]))
+        for at_layer in layers:
+            table.add_row(str(at_layer.layer), *(f"{value:.3f}" for value in at_layer.ratio[:room]))
         yield table
         if len(first.tokens) > room:
             yield Text(f"  and {len(first.tokens) - room} more positions (--jsonl has all)", style="dim")

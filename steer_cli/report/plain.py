@@ -1,6 +1,6 @@
 """Text of any origin -> text that a terminal only shows.
 
-A model may write escape sequences; none of them may reach the screen. This module does not know colours.
+A model may write escape sequences; none of them may reach the screen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 SPACE, PAD = "·", "␣"
 LONGEST_ERROR = 500  # characters: a few lines of a terminal
-# Classes that steer a terminal or break its lines; private and unassigned characters are harmless.
+# Unicode categories that control a terminal or break lines; private and unassigned characters are harmless.
 STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 

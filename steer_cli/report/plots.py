@@ -1,18 +1,17 @@
-"""Findings -> a picture: curves over layers and coefficients, heat maps of two axes, shifts, norms.
+"""Plots: curves over layers and coefficients, heat maps of two axes, shifts, norms.
 
-matplotlib is an extra and is imported here only, when a plot is asked for. This module does not know how
-anything was computed.
+matplotlib is an extra; it is imported here alone, and only when a plot is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
 from steer_cli.report.plain import cell
-from steer_cli.results import Norms, Shift, figure_name
+from steer_cli.results import AXES, Norms, Shift, SweepPoint, axis_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +26,6 @@ COLOURS = (
     "#333333",
 )  # safe for colour blindness
 LABELLED = 12  # tokens of a shift that are named
-AXES = ("layer", "coefficient", "position", "dims")
 
 
 def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width: float = 5.6) -> None:
@@ -38,8 +36,8 @@ def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width
     figure = Figure(figsize=(width * panels, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
     draw(axes)
     try:
         figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
@@ -58,54 +56,38 @@ def check_axes(varying: Sequence[str], path: Path) -> None:
         raise PlotError(f"--plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer")
 
 
-def sweep(
-    records: Sequence[Mapping[str, Any]],
-    named: Sequence[Mapping[str, float]],
-    errors: Sequence[Mapping[str, float]],
-    path: Path,
-) -> None:
-    """One varying axis: a line a figure. Two: a heat map a figure, or curves where the second has few values.
-
-    Args:
-        named: the figures of each record, by name.
-        errors: their standard errors, a band around a curve.
+def sweep(points: Sequence[SweepPoint], path: Path) -> None:
+    """One varying axis: a line per figure. Two: a heat map per figure, or curves if one has few values.
 
     Raises:
         PlotError: more axes vary than a plot has, or the file cannot be written.
     """
-    varying = [axis for axis in AXES if len({str(record[axis]) for record in records}) > 1] or ["layer"]
+    varying = [axis for axis in AXES if len(axis_values(points, axis)) > 1] or ["layer"]
     check_axes(varying, path)
-    ratios = {name for record in records for name in _corpora(record)}
-    names = list(named[0])
-    groups = [
-        group for group in ([n for n in names if n in ratios], [n for n in names if n not in ratios]) if group
-    ]
-    both = list(zip(named, errors, strict=True))
+    ratios = {figure.name for figure in points[0].perplexity}
+    names = list(points[0].values())
+    by_kind = ([name for name in names if name in ratios], [name for name in names if name not in ratios])
+    groups = [group for group in by_kind if group]
     if len(varying) == 1:
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, both, varying[0], ratios))
-    elif min(len({str(record[axis]) for record in records}) for axis in varying) <= 3:
-        few, many = sorted(varying, key=lambda axis: len({str(record[axis]) for record in records}))
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, records, both, many, ratios, few))
+        _draw(path, len(groups), lambda axes: _curves(axes, groups, points, varying[0], ratios))
+    elif min(len(axis_values(points, axis)) for axis in varying) <= 3:
+        few, many = sorted(varying, key=lambda axis: len(axis_values(points, axis)))
+        _draw(path, len(groups), lambda axes: _curves(axes, groups, points, many, ratios, few))
     else:
-        _draw(path, len(names), lambda axes: _heat_maps(axes, names, records, named, varying, ratios), 4.6)
+        _draw(path, len(names), lambda axes: _heat_maps(axes, names, points, varying, ratios), 4.6)
 
 
-def _corpora(record: Mapping[str, Any]) -> list[str]:
-    return [figure_name(each["corpus"], each["label"]) for each in record.get("perplexity", ())]
-
-
-def _curves(axes, groups, records, both, across: str, ratios: set[str], split: str | None = None) -> None:
+def _curves(axes, groups, points, across: str, ratios: set[str], split: str | None = None) -> None:
+    lines = _split(points, split)
     for panel, names in zip(axes, groups, strict=True):
-        for number, name in enumerate(names):
-            for style, value in zip(("-", "--", ":"), _values(records, split), strict=False):
-                own = [i for i, record in enumerate(records) if split is None or record[split] == value]
+        for index, name in enumerate(names):
+            for style, (value, line) in zip(("-", "--", ":"), lines, strict=False):
                 label = name if split is None else f"{name}, {split} {_tick(value)}"
-                ticks = [_tick(records[i][across]) for i in own]
-                xs = [records[i][across] for i in own]
-                xs = xs if all(isinstance(x, int | float) for x in xs) else ticks
-                colour = COLOURS[number % len(COLOURS)]
-                ys = [both[i][0][name] for i in own]
-                spread = [both[i][1].get(name, 0) for i in own]
+                xs = [getattr(point.coordinates, across) for point in line]
+                xs = xs if all(isinstance(x, int | float) for x in xs) else [_tick(x) for x in xs]
+                colour = COLOURS[index % len(COLOURS)]
+                ys = [point.values()[name] for point in line]
+                spread = [point.errors().get(name, 0) for point in line]
                 panel.plot(xs, ys, style, color=colour, label=_plain(label), marker=".")
                 low, high = ([y + sign * e for y, e in zip(ys, spread, strict=True)] for sign in (-1, 1))
                 panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -116,28 +98,31 @@ def _curves(axes, groups, records, both, across: str, ratios: set[str], split: s
         panel.legend(frameon=False, fontsize="small")
 
 
-def _values(records: Sequence[Mapping[str, Any]], axis: str | None) -> list[Any]:
-    values: list[Any] = []
-    for record in records:
-        value = None if axis is None else record[axis]
-        if value not in values:
-            values.append(value)
-    return values
+def _split(points: Sequence[SweepPoint], axis: str | None) -> list[tuple[Any, list[SweepPoint]]]:
+    """The points of each value of an axis; without an axis, all of them under None."""
+    if axis is None:
+        return [(None, list(points))]
+    return [
+        (value, [point for point in points if getattr(point.coordinates, axis) == value])
+        for value in axis_values(points, axis)
+    ]
 
 
 def _tick(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _heat_maps(axes, names, records, named, varying, ratios: set[str]) -> None:
+def _heat_maps(axes, names, points, varying, ratios: set[str]) -> None:
     from math import log
 
-    rows, columns = (_values(records, axis) for axis in varying)
-    at = {(str(record[varying[0]]), str(record[varying[1]])): i for i, record in enumerate(records)}
+    rows, columns = (axis_values(points, axis) for axis in varying)
+    figures = {
+        tuple(getattr(point.coordinates, axis) for axis in varying): point.values() for point in points
+    }
     for panel, name in zip(axes, names, strict=True):
-        table = [[named[at[str(row), str(column)]][name] for column in columns] for row in rows]
+        table = [[figures[row, column][name] for column in columns] for row in rows]
         if name in ratios:
             # Equal factors up and down are equally bright, and 1 is white.
             shown = [[log(value) for value in line] for line in table]
@@ -160,8 +145,8 @@ def shift(found: Sequence[Shift], path: Path) -> None:
     from matplotlib.ticker import NullFormatter
 
     def draw(axes: Sequence[Axes]) -> None:
-        for panel, each in zip(axes, found, strict=True):
-            tokens = [token for token in each.tokens if token.p_unsteered > 0 and token.ratio > 0]
+        for panel, shift in zip(axes, found, strict=True):
+            tokens = [token for token in shift.tokens if token.p_unsteered > 0 and token.ratio > 0]
             up = [token.ratio > 1 for token in tokens]
             colours = [COLOURS[2] if rises else COLOURS[1] for rises in up]
             panel.scatter([t.p_unsteered for t in tokens], [t.ratio for t in tokens], c=colours, s=18)
@@ -177,27 +162,26 @@ def shift(found: Sequence[Shift], path: Path) -> None:
                 )
             panel.set_xlabel("probability, unsteered")
             panel.set_ylabel("ratio, steered / unsteered")
-            panel.set_title(_plain(each.prompt[-50:]), fontsize="small")
+            panel.set_title(_plain(shift.prompt[-50:]), fontsize="small")
 
     _draw(path, len(found), draw)
 
 
 def norms(found: Sequence[Norms], path: Path) -> None:
-    """|vector| / |stream| over the layers, a line for each position, a panel for each prompt and addition."""
+    """|vector| / |stream| over the layers, one line per position, one panel per prompt and addition."""
     groups: dict[tuple[str, int], list[Norms]] = {}
-    for each in found:
-        groups.setdefault((each.prompt, each.addition), []).append(each)
+    for at_layer in found:
+        groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, layers in zip(axes, groups.values(), strict=True):
             first = layers[0]
             for index, token in enumerate(first.tokens[:LABELLED]):
                 label = f"{first.start + index} {cell(token)}"
-                ratios = [each.ratio[index] for each in layers]
+                numbers = [at_layer.layer for at_layer in layers]
+                ratios = [at_layer.ratio[index] for at_layer in layers]
                 colour = COLOURS[index % len(COLOURS)]
-                panel.plot(
-                    [each.layer for each in layers], ratios, color=colour, label=_plain(label), marker="."
-                )
+                panel.plot(numbers, ratios, color=colour, label=_plain(label), marker=".")
             panel.set_xlabel("layer")
             panel.set_ylabel("|vector| / |stream|")
             panel.set_title(_plain(first.label), fontsize="small")

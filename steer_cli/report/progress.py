@@ -1,7 +1,4 @@
-"""Progress and notes of long work, on standard error; bars only where it is a terminal.
-
-This module does not know what the stages do.
-"""
+"""Progress and notes of long work, on standard error; bars only where it is a terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""A sweep's records -> a screen: the grid as one table, and the winning point.
+"""The screen of a sweep: the grid as one table, and the winning point.
 
 Colours are few and never carry meaning alone: the best cell has a star, a damaged one an exclamation mark.
-This module does not know how anything was computed.
 """
 
 from __future__ import annotations
@@ -15,54 +14,43 @@ from rich.text import Text
 
 from steer_cli.report.measures import DAMAGED, plain_table
 from steer_cli.report.plain import visible
-from steer_cli.results import STUMBLES, WORD_SALAD, figure_name, reads_like
-
-AXES = ("layer", "coefficient", "position", "dims")
+from steer_cli.results import AXES, STUMBLES, WORD_SALAD, SweepPoint, axis_values, reads_like
 
 
-def table(
-    records: Sequence[Mapping[str, Any]],
-    named: Sequence[Mapping[str, float]],
-    errors: Sequence[Mapping[str, float]],
-    winner: int | None,
-    width: int,
-) -> Iterator[RenderableType]:
+def table(points: Sequence[SweepPoint], winner: SweepPoint | None, width: int) -> Iterator[RenderableType]:
     """A row for each point, a column for each axis that varies and each figure.
 
+    Standard errors are shown if the screen is wide enough.
+
     Args:
-        named: the figures of each record by name; those of a corpus are ratios, those of `cost` stand for how
-            texts read.
-        errors: their standard errors, which are shown where the screen is wide enough.
-        winner: number of the record that --best chose.
+        winner: the point that the objective chose.
         width: columns of the screen.
     """
-    if line := _unsteered(records):
+    if line := _unsteered(points):
         yield Text(f"  {line}")
-    axes = [axis for axis in AXES if axis == "layer" or len({str(record[axis]) for record in records}) > 1]
-    names = list(named[0]) if named else []
-    ratios = {
-        figure_name(figure["corpus"], figure["label"])
-        for record in records
-        for figure in record.get("perplexity", ())
-    }
-    costs = any("logprob" in record for record in records)
-    lowest = {name: min(each[name] for each in named) for name in ratios}
+    axes = [axis for axis in AXES if axis == "layer" or len(axis_values(points, axis)) > 1]
+    figures = [point.values() for point in points]
+    names = list(figures[0]) if figures else []
+    ratios = {figure.name for point in points for figure in point.perplexity}
+    costs = any(point.cost is not None for point in points)
+    lowest = {name: min(of_point[name] for of_point in figures) for name in ratios}
     heads = [*axes, *map(visible, names)]
     rows = [
         [
-            *(Text(_axis(record[axis])) for axis in axes),
-            *(_cell(name, figures[name], name in ratios, lowest.get(name), costs) for name in names),
+            *(Text(_axis(getattr(point.coordinates, axis))) for axis in axes),
+            *(_cell(name, of_point[name], name in ratios, lowest.get(name), costs) for name in names),
         ]
-        for record, figures in zip(records, named, strict=True)
+        for point, of_point in zip(points, figures, strict=True)
     ]
+    errors = [point.errors() for point in points]
     columns = [*[""] * len(axes), *names]
-    wider = [_with_errors(row, columns, each) for row, each in zip(rows, errors, strict=True)]
+    wider = [_with_errors(row, columns, of_point) for row, of_point in zip(rows, errors, strict=True)]
     with_errors = any(errors) and _width(heads, wider) <= width
     shown = plain_table(*heads, left=0)
-    for number, row in enumerate(wider if with_errors else rows):
-        shown.add_row(*row, style="bold" if number == winner else "")
+    for point, row in zip(points, wider if with_errors else rows, strict=True):
+        shown.add_row(*row, style="bold" if point is winner else "")
     yield shown
-    if legend := _legend(ratios, costs, with_errors, winner):
+    if legend := _legend(ratios, costs, with_errors, winner is not None):
         yield Text(f"  {legend}", style="dim")
 
 
@@ -79,26 +67,26 @@ def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
     return sum(max(column) + 2 for column in columns)
 
 
-def _unsteered(records: Sequence[Mapping[str, Any]]) -> str:
+def _unsteered(points: Sequence[SweepPoint]) -> str:
     """The counts of the unsteered arm, which are the same at all points."""
-    counts = records[0].get("counts", {}) if records else {}
-    found = [f"{visible(label)} {means['unsteered']:.4f}" for label, means in counts.items()]
+    counts = points[0].counts if points else {}
+    found = [f"{visible(label)} {means.unsteered:.4f}" for label, means in counts.items()]
     return f"unsteered: {', '.join(found)} uses per completion" if found else ""
 
 
-def _legend(ratios: set[str], costs: bool, errors: bool, winner: int | None) -> str:
+def _legend(ratios: set[str], costs: bool, errors: bool, winner: bool) -> str:
     parts = [f"ratios: * lowest, ! damaged ({DAMAGED:g} or more)"] if ratios else []
     if costs:
         marks = (("!", STUMBLES), ("!!", WORD_SALAD))
         meant = ", ".join(f"{mark} {reads_like(limit)} ({limit:g} or more)" for mark, limit in marks)
         parts.append(f"cost in nats per token: {meant}")
     parts += ["± standard error"] if errors else []
-    return "; ".join([*parts, *(["bold: the winner"] if winner is not None else [])])
+    return "; ".join([*parts, *(["bold: the winner"] if winner else [])])
 
 
 def _axis(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {visible(str(each))}" for key, each in value.items())
+    if isinstance(value, tuple):
+        return visible(" ".join(map(str, value)))
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
@@ -118,12 +106,11 @@ def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
     return Text(f"{value:.3f}{'!' if damaged else ' '}", style="red" if damaged else "")
 
 
-def winner(
-    wish: str, record: Mapping[str, Any], figures: Mapping[str, float], recipe: str
-) -> Iterator[RenderableType]:
+def winner(objective: str, point: SweepPoint, recipe: str) -> Iterator[RenderableType]:
     """The winning point, and its recipe as a file would hold it."""
-    place = "  ".join(f"{axis} {_axis(record[axis])}" for axis in AXES if record[axis] is not None)
-    found = "  ".join(f"{visible(name)} {value:.4g}" for name, value in figures.items())
-    found += f" ({reads_like(figures['cost'])})" if "logprob" in record else ""
-    yield Text.assemble("best  ", (visible(wish), "bold"), f"\n  {place}\n  {found}\n")
+    values = {axis: getattr(point.coordinates, axis) for axis in AXES}
+    place = "  ".join(f"{axis} {_axis(value)}" for axis, value in values.items() if value is not None)
+    found = "  ".join(f"{visible(name)} {value:.4g}" for name, value in point.values().items())
+    found += "" if point.cost is None else f" ({reads_like(point.cost.cost)})"
+    yield Text.assemble("best  ", (visible(objective), "bold"), f"\n  {place}\n  {found}\n")
     yield Text(visible(recipe))

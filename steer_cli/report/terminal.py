@@ -1,11 +1,12 @@
-"""Outcomes -> a screen: the alignment table, the receipt, completions side by side.
+"""The screen of a comparison: the alignment table, the receipt, completions side by side.
 
-Colours are few and never carry meaning alone. This module does not know how anything was computed.
+Colours are few and never carry meaning alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from rich import box
 from rich.cells import cell_len
@@ -17,7 +18,7 @@ from rich.text import Text
 from steer_cli.recipe.schema import Recipe
 from steer_cli.report.alignment import alignment
 from steer_cli.report.plain import cell, visible
-from steer_cli.results import Completion, Outcome, Receipt, Sum, cost, reads_like
+from steer_cli.results import Comparison, Completion, Receipt, Sum, reads_like, steering_cost
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
 SHOWN_ADDITIONS = 50  # receipts on the screen, one for each layer of an addition; the records hold all
@@ -26,7 +27,7 @@ SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would leave with an exit code of 1: a reader that has enough is no fault.
+        # Rich would exit with code 1, but a reader that has seen enough is no error.
         raise BrokenPipeError
 
 
@@ -44,12 +45,12 @@ def title(recipe: Recipe, model: str) -> Text:
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
-    """Where each addition acted: tokens, norms, their ratio and cosine, a line for each position.
+    """Where each addition acted: tokens, norms, their ratio and cosine, one line per position.
 
     `added` is how large the change was, in norms of the stream: the ratio times the coefficient.
     """
-    for taken in receipts:
-        placement = taken.placement
+    for acted in receipts:
+        placement = acted.placement
         addition = placement.alignment.addition
         position = addition.position
         where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
@@ -60,17 +61,17 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
             f"  layer {placement.alignment.layer}  coefficient {addition.coefficient:+.4g}",
             f"  {visible(where)} [{placement.start}, {placement.end}){also}",
         )
-        added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in taken.ratio]
-        figures = {"|vector|": taken.vector, "|stream|": taken.stream, "ratio": taken.ratio}
-        yield from _positions(placement.start, pieces, figures, taken.cosine, added)
+        added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in acted.ratio]
+        figures = {"|vector|": acted.vector, "|stream|": acted.stream, "ratio": acted.ratio}
+        yield from _positions(placement.start, pieces, figures, acted.cosine, added)
 
 
-def sums(met: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:
-    """What was in fact added where several additions meet, a line for each position."""
-    for each in met:
-        yield Text.assemble("  together: ", f"layer {each.layer}  [{each.start}, {each.end})")
-        figures = {"|sum|": each.sum, "|stream|": each.stream, "ratio": each.ratio}
-        yield from _positions(each.start, pieces, figures, each.cosine)
+def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:
+    """What was in fact added where several additions overlap, one line per position."""
+    for total in totals:
+        yield Text.assemble("  together: ", f"layer {total.layer}  [{total.start}, {total.end})")
+        figures = {"|sum|": total.sum, "|stream|": total.stream, "ratio": total.ratio}
+        yield from _positions(total.start, pieces, figures, total.cosine)
 
 
 def _positions(
@@ -103,13 +104,13 @@ def _positions(
         yield Text(text, style="dim")
 
 
-def completions(outcome: Outcome) -> Table:
+def completions(comparison: Comparison) -> Table:
     """Unsteered on the left, then steered, then a control; a row for each sample, the prompt in bold."""
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, header_style="dim", padding=(0, 1))
-    for name in outcome.columns:
+    for name in comparison.columns:
         table.add_column(name, ratio=1, overflow="fold")
-    for sample in zip(*outcome.columns.values(), strict=True):
-        table.add_row(*(_completion(outcome.prompt, completion) for completion in sample))
+    for sample in zip(*comparison.columns.values(), strict=True):
+        table.add_row(*(_completion(comparison.prompt, completion) for completion in sample))
     return table
 
 
@@ -121,53 +122,56 @@ def _completion(prompt: str, completion: Completion) -> Text:
     return Text.assemble((visible(prompt), "bold"), text)
 
 
-def counts(outcome: Outcome) -> Table:
+def counts(comparison: Comparison) -> Table:
     """Counted words, as means over the completions of each arm."""
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     table.add_column("words a completion")
-    for name in outcome.columns:
+    for name in comparison.columns:
         table.add_column(name, justify="right")
-    for label in outcome.recipe.count:
-        means = (_mean(arm, label) for arm in outcome.columns.values())
+    for label in comparison.recipe.count:
+        means = (_mean(arm, label) for arm in comparison.columns.values())
         table.add_row(visible(label), *(f"{mean:.2f}" for mean in means))
     return table
 
 
 def _mean(arm: Sequence[Completion], label: str) -> float:
-    return sum(completion.counts[label] for completion in arm) / len(arm)
+    return fmean(completion.counts[label] for completion in arm)
 
 
-def costs(outcome: Outcome) -> Iterator[Text]:
-    """What each arm's texts cost, and how texts at that cost read; nothing where they were not scored."""
-    unsteered, *others = outcome.columns.items()
+def costs(comparison: Comparison) -> Iterator[Text]:
+    """The cost of each arm's texts, and how texts at that cost read; nothing if they were not scored."""
+    unsteered, *others = comparison.columns.items()
     if any(completion.mean_logprob is None for completion in unsteered[1]):
         return
     widest = max(cell_len(name) for name, _ in others)
-    for number, (name, arm) in enumerate(others):
-        found = cost(*([[completion.mean_logprob for completion in each]] for each in (unsteered[1], arm)))
-        error = "" if found["cost_stderr"] is None else f" ± {found['cost_stderr']:.2f}"
+    head = "cost  "
+    for name, arm in others:
+        scores = ([[completion.mean_logprob for completion in side]] for side in (unsteered[1], arm))
+        cost = steering_cost(*scores)
+        error = "" if cost.cost_stderr is None else f" ± {cost.cost_stderr:.2f}"
         yield Text.assemble(
-            "      " if number else "cost  ",
+            head,
             f"{name:{widest}}  " if others[1:] else "",
             # 0.0 is added so that no -0.00 is shown.
-            f"{round(found['cost'], 2) + 0.0:.2f}{error} nats per token: {reads_like(found['cost'])}",
+            f"{round(cost.cost, 2) + 0.0:.2f}{error} nats per token: {reads_like(cost.cost)}",
         )
+        head = " " * len(head)
 
 
-def outcome_parts(outcome: Outcome, width: int) -> Iterator[RenderableType]:
+def comparison_parts(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     """The whole screen of one prompt, from top to bottom."""
     yield Text()
-    yield from alignment(outcome.table, width, SHOWN_TEXTS)
+    yield from alignment(comparison.table, width, SHOWN_TEXTS)
     yield Text()
-    yield from receipt(outcome.receipts[:SHOWN_ADDITIONS], outcome.pieces)
-    if outcome.receipts[SHOWN_ADDITIONS:]:
-        hidden = len(outcome.receipts) - SHOWN_ADDITIONS
+    yield from receipt(comparison.receipts[:SHOWN_ADDITIONS], comparison.pieces)
+    if comparison.receipts[SHOWN_ADDITIONS:]:
+        hidden = len(comparison.receipts) - SHOWN_ADDITIONS
         yield Text(f"  and {hidden} more receipts (--jsonl holds all)", style="dim")
-    yield from sums(outcome.sums, outcome.pieces)
-    yield completions(outcome)
-    if outcome.recipe.count:
-        yield counts(outcome)
-    yield from costs(outcome)
+    yield from sums(comparison.sums, comparison.pieces)
+    yield completions(comparison)
+    if comparison.recipe.count:
+        yield counts(comparison)
+    yield from costs(comparison)
 
 
 def listing(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:

@@ -39,7 +39,7 @@ class Arm:
     def acting(self) -> dict[int, list[Placement]]:
         """layer -> the additions that have to change the stream there, at whatever positions."""
         kept = {
-            layer: [placement for placement, _ in additions if placement.coefficient != 0]
+            layer: [placement for placement, _ in additions if placement.acts]
             for layer, additions in self.by_layer.items()
         }
         return {layer: placements for layer, placements in kept.items() if placements}
@@ -95,7 +95,7 @@ class Steering:
     @property
     def adds_nothing(self) -> bool:
         """Whether a text runs as it does unsteered."""
-        return all(alignment.addition.coefficient == 0 for alignment in self.alignments)
+        return all(alignment.addition.adds_nothing for alignment in self.alignments)
 
     def on(self, placements: Sequence[Placement]) -> Arm:
         """The arm of one text, on which the alignments have these placements."""
@@ -110,7 +110,7 @@ def rows_of(placement: Placement, vector: Tensor) -> Tensor:
 
 def _scaled_rows(placement: Placement, vector: Tensor) -> Tensor:
     rows = rows_of(placement, vector)
-    if placement.coefficient != 0 and not placement.every and not rows.any():
+    if placement.acts and not placement.every and not rows.any():
         raise VectorError(
             f"{placement.alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is "
             "all zeros; use a longer prompt or another position"

@@ -107,7 +107,7 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
         vector[:, round(addition.dims * network.width) :] = 0
     if not vector.isfinite().all():
         raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
-    if addition.coefficient != 0 and not may_be_zero and not vector.any():
+    if not addition.adds_nothing and not may_be_zero and not vector.any():
         raise VectorError(
             f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
         )

@@ -1,7 +1,4 @@
-"""Ranges as text -> the points of a grid; a point is a recipe.
-
-This module knows neither tokens nor models.
-"""
+"""Ranges as text -> the points of a grid; a point is a recipe."""
 
 from __future__ import annotations
 
@@ -17,17 +14,17 @@ from steer_cli.recipe.schema import Addition, Recipe
 
 EXAMPLES = {"--layers": "0:30 or 6,16", "--coefficients": "-1:4:0.5 or 1,2", "--dims": "0:1:0.1 or 0.5"}
 LARGEST = 100_000  # values of one axis; more is a slip of the pen
-TOGETHER = 16  # points of one layer that are computed in one go
+TOGETHER = 16  # points of one layer that are computed together
 COUNTED_TOGETHER = 4  # where they generate texts, which takes minutes that a kill would lose
 
 
 @dataclass(frozen=True)
-class Point:
-    """One cell of the grid; None leaves what the recipe says."""
+class GridPoint:
+    """One cell of the grid; None keeps the recipe's own value."""
 
     layer: int
     coefficient: float | None = None
-    position: str | int | None = None  # a number stands for {at: number}
+    position: str | int | None = None  # 3 stands for {at: 3}
     dims: float | None = None
 
 
@@ -40,12 +37,12 @@ class Grid:
     positions: tuple[str | int | None, ...] = (None,)
     dims: tuple[float | None, ...] = (None,)
 
-    def __iter__(self) -> Iterator[Point]:
+    def __iter__(self) -> Iterator[GridPoint]:
         for layer in self.layers:
             for position in self.positions:
                 for dims in self.dims:
                     for coefficient in self.coefficients:
-                        yield Point(layer, coefficient, position, dims)
+                        yield GridPoint(layer, coefficient, position, dims)
 
     def __len__(self) -> int:
         return len(self.layers) * len(self.coefficients) * len(self.positions) * len(self.dims)
@@ -61,9 +58,9 @@ class Grid:
         }
         return [name for name, values in axes.items() if len(values) > 1]
 
-    def groups(self, together: int = TOGETHER) -> Iterator[list[Point]]:
+    def groups(self, together: int = TOGETHER) -> Iterator[list[GridPoint]]:
         """Points that share a layer, and so a recorded stream; at most `together`, which bounds memory."""
-        group: list[Point] = []
+        group: list[GridPoint] = []
         for point in self:
             if group and (point.layer != group[0].layer or len(group) == together):
                 yield group
@@ -76,7 +73,10 @@ class Grid:
 def parse_grid(
     layers: str, coefficients: str | None, positions: str | None, dims: str | None, depth: int | None
 ) -> Grid:
-    """What the options say, checked.
+    """Read the axes of a grid.
+
+    Args:
+        depth: blocks of the model, None if not known (then layers are not checked).
 
     Raises:
         SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
@@ -103,9 +103,9 @@ def parse_grid(
 
 
 def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list:
-    """`1,2,5` or `START:STOP[:STEP]`, or both, without repetition.
+    """`1,2,5` or `START:STOP[:STEP]` or a mixture, without repetitions.
 
-    A range of layers stops before STOP, as ranges of blocks do everywhere; one of figures includes it.
+    A range of layers stops before STOP, as ranges of blocks do everywhere; any other range includes it.
     """
     if text is None:
         return [None]
@@ -113,36 +113,37 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
     for part in text.split(","):
         bounds = part.split(":")
         try:
-            numbers = [Decimal(bound.strip()) for bound in bounds]
-            # Also before `int`, which writes out every digit of 1e99999999.
-            if len(numbers) > 3 or not all(
-                number.is_finite() and -LARGEST_COEFFICIENT <= number <= LARGEST_COEFFICIENT
-                for number in numbers
+            decimals = [Decimal(bound.strip()) for bound in bounds]
+            # Checked before `int`, which writes out every digit of 1e99999999.
+            if len(decimals) > 3 or not all(
+                decimal.is_finite() and -LARGEST_COEFFICIENT <= decimal <= LARGEST_COEFFICIENT
+                for decimal in decimals
             ):
                 raise InvalidOperation
-            own = [kind(number) for number in (_range(numbers, kind is _layer) if numbers[1:] else numbers)]
-            if not all(map(math.isfinite, own)):  # too large for a float
+            expanded = _range(decimals, half_open=kind is _layer) if decimals[1:] else decimals
+            part_values = [kind(decimal) for decimal in expanded]
+            if not all(map(math.isfinite, part_values)):  # too large for a float
                 raise ValueError
         except (InvalidOperation, ValueError, OverflowError):
             what = f"{part.strip() or 'nothing'} is not a value"
             raise SweepError(f"{option} {text}: {what}; write {EXAMPLES[option]}") from None
-        if not own:
+        if not part_values:
             raise SweepError(f"{option} {text}: {part.strip()} holds no value; write {EXAMPLES[option]}")
-        values += own
+        values += part_values
     if len(values) > LARGEST:
         raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer")
-    # 0.0 for -0.0, which is the same figure.
+    # -0.0 + 0 is 0.0: one value, not two.
     return list(dict.fromkeys(value + 0 for value in values))
 
 
-def _layer(number: Decimal) -> int:
-    if number != number.to_integral_value():
+def _layer(decimal: Decimal) -> int:
+    if decimal != decimal.to_integral_value():
         raise ValueError
-    return int(number)
+    return int(decimal)
 
 
-def _range(numbers: Sequence[Decimal], half_open: bool) -> list[Decimal]:
-    start, stop, step = (*numbers, Decimal(1))[:3]
+def _range(bounds: Sequence[Decimal], half_open: bool) -> list[Decimal]:
+    start, stop, step = (*bounds, Decimal(1))[:3]
     if step <= 0:
         raise ValueError
     count = (math.ceil if half_open else math.floor)((stop - start) / step) + (not half_open)
@@ -165,11 +166,8 @@ def _positions(text: str | None) -> list[str | int | None]:
     return list(dict.fromkeys(values))
 
 
-def recipe_at(recipe: Recipe, point: Point, swept: Sequence[int]) -> Recipe:
-    """The point as a recipe: the additions `swept` with the point's values.
-
-    A share of 0 leaves nothing of the vector, which is coefficient 0.
-    """
+def recipe_at(recipe: Recipe, point: GridPoint, swept: Sequence[int]) -> Recipe:
+    """The point as a recipe: the additions `swept` get the point's values."""
     additions = [
         _moved(addition, point) if index in swept else addition
         for index, addition in enumerate(recipe.additions)
@@ -177,21 +175,18 @@ def recipe_at(recipe: Recipe, point: Point, swept: Sequence[int]) -> Recipe:
     return recipe.model_copy(update={"additions": tuple(additions)})
 
 
-def _moved(addition: Addition, point: Point) -> Addition:
+def _moved(addition: Addition, point: GridPoint) -> Addition:
     values: dict[str, Any] = {"layer": point.layer}
     if point.position is not None:
-        at = {"at": point.position}
-        values["position"] = at if isinstance(point.position, int) else point.position
+        values["position"] = {"at": point.position} if isinstance(point.position, int) else point.position
     for key in ("coefficient", "dims"):
         if getattr(point, key) is not None:
             values[key] = getattr(point, key)
-    if point.dims == 0:
-        values["coefficient"] = 0.0
     return Addition.model_validate(addition.model_dump() | values)
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a file would hold it: defaults left out, but not the coefficient, which was chosen."""
+    """A recipe as a file would hold it: without defaults, except for the coefficient, which was chosen."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     for written, addition in zip(values["additions"], recipe.additions, strict=True):
         written["coefficient"] = addition.coefficient
@@ -199,7 +194,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
-    """The additions that the grid moves: those chosen, else all.
+    """The additions that the grid moves: those chosen, by default all.
 
     Raises:
         SweepError: the recipe has no such addition.

@@ -1,7 +1,7 @@
 """The file of a sweep: what was swept in its first line, then a line for each finished point.
 
 Finished points are pushed to the disk before the next ones begin; what a kill left unfinished is cut off at
-the next start. This module does not know how points are computed.
+the next start.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from steer_cli.errors import SweepError
+from steer_cli.results import Coordinates, SweepPoint
+from steer_cli.results.json_values import Record
 
 VERSION = 3
 
 
 class Store:
-    """A context that holds the file alone; `records` are the points that it had, in order.
+    """A context that holds the file alone; `points` are those that it had, in order, and those appended.
 
     Args:
-        fault: says what is wrong with a record that the file had, or None.
+        subject: what is swept; a file with another one is refused.
+        parse: a record of the file as a point; raises ValueError with what is wrong with it.
 
     Raises:
         SweepError: the file belongs to another sweep or to something else, or another process holds it.
@@ -34,13 +37,13 @@ class Store:
     def __init__(
         self,
         path: Path,
-        subject: dict[str, Any],
-        fault: Callable[[dict[str, Any]], str | None] = lambda record: None,
+        subject: Record,
+        parse: Callable[[Record], SweepPoint],
     ):
         self.path = path
-        self._fault = fault
+        self._parse = parse
         self.subject = {"steer_sweep": VERSION} | subject
-        self.records: list[dict[str, Any]] = []
+        self.points: list[SweepPoint] = []
         self._lock = FileLock(f"{path}.lock")
         self._file: int | None = None
 
@@ -78,40 +81,50 @@ class Store:
             content = self.path.read_bytes()
             # A line without its end is what a kill interrupted.
             whole = content[: content.rfind(b"\n") + 1]
-            lines = [self._object(line, number) for number, line in enumerate(whole.split(b"\n")[:-1], 1)]
+            lines = [self._object(line, i) for i, line in enumerate(whole.split(b"\n")[:-1], 1)]
         except OSError as error:
             raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
         if not lines and content and not self._first_line.startswith(content):
             raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
         if lines:
             self._check(lines[0])
-        for number, record in enumerate(lines[1:], 2):
-            if (fault := self._fault(record)) is not None:
-                raise SweepError(
-                    f"--store {self.path}:{number}: not a finished point: {fault}; delete this line, and the "
-                    "point is computed again"
-                )
+        points = self._points(lines[1:])
         os.ftruncate(self._file, len(whole))
         os.lseek(self._file, 0, os.SEEK_END)
-        self.records = lines[1:]
+        self.points = points
         if not lines:
             self._write(self._first_line)
 
-    def _object(self, line: bytes, number: int) -> dict[str, Any]:
+    def _points(self, records: Sequence[Record]) -> list[SweepPoint]:
+        points: dict[Coordinates, SweepPoint] = {}
+        for line_number, record in enumerate(records, 2):
+            try:
+                point = self._parse(record)
+                if point.coordinates in points:
+                    raise ValueError("the point of a line above again")
+            except ValueError as fault:
+                raise SweepError(
+                    f"--store {self.path}:{line_number}: not a finished point: {fault}; delete this line, "
+                    "and the point is computed again"
+                ) from None
+            points[point.coordinates] = point
+        return list(points.values())
+
+    def _object(self, line: bytes, line_number: int) -> Record:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            remedy = "use another file" + (", or delete this line" if number > 1 else "")
-            raise SweepError(f"--store {self.path}:{number}: not the store of a sweep; {remedy}")
+            remedy = "use another file" + (", or delete this line" if line_number > 1 else "")
+            raise SweepError(f"--store {self.path}:{line_number}: not the store of a sweep; {remedy}")
         return found
 
     @property
     def _first_line(self) -> bytes:
         return json.dumps(self.subject, ensure_ascii=False).encode() + b"\n"
 
-    def _check(self, found: dict[str, Any]) -> None:
+    def _check(self, found: Record) -> None:
         if "steer_sweep" not in found:
             raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
         if found["steer_sweep"] != VERSION:
@@ -126,10 +139,11 @@ class Store:
                     f"{_short(wanted)}); use another file, or delete this one"
                 )
 
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
-        """Write finished points, a line each, and wait until they are on the disk."""
-        self._write(b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
-        self.records += records
+    def append(self, points: Sequence[SweepPoint]) -> None:
+        """Write finished points, one per line, and wait until they are on the disk."""
+        lines = (json.dumps(point.record(), ensure_ascii=False).encode() + b"\n" for point in points)
+        self._write(b"".join(lines))
+        self.points += points
 
     def _write(self, content: bytes) -> None:
         view = memoryview(content)

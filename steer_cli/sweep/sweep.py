@@ -1,103 +1,105 @@
-"""A question -> a record for every point of its grid: what the store has, and what is missing.
-
-This module does not know the terminal: progress and notes are handed in.
-"""
+"""Run a sweep: points that the store has are read, the others are computed and stored."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from steer_cli.api import Hardware, load_model
 from steer_cli.errors import VectorError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.sweep.finished import check_of
-from steer_cli.sweep.finished import key as key_of
-from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, Point
-from steer_cli.sweep.question import Question
+from steer_cli.models.hardware import Hardware
+from steer_cli.results import Coordinates, SweepPoint
+from steer_cli.results.json_values import Record
+from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
+from steer_cli.sweep.plan import SweepPlan
 from steer_cli.sweep.store import Store
+from steer_cli.sweep.stored import coordinates_of, point_of
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from steer_cli.models.load import Model
 
 
 def sweep(
-    question: Question,
-    hardware: Hardware,
+    plan: SweepPlan,
+    source: Model | Hardware,
     store: Path | None = None,
     progress: Progress = silent,
     note: Note = silent,
-) -> Iterator[Record]:
-    """The points in the order of the grid; those that the store has are not computed again.
+) -> Iterator[SweepPoint]:
+    """The points in the order of the grid; those in the store are not computed again.
+
+    Args:
+        source: the model, or how to load it, which is done for the first point that is to be computed.
 
     Raises:
         SweepError: the store belongs to another sweep.
         SteerError: a point cannot be run.
     """
-    keys = _keys(question)
-    opened = Store(store, _subject(question, hardware), check_of(question)) if store else nullcontext()
+    wanted = [plan.coordinates(point) for point in plan.grid]
+    opened = Store(store, _subject(plan, source), partial(point_of, plan=plan)) if store else nullcontext()
     with opened as held:
-        stored = {key_of(record): record for record in (held.records if held else ())}
-        there = sum(key in stored for key in keys)
-        if there:
-            note(f"{store}: {there} of {len(keys)} points are there already")
-        fresh = _missing(question, hardware, set(stored), progress, note)
-        for done, key in enumerate(keys):
-            progress("sweep", done, len(keys))
-            while key not in stored:
+        finished = {point.coordinates: point for point in (held.points if held else ())}
+        stored = sum(coordinates in finished for coordinates in wanted)
+        if stored:
+            note(f"{store}: {stored} of {len(wanted)} points are there already")
+        fresh = _missing(plan, source, set(finished), progress, note)
+        for done, coordinates in enumerate(wanted):
+            progress("sweep", done, len(wanted))
+            while coordinates not in finished:
                 group = next(fresh)
                 if held:
                     held.append(group)
-                stored |= {key_of(record): record for record in group}
-            yield stored[key]
-        progress("sweep", len(keys), len(keys))
+                finished |= {point.coordinates: point for point in group}
+            yield finished[coordinates]
+        progress("sweep", len(wanted), len(wanted))
 
 
-def _subject(question: Question, hardware: Hardware) -> dict[str, Any]:
-    from steer_cli.models.load import resolved
+def _subject(plan: SweepPlan, source: Model | Hardware) -> Record:
+    if isinstance(source, Hardware):
+        from steer_cli.models.load import resolved
 
-    return question.subject(*resolved(question.located.folder, **vars(hardware)))
+        return plan.subject(*resolved(plan.located, source))
+    network = source.network
+    return plan.subject(str(network.dtype).removeprefix("torch."), network.device.type)
 
 
-def kept(question: Question, store: Path) -> int:
-    """How many points of the grid are in the file of a sweep that has ended early."""
-    with suppress(OSError):
+def stored_points(plan: SweepPlan, store: Path) -> int:
+    """How many points of the grid are in the file of a sweep that was interrupted."""
+    with suppress(OSError, ValueError):
         lines = store.read_bytes().split(b"\n")[1:-1]
-        return len({key_of(json.loads(line)) for line in lines} & {*_keys(question)})
+        stored = {coordinates_of(json.loads(line)) for line in lines}
+        return len(stored & {plan.coordinates(point) for point in plan.grid})
     return 0
 
 
-def _keys(question: Question) -> list[str]:
-    return [json.dumps(question.coordinates(point)) for point in question.grid]
-
-
 def _missing(
-    question: Question, hardware: Hardware, finished: set[str], progress: Progress, note: Note
-) -> Iterator[list[Record]]:
-    """Records of the points that are not finished, a group at a time; the model is loaded for the first."""
+    plan: SweepPlan, source: Model | Hardware, finished: set[Coordinates], progress: Progress, note: Note
+) -> Iterator[list[SweepPoint]]:
+    """The points that are not finished, one group at a time; the model is loaded for the first."""
+    from steer_cli.models.load import load
     from steer_cli.sweep.runner import Runner
 
-    runner = Runner(load_model(question.located, hardware, progress), question, note)
-    head = {"recipe": question.recipe.name, "model": question.located.name}
-    together = COUNTED_TOGETHER if "counts" in question.measures else TOGETHER
-    for group in question.grid.groups(together):
-        places = [question.coordinates(point) for point in group]
-        wanted = [json.dumps(place) not in finished for place in places]
-        if any(wanted):
-            # A group is computed whole: a figure's last bits depend on its batch, and so are the same however
-            # often a sweep was interrupted.
-            try:
-                figures = zip(places, runner.figures(group), strict=True)
-            except VectorError as error:
-                raise VectorError(f"{_named(group)}: {error}") from None
-            records = [head | place | figure for place, figure in figures]
-            yield [record for record, new in zip(records, wanted, strict=True) if new]
+    model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
+    runner = Runner(model, plan, note)
+    together = COUNTED_TOGETHER if "counts" in plan.measures else TOGETHER
+    for group in plan.grid.groups(together):
+        if all(plan.coordinates(point) in finished for point in group):
+            continue
+        # A group is always computed whole: the last bits of a figure depend on its batch, and must not depend
+        # on how often a sweep was interrupted.
+        try:
+            points = runner.measure(group)
+        except VectorError as error:
+            raise VectorError(f"{_named(group)}: {error}") from None
+        yield [point for point in points if point.coordinates not in finished]
 
 
-def _named(group: Sequence[Point]) -> str:
-    """Where in the grid a group is, in the words of the options."""
+def _named(group: Sequence[GridPoint]) -> str:
+    """Where in the grid a group is, for errors."""
     coefficients = sorted({point.coefficient for point in group if point.coefficient is not None})
     among = f", coefficients {', '.join(f'{value:g}' for value in coefficients)}" if coefficients else ""
     return f"layer {group[0].layer}{among}"

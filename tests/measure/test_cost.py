@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from steer_cli.results import cost, reads_like
-from steer_cli.sweep.best import costly, errors, parse_wish, values
+from steer_cli.results import ArmMeans, Coordinates, Cost, PromptShift, SweepPoint, reads_like, steering_cost
+from steer_cli.sweep.objective import best, cost_warning, parse_objective
 
 PROMPT = "I went up to my friend and said"
 WEDDING = {"plus": " wedding", "minus": " ", "layer": 1, "coefficient": 8}
@@ -91,7 +91,9 @@ def test_the_cost_of_many_prompts_is_by_sample(command, recipe_file, tiny_folder
     ]
     grid = ("--layers", "1", "--coefficients", "2,8", "--measure", "counts", "--jsonl")
     point = records(command("sweep", path, *grid)[1])[-1]
-    assert point["logprob"] == {name: pytest.approx(value, abs=1e-4) for name, value in cost(*arms).items()}
+    assert point["logprob"] == {
+        name: pytest.approx(value, abs=1e-4) for name, value in vars(steering_cost(*arms)).items()
+    }
 
 
 def test_every_arm_but_the_unsteered_has_a_cost_of_its_own(command, recipe_file, tiny_folder):
@@ -102,10 +104,10 @@ def test_every_arm_but_the_unsteered_has_a_cost_of_its_own(command, recipe_file,
         lines, ("steered", "control"), ("cost  steered ", "control: random "), strict=True
     ):
         plain, other = ([[record[name]["mean_logprob"] for record in made]] for name in ("unsteered", arm))
-        found = cost(plain, other)
+        found = steering_cost(plain, other)
         assert line.strip().startswith(head)
-        assert f" {found['cost']:.2f} ± {found['cost_stderr']:.2f} nats per token: " in line
-        assert line.endswith(reads_like(found["cost"]))
+        assert f" {found.cost:.2f} ± {found.cost_stderr:.2f} nats per token: " in line
+        assert line.endswith(reads_like(found.cost))
 
 
 def test_one_sample_has_no_error_and_a_coefficient_of_0_no_cost(command, recipe_file, tiny_folder):
@@ -130,23 +132,23 @@ def test_a_cost_in_words(value, words):
     assert reads_like(value) == words
 
 
+PLACE = Coordinates(layer=1, coefficient=2.0, position="front", dims=None)
+
+
 def point(uses, value):
-    counts = {"any": {"unsteered": 0.5, "steered": uses, "steered_stderr": 0.1}}
-    logprob = {"unsteered": -2.0, "steered": -2.0 - value, "cost": value, "cost_stderr": 0.2}
-    return {"counts": counts, "logprob": logprob}
+    counts = {"any": ArmMeans(0.5, uses, uses - 0.5, None, 0.1, None)}
+    return SweepPoint("r", "m", PLACE, ("counts",), counts=counts, cost=Cost(-2.0, -2.0 - value, value, 0.2))
 
 
 def test_cost_is_a_name_of_best_and_has_an_error():
-    from steer_cli.sweep.best import best
-
     points = [point(1, 0.1), point(5, 2.7), point(3, 0.7)]
-    assert best(parse_wish("max any"), points) == 1
-    assert best(parse_wish("max any where cost < 0.8"), points) == 2
-    assert values(points[0])["cost"] == 0.1 and errors(points[0])["cost"] == 0.2
+    assert best(parse_objective("max any"), points) is points[1]
+    assert best(parse_objective("max any where cost < 0.8"), points) is points[2]
+    assert points[0].values()["cost"] == 0.1 and points[0].errors()["cost"] == 0.2
 
 
 @pytest.mark.parametrize(
-    ("wish", "value", "remedy"),
+    ("objective", "value", "remedy"),
     [
         ("max any", 2.7, 'costs 2.70 nats per token (word salad); try --best "max any where cost < 0.8"'),
         ("max any where any > 1", 1.0, '(stumbles); try --best "max any where any > 1 and cost < 0.8"'),
@@ -155,10 +157,16 @@ def test_cost_is_a_name_of_best_and_has_an_error():
         ("max cost", 2.7, None),
     ],
 )
-def test_a_dear_winner_is_said(wish, value, remedy):
-    said = costly(parse_wish(wish), point(5, value))
+def test_a_dear_winner_is_said(objective, value, remedy):
+    said = cost_warning(parse_objective(objective), point(5, value))
     assert said is None if remedy is None else remedy in said
-    assert costly(parse_wish("min kl"), {"kl": [{"kl": 3}]}) is None
+    assert (
+        cost_warning(
+            parse_objective("min kl"),
+            SweepPoint("r", "m", PLACE, ("kl",), kl=(PromptShift("p", 3.0, 1.0, 1.0),)),
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("jsonl", [(), ("--jsonl",)])

@@ -65,14 +65,13 @@ def test_the_screen_has_a_row_for_each_layer(command, recipe_file, tiny_folder):
 
 def test_a_stream_of_zeros_is_null_in_a_record_and_no_traceback():
     from steer_cli.report.jsonl import line
-    from steer_cli.report.measure_records import norms_record
     from steer_cli.results import Norms
 
     ratios = (float("inf"), float("nan"), 0.5)
     found = Norms(
         "r", "m", "p", 0, "l", 1, 0, ("a", "b", "c"), (1.0, 0.0, 1.0), (0.0, 0.0, 2.0), ratios, False
     )
-    record = json.loads(line(norms_record(found)))
+    [record] = map(json.loads, map(line, found.records()))
     assert record["ratio"] == [None, None, 0.5] and record["stream"] == [0, 0, 2]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steer_cli.measure.words import count_words
-from steer_cli.results import compared
+from steer_cli.results import compare_arms
 
 WEDDING = {"wedding": ["wedding", "weddings", "wed"]}
 
@@ -47,13 +47,13 @@ def test_the_longer_of_two_words_wins_where_both_begin():
 
 def test_the_error_of_counts_is_from_sample_to_sample_for_these_prompts():
     # Three prompts that differ much and samples that do not: more samples would change nothing.
-    still = compared([[0, 0], [1, 1], [5, 5]], [[1, 1], [2, 2], [6, 6]])
-    assert still["unsteered"] == 2 and still["steered"] == 3 and still["difference"] == 1
-    assert still["unsteered_stderr"] == still["steered_stderr"] == still["difference_stderr"] == 0
+    still = compare_arms([[0, 0], [1, 1], [5, 5]], [[1, 1], [2, 2], [6, 6]])
+    assert still.unsteered == 2 and still.steered == 3 and still.difference == 1
+    assert still.unsteered_stderr == still.steered_stderr == still.difference_stderr == 0
     # Means over two prompts, sample by sample: 1, 3, 2 unsteered and 2, 5, 2 steered.
-    moved = compared([[0, 2, 4], [2, 4, 0]], [[1, 4, 4], [3, 6, 0]])
-    assert moved["unsteered_stderr"] == pytest.approx(np.std([1, 3, 2], ddof=1) / 3**0.5)
-    assert moved["steered_stderr"] == pytest.approx(np.std([2, 5, 2], ddof=1) / 3**0.5)
-    assert moved["difference_stderr"] == pytest.approx(np.std([1, 2, 0], ddof=1) / 3**0.5)
+    moved = compare_arms([[0, 2, 4], [2, 4, 0]], [[1, 4, 4], [3, 6, 0]])
+    assert moved.unsteered_stderr == pytest.approx(np.std([1, 3, 2], ddof=1) / 3**0.5)
+    assert moved.steered_stderr == pytest.approx(np.std([2, 5, 2], ddof=1) / 3**0.5)
+    assert moved.difference_stderr == pytest.approx(np.std([1, 2, 0], ddof=1) / 3**0.5)
     # One sample of each prompt: the prompts are the draws.
-    assert compared([[0], [2]], [[1], [5]])["difference_stderr"] == pytest.approx(1)
+    assert compare_arms([[0], [2]], [[1], [5]]).difference_stderr == pytest.approx(1)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ from steer_cli.errors import SweepError
 from steer_cli.sweep.store import Store
 
 SUBJECT = {"recipe": "a 1", "model": "m 2", "corpus": ["c 3"]}
+
+
+@dataclass(frozen=True)
+class Point:
+    """As much of a sweep's point as a store needs."""
+
+    coordinates: int
+
+    def record(self):
+        return {"layer": self.coordinates}
+
+
+def opened(path, subject=SUBJECT):
+    return Store(path, subject, lambda record: Point(record["layer"]))
 
 
 def test_killed_at_twenty_random_moments_and_resumed_the_file_is_the_same(tiny_folder, tmp_path):
@@ -43,26 +58,26 @@ def test_killed_at_twenty_random_moments_and_resumed_the_file_is_the_same(tiny_f
 
 def test_points_come_back_and_an_unfinished_line_is_cut_off(tmp_path):
     path = tmp_path / "s.jsonl"
-    with Store(path, SUBJECT) as store:
-        store.append([{"layer": 1}, {"layer": 2}])
+    with opened(path) as store:
+        store.append([Point(1), Point(2)])
     whole = path.read_bytes()
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        with Store(path, SUBJECT) as store:
+        with opened(path) as store:
             points = whole[:cut].count(b"\n")
-            assert store.records == [{"layer": n} for n in range(1, points)]
+            assert store.points == [Point(n) for n in range(1, points)]
         assert path.read_bytes() == whole[: max(whole[:cut].rfind(b"\n") + 1, whole.find(b"\n") + 1)]
 
 
 @pytest.mark.parametrize("key", SUBJECT)
 def test_a_store_of_another_sweep_is_refused_and_left_alone(key, tmp_path):
     path = tmp_path / "s.jsonl"
-    with Store(path, SUBJECT) as store:
-        store.append([{"layer": 1}])
+    with opened(path) as store:
+        store.append([Point(1)])
     before = path.read_bytes()
     with (
         pytest.raises(SweepError, match=f"holds a sweep of another {key}"),
-        Store(path, SUBJECT | {key: "x"}),
+        opened(path, SUBJECT | {key: "x"}),
     ):
         pass
     assert path.read_bytes() == before
@@ -77,7 +92,7 @@ STRAY = json.dumps({"steer_sweep": 1} | SUBJECT).encode() + b"\n[1]\n"
 def test_what_is_no_store_is_refused_and_left_alone(content, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(content)
-    with pytest.raises(SweepError, match="not the store of a sweep"), Store(path, SUBJECT):
+    with pytest.raises(SweepError, match="not the store of a sweep"), opened(path):
         pass
     assert path.read_bytes() == content
 
@@ -85,13 +100,13 @@ def test_what_is_no_store_is_refused_and_left_alone(content, tmp_path):
 def test_one_sweep_at_a_time(tmp_path):
     path = tmp_path / "s.jsonl"
     refused = pytest.raises(SweepError, match="another sweep is writing")
-    with Store(path, SUBJECT), refused, Store(path, SUBJECT):
+    with opened(path), refused, opened(path):
         pass
 
 
 @pytest.mark.parametrize("path", ["missing/s.jsonl", ".", "/proc/s.jsonl"])
 def test_a_place_where_no_file_can_be(path, tmp_path):
-    with pytest.raises(SweepError, match="--store") as caught, Store(tmp_path / path, SUBJECT):
+    with pytest.raises(SweepError, match="--store") as caught, opened(tmp_path / path):
         pass
     assert "another sweep" not in str(caught.value)
 
@@ -104,11 +119,11 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(call, tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / "s.jsonl"
-    with Store(path, SUBJECT) as store:
-        store.append([{"layer": 1}])
+    with opened(path) as store:
+        store.append([Point(1)])
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
             with pytest.raises(SweepError, match=f"--store .*{os.strerror(errno.ENOSPC)}"):
-                store.append([{"layer": 2}])
-    with Store(path, SUBJECT) as store:
-        assert store.records[0] == {"layer": 1}
+                store.append([Point(2)])
+    with opened(path) as store:
+        assert store.points[0] == Point(1)

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from steer_cli.errors import SweepError
-from steer_cli.sweep.best import best, parse_wish
+from steer_cli.results import Coordinates, Perplexity, PromptShift, SweepPoint
 from steer_cli.sweep.grid import parse_grid
+from steer_cli.sweep.objective import best, parse_objective
 
 PROMPT = "I went up to my friend and said"
 WEDDING = {"plus": " wedding", "minus": " ", "layer": 0}
@@ -232,7 +233,7 @@ def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_fold
 def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     command, recipe_file, tiny_folder, tmp_path, monkeypatch
 ):
-    from steer_cli.sweep import question
+    from steer_cli.sweep import plan
 
     snapshots = tmp_path / "models--some--model" / "snapshots"
     folder = snapshots / ("0123456789" * 4)
@@ -243,7 +244,7 @@ def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
         (folder / file.name).symlink_to(f"../../blobs/{file.name}")
     recipe = recipe_file(folder, WEDDING, prompt=PROMPT)
     with monkeypatch.context() as patch:
-        patch.setattr(question, "sha256_of", lambda *_: pytest.fail("read"))
+        patch.setattr(plan, "sha256_of", lambda *_: pytest.fail("read"))
         code, _, err = command("sweep", recipe, "--layers", "1", "--store", "s.jsonl")
     assert code == 0, err
     assert f"{folder} 0123456789012345" in (tmp_path / "s.jsonl").read_text()
@@ -300,27 +301,29 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "objective",
     ["", "small a", "min", "min a where", "min a where b", "min a where b <= x", "min a where a < nan"],
 )
-def test_wishes_that_are_none(wish):
+def test_objectives_that_are_none(objective):
     with pytest.raises(SweepError, match="--best"):
-        parse_wish(wish)
+        parse_objective(objective)
 
 
-def test_wishes():
-    records = [
-        {
-            "perplexity": [
-                {"corpus": "a", "label": None, "ratio": r},
-                {"corpus": "b", "label": "x", "ratio": s},
-            ]
-        }
+PLACE = Coordinates(layer=1, coefficient=2.0, position="front", dims=None)
+
+
+def ratio(corpus, label, value):
+    return Perplexity(corpus, label, "pad", 10.0, 10.0 * value, value, None, 1, 1)
+
+
+def test_objectives():
+    points = [
+        SweepPoint("r", "m", PLACE, ("perplexity",), (ratio("a", None, r), ratio("b", "x", s)))
         for r, s in ((0.9, 1.3), (0.8, 1.2), (0.7, 1.01), (0.6, 1.0))
     ]
-    assert best(parse_wish("min a"), records) == 3
-    assert best(parse_wish("MAX b/x where a<0.9 and b/x>1.0"), records) == 1
-    assert best(parse_wish("min a where b/x > 2"), records) is None
+    assert best(parse_objective("min a"), points) is points[3]
+    assert best(parse_objective("MAX b/x where a<0.9 and b/x>1.0"), points) is points[1]
+    assert best(parse_objective("min a where b/x > 2"), points) is None
 
 
 @pytest.mark.parametrize(
@@ -394,12 +397,14 @@ def test_standard_errors_are_shown_where_they_fit(command, recipe_file, tiny_fol
 
 
 def test_the_error_of_a_mean_over_prompts():
-    from steer_cli.sweep.best import errors, values
+    def point(*values):
+        shifts = tuple(PromptShift("p", value, 1.0, 1.0) for value in values)
+        return SweepPoint("r", "m", PLACE, ("kl",), kl=shifts)
 
-    record = {"kl": [{"kl": value} for value in (0.5, 1.5, 4)]}
-    assert values(record)["kl"] == pytest.approx(2)
-    assert errors(record) == {"kl": pytest.approx(stdev([0.5, 1.5, 4]) / 3**0.5)}
-    assert errors({"kl": [{"kl": 1}]}) == {}
+    three = point(0.5, 1.5, 4)
+    assert three.values()["kl"] == pytest.approx(2)
+    assert three.errors() == {"kl": pytest.approx(stdev([0.5, 1.5, 4]) / 3**0.5)}
+    assert point(1).errors() == {}
 
 
 def test_a_left_out_sentence_is_given_the_reason_of_its_own_position(

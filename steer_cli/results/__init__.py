@@ -1,0 +1,38 @@
+"""The answers, as plain frozen values; `.records()` gives each as dicts that JSON can hold. No torch here."""
+
+from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum
+from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
+from steer_cli.results.means import ArmMeans, compare_arms, standard_error
+from steer_cli.results.norms import Norms
+from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
+from steer_cli.results.shift import PromptShift, Shift, TokenShift
+from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
+
+__all__ = [
+    "AXES",
+    "CHEAP",
+    "COSTLY",
+    "STUMBLES",
+    "WORD_SALAD",
+    "ArmMeans",
+    "Comparison",
+    "Completion",
+    "Coordinates",
+    "CorpusFindings",
+    "Cost",
+    "Norms",
+    "Perplexity",
+    "PromptShift",
+    "Receipt",
+    "SentenceChange",
+    "Shift",
+    "Sum",
+    "SweepPoint",
+    "TokenShift",
+    "axis_values",
+    "compare_arms",
+    "figure_name",
+    "reads_like",
+    "standard_error",
+    "steering_cost",
+]

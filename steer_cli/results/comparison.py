@@ -1,0 +1,137 @@
+"""Completions of one prompt, unsteered and steered side by side, and where the vectors acted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from steer_cli.planning.alignment_table import TableRow
+from steer_cli.planning.placement import Placement
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results.json_values import Record, finite
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Where one addition acted, with one value per position of [start, end).
+
+    `vector` is the norm of the unscaled vector, `stream` that of the stream before the addition, `ratio`
+    their quotient, `cosine` the cosine of the angle between them.
+    """
+
+    placement: Placement
+    vector: tuple[float, ...]
+    stream: tuple[float, ...]
+    ratio: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+    def record(self) -> Record:
+        alignment = self.placement.alignment
+        position = alignment.addition.position
+        return {
+            "layer": alignment.layer,
+            "coefficient": alignment.addition.coefficient,
+            "position": position if isinstance(position, str) else position.model_dump(),
+            "span": [self.placement.start, self.placement.end],
+            **_ratio_and_cosine(self),
+        }
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What was in fact added where additions of a layer overlap, with one value per position of [start, end).
+
+    `sum` is the norm of the change of the stream, in the stream's dtype and with all coefficients; `stream`,
+    `ratio` and `cosine` are as in a receipt.
+    """
+
+    layer: int
+    start: int
+    end: int
+    sum: tuple[float, ...]
+    stream: tuple[float, ...]
+    ratio: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+    def record(self) -> Record:
+        return {"layer": self.layer, "span": [self.start, self.end], **_ratio_and_cosine(self)}
+
+
+def _ratio_and_cosine(acted: Receipt | Sum) -> Record:
+    return {
+        "ratio": finite(round(value, 6) for value in acted.ratio),
+        "cosine": finite(round(value, 6) for value in acted.cosine),
+    }
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion of the prompt.
+
+    `counted`: for each label of the recipe's word lists, the spans of its words, [start, end) in the text.
+    `mean_logprob` is in nats per token, under the unsteered model in every arm; None if it was not asked for.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: str  # eos or length
+    counted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    mean_logprob: float | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Uses of each label's words."""
+        return {label: len(spans) for label, spans in self.counted.items()}
+
+    def record(self) -> Record:
+        return {
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "finish": self.finish,
+            "mean_logprob": self.mean_logprob,
+            "counts": self.counts,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The completions of one prompt in all arms; sample i uses the same random numbers in each of them."""
+
+    recipe: Recipe
+    model: str
+    prompt: str
+    pieces: tuple[str, ...]  # the prompt's tokens as texts
+    table: tuple[TableRow, ...]
+    receipts: tuple[Receipt, ...]
+    unsteered: tuple[Completion, ...]
+    steered: tuple[Completion, ...]
+    control: tuple[Completion, ...] = ()
+    control_kind: str | None = None  # random, embedding, prompt or shuffled
+    sums: tuple[Sum, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, tuple[Completion, ...]]:
+        """The arms by name, in the order in which they are shown."""
+        arms = {"unsteered": self.unsteered, "steered": self.steered}
+        return arms | ({f"control: {self.control_kind}": self.control} if self.control_kind else {})
+
+    def records(self) -> Iterator[Record]:
+        """One record per sample."""
+        recipe = self.recipe
+        for sample, (unsteered, steered) in enumerate(zip(self.unsteered, self.steered, strict=True)):
+            yield {
+                "recipe": recipe.name,
+                "recipe_sha256": recipe.sha256,
+                "model": self.model,
+                "prompt": self.prompt,
+                "sample": sample,
+                "seed": recipe.sampling.seed,
+                "unsteered": unsteered.record(),
+                "steered": steered.record(),
+                **({"control": self._control_record(sample)} if self.control_kind else {}),
+                "additions": [receipt.record() for receipt in self.receipts],
+                "sums": [total.record() for total in self.sums],
+            }
+
+    def _control_record(self, sample: int) -> Record:
+        return {"kind": self.control_kind} | self.control[sample].record()

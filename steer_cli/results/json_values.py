@@ -1,0 +1,14 @@
+"""Values that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """JSON has no infinity: the ratio to a stream of zeros becomes null."""
+    return [value if math.isfinite(value) else None for value in values]

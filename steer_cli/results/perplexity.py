@@ -1,0 +1,70 @@
+"""How likely the sentences of corpora are, steered against unsteered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from steer_cli.results.json_values import Record
+
+
+def figure_name(corpus: str, label: str | None) -> str:
+    """The name of a corpus's figure, or of one of its labels, in objectives, tables and plots."""
+    return corpus if label is None else f"{corpus}/{label}"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of one label of a corpus; `ratio` is steered over unsteered, `stderr` that of the ratio.
+
+    `stderr` is None for a single sentence. `tokens` counts the predictions that are compared, `left_out` the
+    sentences without any: for `reason`, or because they are too short if that is None.
+    """
+
+    corpus: str
+    label: str | None
+    method: str
+    perplexity_unsteered: float
+    perplexity_steered: float
+    ratio: float
+    stderr: float | None
+    sentences: int
+    tokens: int
+    left_out: int = 0
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        return figure_name(self.corpus, self.label)
+
+    def record(self) -> Record:
+        """The figures; what was left out goes into notes."""
+        record = asdict(self)
+        del record["left_out"], record["reason"]
+        return record
+
+
+@dataclass(frozen=True)
+class SentenceChange:
+    """One sentence of a corpus; a change is None where a prediction was left out."""
+
+    corpus: str
+    label: str | None
+    pieces: tuple[str, ...]
+    changes: tuple[float | None, ...]  # log p(steered) - log p(unsteered) of each token, in nats
+
+
+@dataclass(frozen=True)
+class CorpusFindings:
+    """Figures in the order of the corpora, and the sentences with the change of each token if asked for."""
+
+    recipe: str
+    model: str
+    figures: tuple[Perplexity, ...]
+    sentences: tuple[SentenceChange, ...] = ()
+
+    def records(self) -> Iterator[Record]:
+        """One record per corpus, label and method, then one per sentence."""
+        head = {"recipe": self.recipe, "model": self.model}
+        yield from (head | figure.record() for figure in self.figures)
+        yield from (head | asdict(sentence) for sentence in self.sentences)

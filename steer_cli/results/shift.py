@@ -1,0 +1,67 @@
+"""How the next-token distribution after a prompt moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from steer_cli.results.json_values import Record
+
+
+@dataclass(frozen=True)
+class TokenShift:
+    """One next token: probabilities, their ratio, and its signed part p ln(p/q) of the KL in nats."""
+
+    token: str
+    id: int
+    p_unsteered: float
+    p_steered: float
+    ratio: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The next-token distributions at a position of a prompt; KL(steered || unsteered), entropies in nats.
+
+    `effect` and `damage` are None unless wanted words were given.
+    """
+
+    recipe: str
+    model: str
+    prompt: str
+    pieces: tuple[str, ...]  # of the prompt, up to the position
+    position: int
+    kl: float
+    entropy_unsteered: float
+    entropy_steered: float
+    effect: float | None
+    damage: float | None
+    tokens: tuple[TokenShift, ...]  # the union of both top k, the likeliest when steered first
+
+    def records(self) -> Iterator[Record]:
+        """One record."""
+        record = _without_unasked(asdict(self))
+        del record["pieces"]
+        yield record
+
+
+@dataclass(frozen=True)
+class PromptShift:
+    """The figures of `Shift` alone, after the whole prompt: what a point of a sweep keeps of each prompt."""
+
+    prompt: str
+    kl: float
+    entropy_unsteered: float
+    entropy_steered: float
+    effect: float | None = None
+    damage: float | None = None
+
+    def record(self) -> Record:
+        return _without_unasked(asdict(self))
+
+
+def _without_unasked(record: Record) -> Record:
+    return {
+        key: value for key, value in record.items() if key not in ("effect", "damage") or value is not None
+    }

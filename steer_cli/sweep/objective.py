@@ -1,0 +1,106 @@
+"""`min weddings where shipping <= 1.02`: an objective, and the point that reaches it best.
+
+A name is a corpus (its perplexity ratio), `corpus/label`, a counted label (its mean in steered completions),
+or kl, effect, damage, cost.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steer_cli.errors import SweepError
+from steer_cli.results import CHEAP, COSTLY, SweepPoint, reads_like
+
+COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+_NAME = r"[^\s<>=]+"
+_WHOLE = re.compile(rf"\s*(min|max)\s+({_NAME})(?:\s+where\s+(.+))?", re.IGNORECASE | re.DOTALL)
+_BOUND = re.compile(rf"\s*({_NAME})\s*(<=|>=|==|<|>)\s*([-+.\w]+)\s*")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A condition on one figure."""
+
+    name: str
+    sign: str
+    limit: float
+
+    def holds(self, figures: dict[str, float]) -> bool:
+        return COMPARE[self.sign](figures[self.name], self.limit)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The smallest or largest value of `name` among the points that meet all bounds."""
+
+    text: str
+    largest: bool
+    name: str
+    bounds: tuple[Bound, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every figure that it speaks of."""
+        return (self.name, *(bound.name for bound in self.bounds))
+
+
+def parse_objective(text: str) -> Objective:
+    """Read an objective.
+
+    Raises:
+        SweepError: the text is not of the form.
+    """
+    found = _WHOLE.fullmatch(text)
+    if found is None:
+        raise SweepError(f'--best {text}: write "min NAME where NAME <= NUMBER and ..."')
+    bounds = []
+    for part in re.split(r"\s+and\s+", found[3], flags=re.IGNORECASE) if found[3] else ():
+        bound = _BOUND.fullmatch(part)
+        try:
+            bounds.append(Bound(bound[1], bound[2], _limit(bound[3])))
+        except (TypeError, ValueError):
+            raise SweepError(
+                f"--best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER"
+            ) from None
+    return Objective(text, found[1].lower() == "max", found[2], tuple(bounds))
+
+
+def _limit(text: str) -> float:
+    limit = float(text)
+    if math.isnan(limit):
+        raise ValueError  # nothing compares to it
+    return limit
+
+
+def check_measured(objective: Objective, measured: Sequence[str]) -> None:
+    """Raises SweepError where the objective names a figure that is not measured."""
+    for name in objective.names:
+        if name not in measured:
+            known = ", ".join(measured)
+            raise SweepError(f"--best {objective.text}: {name} is not measured; there is {known}")
+
+
+def best(objective: Objective, points: Sequence[SweepPoint]) -> SweepPoint | None:
+    """The winning point, the first of equals; None where no point meets the bounds."""
+    kept = []
+    for point in points:
+        figures = point.values()
+        if all(bound.holds(figures) for bound in objective.bounds):
+            kept.append((figures[objective.name], point))
+    if not kept:
+        return None
+    choose = max if objective.largest else min
+    return choose(kept, key=operator.itemgetter(0))[1]
+
+
+def cost_warning(objective: Objective, winner: SweepPoint) -> str | None:
+    """A note where the winner's texts are costly and the objective does not mention cost."""
+    if winner.cost is None or winner.cost.cost < COSTLY or "cost" in objective.names:
+        return None
+    cost = winner.cost.cost
+    bounded = f"{objective.text} {'and' if objective.bounds else 'where'} cost < {CHEAP:g}"
+    return f'the winner costs {cost:.2f} nats per token ({reads_like(cost)}); try --best "{bounded}"'

@@ -1,0 +1,241 @@
+"""The options of a sweep -> a plan that every point of the grid can follow.
+
+All faults of the input are found here, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steer_cli.errors import ModelError, SweepError
+from steer_cli.events import Note, Progress, silent
+from steer_cli.measure.corpus import Corpus
+from steer_cli.measure.lines import Line, check_corpora, check_fit, lay_out, pads_in_front
+from steer_cli.models import atomic_folder
+from steer_cli.models.fingerprint import sha256_of
+from steer_cli.models.resolve import Located, locate
+from steer_cli.planning.placement import Alignment, check_length, place
+from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
+from steer_cli.planning.targets import wanted_ids
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results import Coordinates, SweepPoint, figure_name
+from steer_cli.sweep.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
+
+MEASURES = ("perplexity", "kl", "counts")
+
+# What the figures depend on in a model's folder.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What to sweep and measure, as it was written."""
+
+    layers: str
+    coefficients: str | None = None
+    positions: str | None = None
+    dims: str | None = None
+    measures: tuple[str, ...] = ()
+    additions: tuple[int, ...] = ()
+    want: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    method: str | None = None  # None is pad
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A recipe, the grid that it is moved over, and what is measured at every point."""
+
+    recipe: Recipe
+    located: Located
+    facts: ModelFacts
+    grid: Grid
+    swept: tuple[int, ...]  # the additions that the grid moves
+    measures: tuple[str, ...]
+    prompts: tuple[PlannedPrompt, ...]  # where a point acts on them is placed when it runs
+    corpora: tuple[Corpus, ...]
+    method: str
+    wanted: tuple[int, ...]
+    lines: tuple[Line, ...] = ()  # the sentences as tokens, if perplexity is measured
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.facts.tokenizer
+
+    def recipe_at(self, point: GridPoint) -> Recipe:
+        return recipe_at(self.recipe, point, self.swept)
+
+    def recipe_of(self, point: SweepPoint) -> Recipe:
+        """The recipe that gave a measured point."""
+        cells = (cell for cell in self.grid if self.coordinates(cell) == point.coordinates)
+        return self.recipe_at(next(cells))
+
+    def coordinates(self, point: GridPoint) -> Coordinates:
+        """The point in full: what the grid leaves open is what the recipe says."""
+        moved = self.recipe_at(point).additions[self.swept[0]]
+        position = moved.position
+        if not isinstance(position, str):
+            [position] = position.model_dump().items()
+        return Coordinates(point.layer, moved.coefficient, position, moved.dims)
+
+    def figure_names(self) -> list[str]:
+        """What an objective may name."""
+        names = []
+        if "perplexity" in self.measures:
+            for corpus in self.corpora:
+                names += [figure_name(corpus.name, label) for label in corpus.labels]
+        if "kl" in self.measures:
+            names += ["kl", *(("effect", "damage") if self.wanted else ())]
+        return [*names, *((*self.recipe.count, "cost") if "counts" in self.measures else ())]
+
+    def check_unambiguous(self) -> None:
+        """Raises SweepError where two figures have one name, which an objective could not tell apart."""
+        names = self.figure_names()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SweepError(
+                f"{twice}: two figures have this name; rename the corpus (--corpus NAME=FILE) or the label "
+                "in `count`"
+            )
+
+    def subject(self, dtype: str, device: str) -> dict[str, Any]:
+        """What must be the same to continue a store: everything but the grid, which may grow."""
+        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
+        return {
+            "recipe": f"{self.recipe.name} {_digest(settings)}",
+            "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
+            "tokenizer": f"{_fingerprint(self.located, *TOKENIZER)}, BOS {self.tokenizer.bos}",
+            "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
+            "measure": list(self.measures),
+            "method": self.method,
+            "additions": list(self.swept),
+            "want": list(self.wanted),
+            "dtype": dtype,
+            "device": device,
+        }
+
+
+def plan_sweep(
+    recipe: Recipe,
+    corpora: Sequence[Corpus],
+    options: SweepOptions,
+    located: Located | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
+) -> SweepPlan:
+    """Find the model, read the grid, and place its points on prompts and corpora.
+
+    Args:
+        located: the model, where it has been found; by default the recipe's.
+
+    Raises:
+        SteerError: anything that is wrong with the recipe, the options, the corpora or the model's files.
+    """
+    measures = _measures(options, recipe, corpora)
+    located = located or locate(recipe.model, True, progress, note)
+    facts = located.facts(recipe.bos)
+    grid = parse_grid(options.layers, options.coefficients, options.positions, options.dims, located.blocks)
+    plan = SweepPlan(
+        recipe=recipe,
+        located=located,
+        facts=facts,
+        grid=grid,
+        swept=swept_additions(recipe, options.additions),
+        measures=measures,
+        prompts=tuple(PlannedPrompt(text, facts.tokenizer.prompt(text), ()) for text in recipe.all_prompts),
+        corpora=tuple(corpora),
+        method=options.method or "pad",
+        wanted=wanted_ids(options.want, facts.tokenizer),
+    )
+    plan.check_unambiguous()
+    _check_prompts(plan)
+    return replace(plan, lines=_lines(plan)) if "perplexity" in measures else plan
+
+
+def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) -> tuple[str, ...]:
+    measures = tuple(dict.fromkeys(options.measures)) or (("perplexity",) if corpora else ("kl",))
+    for measure in measures:
+        if measure not in MEASURES:
+            raise SweepError(f"--measure {measure}: write one or more of {','.join(MEASURES)}")
+    if "perplexity" in measures:
+        check_corpora(corpora)
+    elif corpora:
+        raise SweepError(f"--corpus {corpora[0].name}: only --measure perplexity reads corpora; add it")
+    if "counts" in measures and not recipe.count:
+        raise SweepError(
+            f"--measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`"
+        )
+    _check_used(options, measures)
+    if measures != ("perplexity",):
+        recipe.with_prompts([])  # raises where there is none
+    return measures
+
+
+def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
+    """Raises SweepError where an option would be ignored, because no measure that uses it is asked for."""
+    given = (
+        ("--want", next(iter(options.want), None), ("kl",), "looks at words"),
+        ("--samples", options.samples, ("counts",), "draws samples"),
+        ("--method", options.method, ("perplexity",), "keeps a vector apart from sentences"),
+        ("--prompt", next(iter(options.prompts), None), ("kl", "counts"), "runs prompts"),
+    )
+    for option, value, users, what in given:
+        if value is not None and not set(users) & set(measures):
+            raise SweepError(f"{option} {value}: only --measure {' or '.join(users)} {what}; add it")
+
+
+def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:
+    """Once for each position of the grid: layers, coefficients and dims do not change where a vector goes."""
+    # A coefficient of 0 adds nothing, and `check_fit` would not look at it.
+    coefficient = next((value for value in plan.grid.coefficients if value != 0), 0.0)
+    for position in plan.grid.positions:
+        recipe = plan.recipe_at(GridPoint(plan.grid.layers[0], coefficient, position))
+        yield align(recipe, plan.facts)
+
+
+def _check_prompts(plan: SweepPlan) -> None:
+    """Raises SteerError where a point does not fit a prompt, or the prompt does not fit the model."""
+    facts = plan.facts
+    new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
+    for alignments in _alignments(plan):
+        for prompt in plan.prompts if plan.measures != ("perplexity",) else ():
+            check_length(prompt.ids, prompt.text, new_tokens, facts.context, facts.limited)
+            place(alignments, facts.tokenizer, prompt.ids, prompt.text)
+
+
+def _lines(plan: SweepPlan) -> tuple[Line, ...]:
+    """The sentences of all corpora as tokens; raises SteerError where a point does not fit them."""
+    lines: tuple[Line, ...] = ()
+    for alignments in _alignments(plan):
+        front = pads_in_front(alignments, plan.tokenizer) if plan.method == "pad" else ()
+        # The padding depends on the texts alone, so the lines serve all positions.
+        lines = lines or lay_out(plan.corpora, plan.tokenizer, front, plan.facts.context)
+        check_fit(lines, alignments, plan.tokenizer)
+    return lines
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fingerprint(located: Located, *patterns: str) -> str:
+    """Tell models of one name apart: by all bytes of the files, or by the hub's commit of them."""
+    files = sorted(file for pattern in patterns for file in located.folder.glob(pattern) if file.is_file())
+    folder = located.folder
+    commit = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
+    # A hub's cache holds links; a plain file among them may hold anything.
+    if commit and all(file.is_symlink() for file in files):
+        return folder.name[:16]
+    memory = atomic_folder.memory()
+    try:
+        return _digest([(file.name, sha256_of(file, memory)) for file in files])
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}: the model's files must be readable") from None
