@@ -13,6 +13,7 @@ test: .venv/ready-test
 check: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # BENCH takes options, as in: make bench BENCH='--rounds 1 --samples 8'
 bench: .venv/ready

@@ -13,9 +13,10 @@ from environments import BENCHMARKS, PEERS, Peer
 from shape import MODEL_SHAPE, made
 from summary import medians, show
 
-from steer_cli.api import load_recipe, locate, plan_recipe
+from steer_cli.api import load_recipe
 from steer_cli.models.catalogue import DEFAULT_MODEL
-from steer_cli.planning.plan import Plan
+from steer_cli.models.resolve import locate
+from steer_cli.planning.plan import Plan, plan_recipe
 
 
 def arguments() -> argparse.Namespace:

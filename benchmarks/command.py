@@ -18,7 +18,9 @@ import environments
 from bench import work_of
 from environments import BENCHMARKS, PEERS
 
-from steer_cli.api import load_recipe, locate, plan_recipe
+from steer_cli.api import load_recipe
+from steer_cli.models.resolve import locate
+from steer_cli.planning.plan import plan_recipe
 
 RECIPE = "love-hate"
 WHOLE = ("transformers", "steering-vectors", "repeng")

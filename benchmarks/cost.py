@@ -15,14 +15,16 @@ from statistics import median
 import torch
 from environments import BENCHMARKS, machine, pulled, show_machine
 
-from steer_cli.api import load_model, plan_recipe, vectors
+from steer_cli.activations.arms import UNSTEERED, Steering
+from steer_cli.api import load_model, vectors
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.request import Request
 from steer_cli.models.catalogue import DEFAULT_MODEL
 from steer_cli.models.load import Model
-from steer_cli.recipe.schema import Sampling, validate
+from steer_cli.planning.plan import plan_recipe
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import Sampling
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.steering.arms import UNSTEERED, Steering
 
 PROMPT = "I hate you because"
 WORDS = sorted({*(BENCHMARKS / "corpora" / "shipping.txt").read_text(encoding="utf-8").split()})[:56]

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from steer_cli.api import Hardware, load_model
-from steer_cli.measure.corpus import Corpus, read
-from steer_cli.recipe.schema import validate
+from steer_cli.measure.corpus import Corpus, read_corpus
+from steer_cli.recipe.load import validate
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.sweep.plan import SweepOptions, SweepPlan, plan_sweep
-from steer_cli.sweep.runner import Runner
+from steer_cli.sweeps.plan import SweepOptions, SweepPlan, plan_sweep
+from steer_cli.sweeps.runner import Runner
 
 CORPORA = Path(__file__).parent / "corpora"
 GROWTH = ((2, 20), (4, 40), (8, 80))  # coefficients, sentences; the smallest fills a pass
@@ -35,7 +35,7 @@ RECIPE = {"name": "bench", "additions": [{"plus": " weddings", "minus": " ", "la
 
 def plan_of(options: argparse.Namespace, layers: int, coefficients: int, sentences: int) -> SweepPlan:
     """The sweep over the first `layers` layers; no coefficient is 0, whose points would cost nothing."""
-    whole = [read(str(CORPORA / f"{name}.txt"), lines=True) for name in ("weddings", "shipping")]
+    whole = [read_corpus(str(CORPORA / f"{name}.txt"), lines=True) for name in ("weddings", "shipping")]
     pool = [
         sentence for pair in zip(*(corpus.sentences for corpus in whole), strict=False) for sentence in pair
     ]

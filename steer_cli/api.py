@@ -10,20 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from steer_cli.answers import complete, load, norms_of, perplexity_of, shifts, vectors_of
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.lines import CorpusPlan, plan_corpora
+from steer_cli.measure.lines import plan_corpora
 from steer_cli.models.hardware import Hardware
-from steer_cli.models.resolve import Located, locate
-from steer_cli.planning.placement import Alignment
-from steer_cli.planning.plan import Plan, align, plan_recipe
+from steer_cli.models.resolve import locate
+from steer_cli.planning.plan import align, plan_recipe
 from steer_cli.planning.targets import place_in, wanted_ids
+from steer_cli.recipe.load import load as load_file
+from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
-from steer_cli.recipe.schema import load as load_file
-from steer_cli.recipe.yaml_source import value_override
 from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint
-from steer_cli.steering.baselines import fronted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from steer_cli.models.load import Model
-    from steer_cli.networks.network import Network
-    from steer_cli.steering.arms import Steering
 
 
 def load_model(
@@ -59,13 +56,6 @@ def load_model(
     return load(located, Hardware(dtype, device, device_map), progress)
 
 
-def load(located: Located, hardware: Hardware, progress: Progress = silent) -> Model:
-    """Load the weights of a model that has been found, which takes seconds; see `load_model`."""
-    from steer_cli.models.load import load
-
-    return load(located, hardware, progress)
-
-
 def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read and validate a recipe: a path, or the name of one that ships.
 
@@ -88,14 +78,7 @@ def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
     Raises:
         SteerError: the recipe does not fit the model, or a vector does nothing.
     """
-    return list(_steer(model.network, align(recipe, model.facts(recipe.bos))).vectors)
-
-
-def _steer(network: Network, alignments: Sequence[Alignment]) -> Steering:
-    from steer_cli.steering.arms import Steering
-    from steer_cli.steering.vectors import compute
-
-    return Steering(tuple(alignments), tuple(compute(network, alignments)))
+    return list(vectors_of(model.network, align(recipe, model.facts(recipe.bos))).vectors)
 
 
 def generate(
@@ -120,44 +103,6 @@ def generate(
     recipe = recipe.with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
     plan = plan_recipe(recipe, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
     return tuple(complete(model, plan, control=control, progress=progress))
-
-
-def complete(
-    model: Model,
-    plan: Plan,
-    control: str | None = None,
-    batch_rows: int | None = None,
-    score: bool = True,
-    progress: Progress = silent,
-) -> Iterator[Comparison]:
-    """Completions of a plan's prompts, a prompt at a time.
-
-    Args:
-        batch_rows: rows that decode together; None fits them to a memory budget.
-        score: also take each completion's mean log probability under the unsteered model.
-    """
-    return _complete(model, plan, control, fronted(plan, control), batch_rows, score, progress)
-
-
-def _complete(
-    model: Model,
-    plan: Plan,
-    control: str | None,
-    fronted: tuple[tuple[int, ...], ...],
-    batch_rows: int | None,
-    score: bool,
-    progress: Progress,
-) -> Iterator[Comparison]:
-    from steer_cli.measure.completions import completions
-    from steer_cli.steering.arms import Steering
-    from steer_cli.steering.baselines import control_vectors
-
-    steerings = [_steer(model.network, plan.alignments)]
-    if control not in (None, "prompt"):
-        seed, found = plan.recipe.sampling.seed, steerings[0].vectors
-        changed = control_vectors(model.network, plan.alignments, found, control, seed)
-        steerings.append(Steering(plan.alignments, tuple(changed)))
-    yield from completions(model.network, plan, steerings, fronted, control, batch_rows, score, progress)
 
 
 def shift(
@@ -187,37 +132,6 @@ def shift(
     return next(shifts(model, plan, positions, wanted, top))
 
 
-def shifts(
-    model: Model, plan: Plan, positions: Sequence[int], wanted: Sequence[int] = (), top: int = 10
-) -> Iterator[Shift]:
-    """The next-token distributions of every prompt of a plan; see `shift`.
-
-    Args:
-        positions: of each prompt, the one to predict from.
-        wanted: ids of the tokens whose mass gives effect and damage.
-    """
-    from steer_cli.measure.scoring import next_logits
-    from steer_cli.measure.shift import Distributions, figures
-    from steer_cli.measure.shift import top as likeliest
-    from steer_cli.steering.arms import UNSTEERED
-
-    steering = _steer(model.network, plan.alignments)
-    for prompt, position in zip(plan.prompts, positions, strict=True):
-        # A coefficient of 0 is no arm of its own: rounding may differ between the rows of a batch.
-        arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
-        logits = next_logits(model.network, prompt.ids, arms, position)
-        both = Distributions.from_logits(logits[-1], logits[0])
-        yield Shift(
-            recipe=plan.recipe.name,
-            model=model.name,
-            prompt=prompt.text,
-            pieces=plan.pieces(prompt.ids[: position + 1]),
-            position=position,
-            **figures(both, wanted),
-            tokens=likeliest(both, top, plan.facts.tokenizer.piece),
-        )
-
-
 def norms(model: Model, recipe: Recipe, centre: bool = False) -> tuple[Norms, ...]:
     """|vector| and |stream| of every addition at every layer, on every prompt.
 
@@ -228,28 +142,6 @@ def norms(model: Model, recipe: Recipe, centre: bool = False) -> tuple[Norms, ..
         SteerError: the recipe does not fit the model or a prompt.
     """
     return tuple(norms_of(model, plan_recipe(recipe, model.facts(recipe.bos), 0), centre))
-
-
-def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
-    """The norms of a plan; see `norms`."""
-    from steer_cli.measure.norms import norms
-
-    for prompt in plan.prompts:
-        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre):
-            yield Norms(
-                recipe=plan.recipe.name,
-                model=model.name,
-                prompt=prompt.text,
-                addition=placement.alignment.index,
-                label=placement.alignment.label,
-                layer=placement.layer,
-                start=placement.start,
-                tokens=plan.pieces(prompt.ids[placement.start : placement.end]),
-                vector=tuple(vector.tolist()),
-                stream=tuple(stream.tolist()),
-                ratio=tuple((vector / stream).tolist()),
-                centred=centre,
-            )
 
 
 def perplexity(
@@ -273,16 +165,6 @@ def perplexity(
     """
     plan = plan_corpora(recipe, model.facts(recipe.bos), tuple(corpora), method, baseline)
     return perplexity_of(model, plan, sentences, note)
-
-
-def perplexity_of(
-    model: Model, plan: CorpusPlan, sentences: bool = False, note: Note = silent
-) -> CorpusFindings:
-    """The perplexities of a plan's corpora; see `perplexity`."""
-    from steer_cli.measure.perplexity import compare_corpora
-
-    steering = _steer(model.network, plan.alignments)
-    return compare_corpora(model.network, plan, steering, sentences, note)
 
 
 def sweep(
@@ -311,8 +193,8 @@ def sweep(
     Raises:
         SteerError: the recipe or a range does not fit, or a point cannot be run.
     """
-    from steer_cli.sweep.plan import SweepOptions, plan_sweep
-    from steer_cli.sweep.sweep import sweep
+    from steer_cli.sweeps.plan import SweepOptions, plan_sweep
+    from steer_cli.sweeps.sweep import sweep
 
     options = SweepOptions(
         layers, coefficients, positions, dims, tuple(measures), want=tuple(want), method=method
@@ -335,9 +217,9 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
     Raises:
         SteerError: the recipe does not fit the model; in a pass, it does not fit a row.
     """
+    from steer_cli.activations.attach import attached
     from steer_cli.models.held import held_model
-    from steer_cli.steering.attach import attached
 
     network, facts = held_model(model, tokenizer, recipe.bos)
-    with attached(model, network.blocks, _steer(network, align(recipe, facts)), facts.tokenizer):
+    with attached(model, network.blocks, vectors_of(network, align(recipe, facts)), facts.tokenizer):
         yield

@@ -1,14 +1,14 @@
-"""The errors that are the input's fault, each one line: place, value, remedy.
+"""Errors that the user can fix, each one line: place, value, remedy.
 
-`cli` catches `SteerError` and nothing else, so a real bug keeps its traceback. This module knows
-nothing of the stages that raise.
+`cli` catches `SteerError` and nothing else, so a real bug keeps its traceback. Messages name parameters of
+the library's functions in backticks, as in "use `dtype=float32`"; `cli` turns them into options.
 """
 
 
 class SteerError(Exception):
-    """The input is at fault; `str(error)` is the one line that a person reads.
+    """The input is at fault; `str(error)` is the one line that the user reads.
 
-    `parameter` names the argument of the library's function that is at fault, where the line begins with it.
+    `parameter` is the name of the argument at fault. The message begins with it, without backticks.
     """
 
     def __init__(self, message: str = "", parameter: str | None = None):
@@ -17,20 +17,21 @@ class SteerError(Exception):
 
 
 class RecipeError(SteerError):
-    """A recipe, or a value given with `--set`, is not what the format asks for.
+    """A recipe, or a change made to one, does not follow the format.
 
-    `problems` holds a line for each fault found, `unsaid` counts those beyond the first few; the message is
-    the first of them.
+    `problems` holds one line per fault, up to a limit; `unsaid` counts the faults beyond it. The message is
+    the first problem.
     """
 
-    def __init__(self, problems: list[str], unsaid: int = 0):
+    def __init__(self, problems: list[str], unsaid: int = 0, parameter: str | None = None):
         self.problems, self.unsaid = tuple(problems), unsaid
         more = len(problems) - 1 + unsaid
-        super().__init__(problems[0] + (f" (and {more} more: see `steer check`)" if more else ""))
+        also = f" (and {more} more: see `steer check`)" if more else ""
+        super().__init__(problems[0] + also, parameter)
 
 
 class TokenError(SteerError):
-    """A text, a padding or a BOS that the tokenizer cannot give."""
+    """A text, padding or BOS that the tokenizer cannot produce."""
 
 
 class PlanError(SteerError):
@@ -38,7 +39,7 @@ class PlanError(SteerError):
 
 
 class VectorError(SteerError):
-    """A vector that does nothing or is not finite."""
+    """A vector that does nothing, or steering that leads to values that are not finite."""
 
 
 class CatalogueError(SteerError):
@@ -50,11 +51,11 @@ class ModelError(SteerError):
 
 
 class CorpusError(SteerError):
-    """A corpus that cannot be read, or in which nothing can be measured."""
+    """A corpus that cannot be read, or that holds nothing to measure."""
 
 
 class SweepError(SteerError):
-    """A grid, a condition or a store that does not fit the sweep."""
+    """A grid, condition or store that does not fit the sweep."""
 
 
 class PlotError(SteerError):

@@ -6,11 +6,15 @@ stages that need neither, is not slowed by them.
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "gemma3", "gptj")
+KINDS = ("gpt2", "llama", "gpt_neox", "gemma3", "gptj")
+# The same models with a key in config.json that no plain network knows, so that they go through transformers.
+ADAPTED = {f"{kind}_adapted": kind for kind in ("llama", "gemma3")}
+ARCHITECTURES = (*KINDS, *ADAPTED)
 
 # What the tiny tokenizer learns its merges from. "Love" often begins a text and "Hate" never does, so that
 # the paper's first pair is one token against two; " wedding" is frequent enough to be one token.
@@ -35,6 +39,20 @@ def quiet_tokenizers():
     """`tokenizers` warns on stderr when a process that has used it forks; tests do start processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_notes(tmp_path_factory):
+    """What is remembered of products and checks is that of the tests; models are those of the user."""
+    from steer_cli.models.atomic_folder import home
+
+    kept, folder = home(), tmp_path_factory.mktemp("home")
+    for name in ("models", "staging", "locks", "fingerprints"):
+        (kept / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(kept / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEER_HOME", str(folder))
         yield
 
 
@@ -129,12 +147,17 @@ def tiny_folder(tmp_path_factory):
     made: dict[str, Path] = {}
 
     def folder_of(arch: str) -> Path:
-        if arch not in made:
+        if arch not in made and arch in ADAPTED:
+            made[arch] = shutil.copytree(folder_of(ADAPTED[arch]), tmp_path_factory.mktemp(arch) / arch)
+            file = made[arch] / "config.json"
+            values = json.loads(file.read_text(encoding="utf-8"))
+            file.write_text(json.dumps({**values, "unknown_to_plain_networks": 1}), encoding="utf-8")
+        elif arch not in made:
             from transformers import AutoModelForCausalLM
 
             folder = tmp_path_factory.mktemp(arch)
             model = AutoModelForCausalLM.from_config(tiny_config(arch, write_tokenizer(folder, arch)))
-            randomise(model.float(), seed=ARCHITECTURES.index(arch))
+            randomise(model.float(), seed=KINDS.index(arch))
             model.save_pretrained(folder)
             made[arch] = folder
         return made[arch]
@@ -145,10 +168,10 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_folder() -> Path:
     """The folder of the default model, from the tool's own cache; fetched into it once if it is not there."""
-    from steer_cli.models import catalogue
-    from steer_cli.models import load as model
+    from steer_cli.models.catalogue import DEFAULT_MODEL
+    from steer_cli.models.resolve import pull
 
-    return catalogue.pull(catalogue.DEFAULT_MODEL, convert=model.convert_gguf)
+    return pull(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="session")

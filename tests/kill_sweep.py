@@ -28,13 +28,13 @@ def start(recipe, corpus, store):
 
 def run(recipe, corpus, store):
     from steer_cli.api import Hardware
-    from steer_cli.measure.corpus import read
-    from steer_cli.recipe.schema import load
-    from steer_cli.sweep.plan import SweepOptions, plan_sweep
-    from steer_cli.sweep.sweep import sweep
+    from steer_cli.measure.corpus import read_corpus
+    from steer_cli.recipe.load import load
+    from steer_cli.sweeps.plan import SweepOptions, plan_sweep
+    from steer_cli.sweeps.sweep import sweep
 
     options = SweepOptions("0:5", "-1:1:0.5", measures=("perplexity", "kl"))
-    plan = plan_sweep(load(recipe), [read(corpus, lines=True)], options)
+    plan = plan_sweep(load(recipe), [read_corpus(corpus, lines=True)], options)
     for _ in sweep(plan, Hardware(device="cpu"), Path(store)):
         pass
 
@@ -50,8 +50,8 @@ def main():
     from transformers.models.gpt2 import modeling_gpt2  # noqa: F401  (loading would import it in each child)
 
     import steer_cli.api
-    import steer_cli.sweep.runner
-    import steer_cli.sweep.sweep  # noqa: F401
+    import steer_cli.sweeps.runner
+    import steer_cli.sweeps.sweep  # noqa: F401
 
     torch.set_num_threads(1)
     draw = random.Random(0)

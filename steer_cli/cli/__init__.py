@@ -1,7 +1,7 @@
-"""The edge: options in, one function called, an output chosen.
+"""The command line: each command parses options, calls one function and chooses an output.
 
-The one place that catches `SteerError`. Heavy modules are imported inside the commands, so that help
-and completion stay quick.
+This is the only place that catches `SteerError`. Heavy modules are imported inside the commands, so that
+help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import typer
 from typer.core import TyperGroup
 
 from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
-from steer_cli.cli.options import Debug
+from steer_cli.cli.options import Command, Debug, PlainHelp, error_text
 from steer_cli.errors import SteerError
 
-# What an output that cannot take more answers, as against a bug.
+# Errors of an output that cannot be written to, not bugs.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-# By which a user may say how long OpenMP's threads spin.
+# Any of these lets the user choose how long OpenMP's threads spin.
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 
 
 @contextmanager
-def _foreseen() -> Iterator[None]:
-    """Errors that are foreseen become one line on standard error and an exit code."""
+def _expected_errors() -> Iterator[None]:
+    """Turn expected errors into one line on standard error and an exit code."""
     try:
         try:
             yield
@@ -41,50 +41,46 @@ def _foreseen() -> Iterator[None]:
             raise
         from steer_cli.report.plain import error_line
 
-        typer.echo(f"error: {error_line(str(error))}", err=True)
+        typer.echo(f"error: {error_line(error_text(error))}", err=True)
         raise typer.Exit(1) from None
     except BrokenPipeError:
         _discard_output()
         raise typer.Exit(0) from None
-    except SystemExit as leaving:
-        # Rich leaves with 1 where it prints help to a reader that has gone.
-        if not isinstance(leaving.__context__, BrokenPipeError):
+    except SystemExit as ending:
+        # Rich exits with 1 if its reader has gone.
+        if not isinstance(ending.__context__, BrokenPipeError):
             raise
         raise typer.Exit(0) from None
     except OSError as error:
         if error.errno not in FULL or Debug.on:
             raise
         _discard_output()
-        typer.echo(f"error: standard output: {error.strerror}; what was printed is cut off", err=True)
+        typer.echo(f"error: standard output: {error.strerror}; the output is incomplete", err=True)
         raise typer.Exit(1) from None
 
 
-class _Group(TyperGroup):
-    """Help and commands, both with foreseen errors."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        # The plain one: rich would take longer to import than all else, where an answer should be at once.
-        super(TyperGroup, self).format_help(ctx, formatter)
+class _Group(PlainHelp, TyperGroup):
+    """All commands; expected errors of any of them end in one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            # What Typer does itself, but its own way prints only what rich has drawn.
+            # As Typer does, which prints nothing where the help is not rich's.
             typer.echo(ctx.get_help())
             raise typer.Exit(2)
         return super().parse_args(ctx, args)
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         Debug.on = False  # a process may run several commands
-        with _foreseen():
+        with _expected_errors():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _foreseen():
+        with _expected_errors():
             return super().invoke(ctx)
 
 
 def _discard_output() -> None:
-    # The interpreter flushes once more at exit, and would complain about the same output.
+    # The interpreter flushes again at exit, and would report the same error.
     if sys.stdout is None:
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,10 +90,10 @@ app = typer.Typer(
     name="steer",
     cls=_Group,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Steer a language model by adding activation vectors made of prompts.\n\n"
-    "Start with: steer generate love-hate",
+    rich_markup_mode=None,
+    epilog="steer generate love-hate\nsteer generate --help",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Steer a language model by adding activation vectors made from prompts.",
 )
 for module, function in (
     (generate, generate.generate),
@@ -110,7 +106,8 @@ for module, function in (
     (schema, schema.schema),
     (recipes, recipes.recipes),
 ):
-    app.command(function.__name__, help=module.HELP)(function)
+    examples = "\n".join(module.HELP.examples)
+    app.command(function.__name__, cls=Command, help=module.HELP.text, epilog=examples)(function)
 app.add_typer(models.app, name="models")
 
 
@@ -128,22 +125,26 @@ def _main(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", metavar="", callback=_version, is_eager=True, help="Print the version and leave."
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None: ...
 
 
+def _reconfigure(stream: Any, **settings: str) -> None:
+    stream.reconfigure(**settings)
+
+
 def main() -> None:
     """The command `steer`."""
     if not os.environ.keys() & WAITING:
-        # Threads that spin while they wait take the cores from other processes: two of them on two cores made
-        # each other many times slower. Read when torch loads, so set before.
+        # Threads that spin while waiting take the cores from other processes: two commands on two cores made
+        # each other many times slower. OpenMP reads this when torch is loaded.
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if sys.stdout is not None and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # records are UTF-8 whatever the locale is
+        _reconfigure(sys.stdout, encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.encoding.lower() != "utf-8":
-            # A terminal that cannot show a sign gets a question mark, not a traceback.
-            stream.reconfigure(errors="replace")
+            # A character that the terminal cannot show becomes a question mark, not a traceback.
+            _reconfigure(stream, errors="replace")
     app(prog_name="steer")

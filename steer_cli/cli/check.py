@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Validate recipes: one line a fault, with its file and line.",
+    "Validate recipes: one line per fault, with its place.",
     "steer check my-recipe.yaml",
     "steer check recipes/*/*.yaml && git commit -a",
 )
@@ -28,7 +28,7 @@ def check(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
-    from steer_cli.recipe.schema import load
+    from steer_cli.recipe.load import load
     from steer_cli.report.plain import error_line, one_line
 
     faulty = False
@@ -40,13 +40,13 @@ def check(
                 raise
             faulty = True
             for problem in error.problems:
-                typer.echo(f"error: {error_line(problem)}", err=True)
+                typer.echo(f"error: {error_line(options.in_options(problem))}", err=True)
             if error.unsaid:
-                more = f"{error.unsaid} more faults; mend these first, they may be of one cause"
+                more = f"{error.unsaid} more faults; fix these first, they may have the same cause"
                 typer.echo(f"error: {error_line(f'{name}: and {more}')}", err=True)
         else:
             amounts = [(len(recipe.additions), "addition"), (len(recipe.all_prompts), "prompt")]
-            said = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in amounts)
-            typer.echo(one_line(f"{name}: ok ({said})"))
+            counted = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in amounts)
+            typer.echo(one_line(f"{name}: ok ({counted})"))
     if faulty:
         raise typer.Exit(1)

@@ -9,9 +9,9 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Complete prompts with and without steering, side by side.\n\nThe screen shows where each text of the"
-    " recipe stands (the alignment table), where and how strongly the vectors acted (the receipt), then "
-    "the completions. Sample i of both columns draws with the same random numbers, so what differs is the"
+    "Complete prompts with and without steering, side by side.\n\nThe screen shows which token"
+    " is where (the alignment table), where and how strongly the vectors acted (the receipt), and the"
+    " completions. Sample i uses the same random numbers in all columns, so any difference comes from the"
     " steering.",
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
@@ -22,7 +22,9 @@ HELP = options.help_text(
 
 Control = Annotated[
     Literal["random", "embedding", "prompt", "shuffled"] | None,
-    typer.Option(help="A third column: noise, the pair's embedding or its plus text in the vector's place."),
+    typer.Option(
+        help="Add a third column: noise, the vector shuffled, the pair's embeddings or its plus text."
+    ),
 ]
 
 
@@ -30,25 +32,25 @@ def generate(
     recipe: options.Recipe,
     prompt: options.Prompt = None,
     prompts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Prompts, one a line; - reads standard input.")
+        str | None, typer.Option(metavar="FILE", help="Prompts, one per line; - reads standard input.")
     ] = None,
     model: options.Model = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", "-n", metavar="N", help="Completions of each prompt and column."),
+        typer.Option("--samples", "-n", metavar="COUNT", help="Completions per prompt and column."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of the draws.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="SEED", help="Seed for sampling.")] = None,
     set: options.Set = None,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", metavar="", help="A JSON record for each prompt and sample.")
+        bool, typer.Option("--jsonl", metavar="", help="Print a JSON record per prompt and sample.")
     ] = False,
     batch_rows: Annotated[
         int | None,
         typer.Option(
-            metavar="N",
+            metavar="COUNT",
             min=1,
             max=options.MOST_ROWS,
-            help="Rows that decode together; by default as many as fit in memory.",
+            help="Rows to decode together; by default as many as fit in memory.",
         ),
     ] = None,
     control: Control = None,
@@ -57,22 +59,22 @@ def generate(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
-    from steer_cli.cli.inputs import found_model, recipe_from
+    from steer_cli import answers
+    from steer_cli.activations import baselines
+    from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import terminal
     from steer_cli.report.jsonl import line
-    from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
     screen = terminal.console()
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        api.fronted(plan, control)  # what is wrong with it is said before the model is loaded
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        comparisons = api.complete(loaded, plan, control, batch_rows, progress=display.progress)
+        baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         for index, comparison in enumerate(comparisons):
             display.clear()
             if jsonl:

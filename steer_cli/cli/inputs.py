@@ -1,4 +1,4 @@
-"""What the options say about a recipe -> the recipe."""
+"""Turn the options about recipes, prompts, corpora and plots into values."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer_cli.cli.options import in_options
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, read
-from steer_cli.recipe.schema import Recipe, load
-from steer_cli.recipe.yaml_source import Override, parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.schema import Recipe
+from steer_cli.recipe.yaml_source import Override
+from steer_cli.report import progress
 
 if TYPE_CHECKING:
-    from steer_cli.models.resolve import Located
+    from steer_cli.models.located import Located
     from steer_cli.planning.plan import ModelFacts
-    from steer_cli.report.progress import Display
 
 
 def recipe_from(
@@ -29,18 +32,18 @@ def recipe_from(
     needs_prompt: bool = True,
     **sampling: Any,
 ) -> Recipe:
-    """Load a recipe and apply what the command line changes.
+    """Load a recipe and apply the changes from the command line.
 
     Args:
-        needs_prompt: False where the prompts may not be looked at, so that a recipe may have none.
-        sampling: options that stand for keys of `sampling`; None leaves the recipe's value.
+        needs_prompt: False if the command may run without prompts.
+        sampling: options for keys of `sampling`; None keeps the recipe's value.
 
     Raises:
-        RecipeError: a value is at fault; named by its option.
+        RecipeError: a value is at fault; the message names its option.
     """
     if name == "-" and prompts_file == "-":
-        raise RecipeError(["--prompts -: standard input is the recipe already; put one of them in a file"])
-    overrides = [parse_override(change) for change in changes or []]
+        raise RecipeError(["--prompts -: standard input is already the recipe; put one of them in a file"])
+    overrides = [parse_override(change, f"--set {change}") for change in changes or []]
     if model is not None:
         overrides.append(Override(f"--model {model}", ("model",), model))
     for key, value in sampling.items():
@@ -66,47 +69,54 @@ def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple
 
 
 def read_prompts(file: str) -> list[str]:
-    """One prompt a line; empty lines are left out.
+    """Read one prompt per line, without empty lines.
 
     Raises:
-        RecipeError: the file cannot be read, is not UTF-8 or holds no prompt.
+        RecipeError: the file cannot be read, is not UTF-8 or contains no prompt.
     """
     source = f"--prompts {file}"
-    # Only a line feed ends a line: a text may hold the other separators that Unicode knows.
+    # Only a line feed ends a line: a text may contain Unicode's other separators.
     lines = [line.removesuffix("\r") for line in decode(read(Path(file), source), source).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise RecipeError([f"{source}: no prompt in it; write one a line"])
+        raise RecipeError([f"{source}: no prompt in it; write one per line"])
     return prompts
 
 
 def read_corpora(
     options: list[str] | None, lines: bool, column: str | None, label: str | None, groups: list[str] | None
 ) -> list[Corpus]:
-    """The corpora that the options name.
+    """Read the corpora.
 
     Raises:
-        CorpusError: a file cannot be read as asked for; groups without a label column; or no corpus at all.
+        CorpusError: a file cannot be read as asked, groups lack a label column, or options lack a corpus.
     """
     given = {"--lines": lines, "--column": column, "--label": label, "--group": groups}
-    said = next((option for option, value in given.items() if value), None)
-    if said is not None and not options:
-        raise CorpusError(f"{said}: of which corpus? add --corpus NAME=FILE")
+    option = next((option for option, value in given.items() if value), None)
+    if option is not None and not options:
+        raise CorpusError(f"{option}: of which corpus? add --corpus NAME=FILE")
     if groups and label is None:
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))
-    return [corpora.read(option, lines, columns) for option in options or []]
+    return [corpora.read_corpus(corpus, lines, columns) for corpus in options or []]
 
 
 def plot_file(file: Path | None) -> None:
-    """Raises PlotError where no plot could be written at the end of a long run, to say so at its start."""
+    """Raise PlotError at the start of a long run if the plot could not be written at its end."""
     if file is None:
         return
     if file.suffix.lower() not in (".png", ".svg"):
-        raise PlotError(f"--plot {file}: write a name that ends in .png or .svg")
+        raise PlotError(f"--plot {file}: use a name that ends in .png or .svg")
     if not file.absolute().parent.is_dir():
-        raise PlotError(f"--plot {file}: there is no folder {file.parent}; make it first")
+        raise PlotError(f"--plot {file}: there is no folder {file.parent}; create it first")
     if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
         raise PlotError(f"--plot {file}: cannot be written; choose another place")
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotError("--plot: needs matplotlib; install it with: pip install matplotlib")
+
+
+class Display(progress.Display):
+    """Progress and notes on standard error; notes name options."""
+
+    def note(self, text: str) -> None:
+        super().note(in_options(text))

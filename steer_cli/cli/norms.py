@@ -10,8 +10,7 @@ from steer_cli.cli import options
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
-    " the vector as it would be read and added at every layer, against the prompt's stream there, in one "
-    "pass.",
+    " the vector at every layer, compared with the prompt's stream there, all in one pass.",
     "steer norms love-hate",
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
@@ -24,32 +23,32 @@ def norms(
     model: options.Model = None,
     set: options.Set = None,
     centre: Annotated[
-        bool, typer.Option("--centre", help="Take the mean over the width away first; for LayerNorm models.")
+        bool,
+        typer.Option("--centre", help="Subtract the mean over the width first (LayerNorm models)."),
     ] = False,
     plot: options.Plot = None,
     jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="A JSON record for each prompt, addition and layer.")
+        bool, typer.Option("--jsonl", help="Print a JSON record per prompt, addition and layer.")
     ] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
-    from steer_cli.cli.inputs import found_model, plot_file, recipe_from
+    from steer_cli import answers
+    from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
-    from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        found = list(api.norms_of(loaded, plan, centre))
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = list(answers.norms_of(loaded, plan, centre))
     if jsonl:
         for record in (record for norms_found in found for record in norms_found.records()):
             print(line(record))

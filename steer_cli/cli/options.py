@@ -1,25 +1,107 @@
-"""Options that several commands share, and their completion."""
+"""Options that several commands share, their completion, and what errors call them."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
-# Bounds of numbers, so that each fits what it is handed to.
+from steer_cli.errors import ModelError, SteerError
+
+# Upper limits, so that numbers fit the types they are converted to.
 MOST_ROWS = 1_000_000
 MOST_TOKENS = 10_000_000
 
 
-def help_text(what: str, *examples: str) -> str:
-    """A command's help: paragraphs of `what`, then examples that can be pasted, a line each."""
-    return "\n\n".join([what, "[bold]Examples[/]", *(f"  {example}" for example in examples)])
+# The option for each parameter that messages of the library name.
+NAMES = {
+    **{"want": "--want", "at": "--at", "position": "--at", "top": "--top", "centre": "--centre"},
+    **{"corpus": "--corpus", "corpora": "--corpus", "lines": "--lines", "column": "--column"},
+    **{"label": "--label", "group": "--group", "groups": "--group", "method": "--method"},
+    **{"baseline": "--baseline", "sentences": "--sentences", "control": "--control", "plot": "--plot"},
+    **{"layers": "--layers", "coefficients": "--coefficients", "positions": "--positions", "dims": "--dims"},
+    **{"measure": "--measure", "measures": "--measure", "addition": "--addition", "store": "--store"},
+    **{"best": "--best", "samples": "--samples", "seed": "--seed", "batch_rows": "--batch-rows"},
+    **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
+    **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
+}
+
+
+def in_options(message: str) -> str:
+    """A message of the library with `dtype=float32` written as --dtype float32, and `dtype` as --dtype."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in NAMES:
+            return found[0]
+        return NAMES[name] if value is None else f"{NAMES[name]} {value}"
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]+))?`", option, message)
+
+
+def error_text(error: SteerError) -> str:
+    """What the command line prints of an error: its parameter as an option."""
+    message = str(error)
+    if error.parameter in NAMES:
+        message = NAMES[error.parameter] + message.removeprefix(error.parameter)
+    return in_options(message)
+
+
+@dataclass(frozen=True)
+class Help:
+    """A command's help: paragraphs of text, and examples that can be pasted, one per line."""
+
+    text: str
+    examples: tuple[str, ...]
+
+
+def help_text(text: str, *examples: str) -> Help:
+    return Help(text, examples)
+
+
+class PlainHelp:
+    """Mixed into commands and groups: help in plain text, with the examples in a block at the end.
+
+    Rich would take longer to import than everything else that help needs.
+    """
+
+    epilog: str | None
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                # Never wrapped: half an example cannot be pasted.
+                formatter.write("".join(f"  {example}\n" for example in self.epilog.splitlines()))
+
+
+class Command(PlainHelp, TyperCommand):
+    """A command with plain help, in which an argument is one word, such as RECIPE."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        arguments, options = [], []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.param_type_name == "argument":
+                arguments.append((record[0].split()[0], record[1]))
+            elif record is not None:
+                options.append(record)
+        for title, records in (("Arguments", arguments), ("Options", options)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 class Debug:
-    """Whether foreseen errors show their traceback; may stand before or after the command."""
+    """Whether expected errors show their traceback; the option may come before or after the command."""
 
     on = False
 
@@ -45,25 +127,34 @@ def model_names(incomplete: str) -> list[str]:
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 
 
+def _needs_accelerate(device_map: str | None) -> str | None:
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            f"device_map {device_map}: needs accelerate; install it with: pip install accelerate",
+            "device_map",
+        )
+    return device_map
+
+
 Recipe = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe file, the name of one that ships (see `steer recipes`), or - for standard input.",
+        help="A recipe file, the name of a shipped recipe (see `steer recipes`), or - for standard input.",
         autocompletion=recipe_names,
         show_default=False,
     ),
 ]
 Prompt = Annotated[
     list[str] | None,
-    typer.Option("--prompt", "-p", metavar="TEXT", help="Use this prompt; may be given many times."),
+    typer.Option("--prompt", "-p", metavar="TEXT", help="Use this prompt; repeatable."),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        metavar="M",
+        metavar="MODEL",
         help="Hub id, folder, .gguf file or catalogue name (see `steer models`).",
         autocompletion=model_names,
     ),
@@ -73,36 +164,41 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change any value, such as additions.0.coefficient=3; may be repeated.",
+        help="Change any value, such as additions.0.coefficient=3; repeatable.",
     ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        "--dtype", help="Of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."
+        "--dtype", help="Type of the weights; auto is float32 on a CPU and the checkpoint's type elsewhere."
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="D", help="cuda, mps or cpu; auto takes the first that is there.")
+    str,
+    typer.Option("--device", metavar="DEVICE", help="cuda, mps or cpu; auto takes the first available."),
 ]
 DeviceMap = Annotated[
     Literal["auto"] | None,
-    typer.Option("--device-map", help="Spread a model that is larger than one accelerator."),
+    typer.Option(
+        "--device-map",
+        callback=_needs_accelerate,
+        help="Spread a model that is too large for one accelerator.",
+    ),
 ]
 Corpora = Annotated[
     list[str] | None,
     typer.Option(
         "--corpus",
         metavar="NAME=FILE",
-        help="Sentences under a name: plain text, .jsonl or .csv; may be repeated.",
+        help="Sentences to measure: a plain text, .jsonl or .csv file; repeatable.",
     ),
 ]
 Lines = Annotated[
     bool,
     typer.Option(
         "--lines",
-        help="Take each line (of a table: each cell) as one sentence. Else a text is split into sentences; a "
-        "line break ends one too, unless most lines break off in mid-sentence, as those of wrapped prose do.",
+        help="Take each line (in a table, each cell) as one sentence. By default texts are split into "
+        "sentences; a line break also ends one, unless most lines end in mid-sentence, as in wrapped prose.",
     ),
 ]
 Column = Annotated[
@@ -111,28 +207,30 @@ Column = Annotated[
 ]
 Label = Annotated[
     str | None,
-    typer.Option("--label", metavar="NAME", help="The column whose values get figures of their own."),
+    typer.Option("--label", metavar="NAME", help="Report figures for each value of this column."),
 ]
 Group = Annotated[
     list[str] | None,
     typer.Option(
-        "--group", metavar="LABEL=V,V", help="Put values of the label column together, such as negative=1,2."
+        "--group", metavar="LABEL=VALUES", help="Merge values of the label column, such as negative=1,2."
     ),
 ]
 Method = Annotated[
     Literal["pad", "overlay"] | None,
     typer.Option(
         "--method",
-        help="pad (else): spaces keep the vector apart from the text; overlay: it lies on the text itself.",
+        help="pad (the default): spaces in front of the text take the vector; overlay: the text itself does.",
     ),
 ]
 Plot = Annotated[
     Path | None,
     typer.Option(
-        "--plot", metavar="FILE", help="Also draw it to a .png or .svg file (needs the extra `plot`)."
+        "--plot", metavar="FILE", help="Also draw a plot into a .png or .svg file (needs the extra `plot`)."
     ),
 ]
 Want = Annotated[
     list[str] | None,
-    typer.Option("--want", metavar="WORD", help="With KL: a word whose mass gives effect and damage."),
+    typer.Option(
+        "--want", metavar="WORD", help="With KL: a word that effect and damage are about; repeatable."
+    ),
 ]

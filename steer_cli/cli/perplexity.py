@@ -9,10 +9,10 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Measure how likely sentences become under steering.\n\nThe ratio of the perplexities is "
-    "below 1 where steering makes a text likelier. Each sentence stands by itself; predictions made from the "
-    "vector's own positions are left out on both sides; those before it (middle, a number) count too, and "
-    "stay as they are. The standard error is over sentences.",
+    "Measure how likely sentences become under steering.\n\nA ratio of perplexities below "
+    "1 means that steering makes the text likelier. Each sentence is measured by itself. Predictions made at "
+    "the vector's own positions are left out of both perplexities; predictions before it (with middle or a "
+    "number) are counted, though steering does not change them. The standard error is over sentences.",
     "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
     "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
     "steer perplexity worst --corpus reviews.csv --column text --label stars",
@@ -21,10 +21,10 @@ HELP = options.help_text(
 
 Baseline = Annotated[
     Literal["prompt"] | None,
-    typer.Option("--baseline", help="Also with the plus text as tokens in front, without a vector."),
+    typer.Option("--baseline", help="Also measure with the plus text in front as tokens, without a vector."),
 ]
 Sentences = Annotated[
-    bool, typer.Option("--sentences", help="Show each token by its change in log probability.")
+    bool, typer.Option("--sentences", help="Show how the log probability of each token changes.")
 ]
 
 
@@ -40,25 +40,24 @@ def perplexity(
     column: options.Column = None,
     label: options.Label = None,
     group: options.Group = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each corpus and label.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON record per corpus and label.")] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
-    from steer_cli.cli.inputs import found_model, read_corpora, recipe_from
+    from steer_cli import answers
+    from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
     from steer_cli.models.hardware import Hardware
-    from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        found = api.perplexity_of(loaded, plan, sentences, display.note)
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        found = answers.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
         _records(found)
     else:

@@ -10,7 +10,8 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "List the recipes that ship with the tool, or print one.",
+    "List the recipes that ship with the tool, or print one.\n\nWith --json each record also has what was "
+    "measured with the recipe.",
     "steer recipes",
     "steer recipes love-hate > mine.yaml",
     "steer recipes --json | jq -r .name",
@@ -21,18 +22,18 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
-            help="Print this recipe's file.",
+            metavar="NAME",
+            help="Print the file of this recipe.",
             autocompletion=options.recipe_names,
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each recipe.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record per recipe.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe.bundled import find, read, shipped
-    from steer_cli.recipe.schema import load
+    from steer_cli.recipe.load import load
     from steer_cli.report import jsonl, terminal
 
     if name is not None:
@@ -48,6 +49,7 @@ def recipes(
                 "name": full,
                 "model": recipe.model,
                 "description": recipe.description.strip(),
+                "measured": recipe.measured.strip(),
                 "source": recipe.source,
             }
         )
@@ -59,7 +61,7 @@ def recipes(
 
 
 def _print(content: bytes, name: str) -> None:
-    """A recipe's file: byte for byte into a file or a pipe, and nothing that a terminal would obey."""
+    """Print a recipe's file: unchanged into a file or a pipe, without control characters on a terminal."""
     from steer_cli.recipe.bundled import decode
     from steer_cli.recipe.yaml_source import check_characters
     from steer_cli.report.plain import visible

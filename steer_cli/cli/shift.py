@@ -9,10 +9,10 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of both behind "
-    "the prompt: probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered || "
-    "unsteered), in nats. With wanted words: effect is ln of their steered over their unsteered mass, damage "
-    "is the KL among all other tokens.",
+    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of either "
+    "after the prompt: both probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered "
+    "|| unsteered), in nats. With --want, effect is the log ratio of the wanted words' total probability, "
+    "and damage is the KL among all other tokens.",
     "steer shift wedding-shift",
     "steer shift wedding-shift --want wedding --want weddings --top 20",
     "steer shift love-hate --at 3 --jsonl | jq .kl",
@@ -21,12 +21,19 @@ HELP = options.help_text(
 
 At = Annotated[
     int | None,
-    typer.Option("--at", metavar="POSITION", help="Predict from this position; 0 is BOS, -1 the last."),
+    typer.Option(
+        "--at", metavar="POSITION", help="Predict the token after this position; 0 is BOS, -1 last."
+    ),
 ]
 Top = Annotated[
     int,
     typer.Option(
-        "--top", "-k", metavar="K", min=1, max=options.MOST_TOKENS, help="Likeliest tokens of each side."
+        "--top",
+        "-k",
+        metavar="COUNT",
+        min=1,
+        max=options.MOST_TOKENS,
+        help="Likeliest tokens of each side.",
     ),
 ]
 
@@ -40,18 +47,17 @@ def shift(
     want: options.Want = None,
     top: Top = 10,
     plot: options.Plot = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each prompt.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON record per prompt.")] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import api
-    from steer_cli.cli.inputs import found_model, plot_file, recipe_from
+    from steer_cli import answers
+    from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.planning.targets import place_in, wanted_ids
-    from steer_cli.report.progress import Display
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -60,8 +66,8 @@ def shift(
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
-        loaded = api.load(located, Hardware(dtype, device, device_map), display.progress)
-        shifts = api.shifts(loaded, plan, positions, wanted, top)
+        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        shifts = answers.shifts(loaded, plan, positions, wanted, top)
         found = _show(chosen, shifts, jsonl, display)
     if plot is not None:
         from steer_cli.report import plots

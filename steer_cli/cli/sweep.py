@@ -89,11 +89,10 @@ def sweep(
     device_map: options.DeviceMap = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.cli.inputs import plot_file, read_corpora, recipe_from
+    from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
     from steer_cli.models.hardware import Hardware
-    from steer_cli.report.progress import Display
-    from steer_cli.sweep.objective import parse_objective
-    from steer_cli.sweep.plan import SweepOptions
+    from steer_cli.sweeps.objective import parse_objective
+    from steer_cli.sweeps.plan import SweepOptions
 
     plot_file(plot)
     objective = None if best is None else parse_objective(best)
@@ -111,9 +110,9 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, 
     """Check all that can be wrong; then show points as they come, the winner, the plot."""
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
-    from steer_cli.sweep.objective import check_measured
-    from steer_cli.sweep.plan import plan_sweep
-    from steer_cli.sweep.sweep import sweep as run
+    from steer_cli.sweeps.objective import check_measured
+    from steer_cli.sweeps.plan import plan_sweep
+    from steer_cli.sweeps.sweep import sweep as run
 
     plan = plan_sweep(recipe, corpora, asked, progress=display.progress, note=display.note)
     if plot is not None:
@@ -137,7 +136,7 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, 
 
 def _left(plan, store: Path | None) -> str:
     """How many points an interrupted sweep has stored, and how to continue."""
-    from steer_cli.sweep.sweep import stored_points
+    from steer_cli.sweeps.sweep import stored_points
 
     if store is None:
         return "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them"
@@ -150,8 +149,8 @@ def _left(plan, store: Path | None) -> str:
 def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
     """Records as they come, or a table when all points are there; the winner and its recipe last."""
     from steer_cli.report.jsonl import line
-    from steer_cli.sweep.grid import as_values
-    from steer_cli.sweep.objective import best, cost_warning
+    from steer_cli.sweeps.grid import as_values
+    from steer_cli.sweeps.objective import best, cost_warning
 
     points = []
     for point in measured:

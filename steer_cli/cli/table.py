@@ -9,8 +9,8 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Show which token of which text stands at which position.\n\nNeeds the model's tokenizer only, no "
-    "weights: for a model of your own, a folder with tokenizer.json will do.",
+    "Show which token of each text is at which position.\n\nNeeds only the model's tokenizer, no "
+    "weights: for your own model, a folder with tokenizer.json is enough.",
     "steer table love-hate",
     "steer table gpt2-xl/praise --model ./gpt2-tokenizer",
     'steer table love-hate --prompt "I love" --json | jq .rows[1].tokens',
@@ -22,15 +22,14 @@ def table(
     prompt: options.Prompt = None,
     model: options.Model = None,
     set: options.Set = None,
-    json: Annotated[bool, typer.Option("--json", metavar="", help="A JSON record for each prompt.")] = False,
+    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record per prompt.")] = False,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.cli.inputs import found_model, recipe_from
+    from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.planning.alignment_table import table_record
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import alignment, terminal
     from steer_cli.report.jsonl import line
-    from steer_cli.report.progress import Display
 
     with Display() as display:
         chosen = recipe_from(recipe, set, prompt, None, model)

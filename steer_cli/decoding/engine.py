@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
+from steer_cli.activations.effect import out_of_reach
 from steer_cli.decoding.batch import Batch
 from steer_cli.decoding.kv_cache import slot_bytes
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Decoded, Request, SampleGroup, Started
 from steer_cli.networks.network import Network
 from steer_cli.recipe.schema import Sampling
-from steer_cli.steering.effect import out_of_reach
 
 # Positions of one prefill pass, and memory for the rows that decode together.
 PREFILL_POSITIONS = 2048

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from steer_cli.activations.arms import stacked
+from steer_cli.activations.effect import ChangedRows, lost
+from steer_cli.activations.receipts import ReceiptTaker
 from steer_cli.decoding.request import ArmReceipts, Request, Started
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import AfterPrefix, Causal
 from steer_cli.networks.network import Network
-from steer_cli.steering.arms import stacked
-from steer_cli.steering.effect import ChangedRows, lost
-from steer_cli.steering.receipts import ReceiptTaker
 
 
 @torch.inference_mode()
@@ -75,7 +75,7 @@ def _receipts(taker: ReceiptTaker | None) -> ArmReceipts:
 def check_finite(logits: Tensor) -> None:
     """Raises VectorError where no token could be drawn any more."""
     if not logits.isfinite().all():
-        raise VectorError("the logits are not finite any more; use a smaller coefficient or dtype float32")
+        raise VectorError("the logits are not finite any more; use a smaller coefficient or `dtype=float32`")
 
 
 @torch.inference_mode()

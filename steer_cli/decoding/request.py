@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from steer_cli.activations.arms import Arm
 from steer_cli.networks.attention import Prefix
 from steer_cli.results import Receipt, Sum
-from steer_cli.steering.arms import Arm
 
 
 @dataclass(frozen=True)

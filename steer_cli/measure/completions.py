@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from steer_cli.activations.arms import UNSTEERED, Steering
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Progress
@@ -12,7 +13,6 @@ from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import Plan, PlannedPrompt
 from steer_cli.results import Comparison, Completion
-from steer_cli.steering.arms import UNSTEERED, Steering
 
 
 def completions(

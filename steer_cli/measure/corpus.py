@@ -1,4 +1,4 @@
-"""Files of text -> sentences: plain text, .jsonl and .csv."""
+"""Read text files as sentences: plain text, .jsonl and .csv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from steer_cli.errors import CorpusError
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 # How a sentence ends, in English and beyond, before any quotes and brackets that close.
 ENDS = tuple(".!?…。！？؟।")
@@ -69,14 +69,14 @@ def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
         label, equals, values = option.partition("=")
         wanted = [value.strip() for value in values.split(",") if value.strip()]
         if not equals or not label or not wanted:
-            raise CorpusError(f"--group {option}: write LABEL=VALUE,VALUE such as negative=1,2")
+            raise CorpusError(f"group {option}: write LABEL=VALUE,VALUE such as negative=1,2", "group")
         for value in wanted:
             if groups.setdefault(value, label) != label:
-                raise CorpusError(f"--group {option}: {value} is in the group {groups[value]} already")
+                raise CorpusError(f"group {option}: {value} is already in the group {groups[value]}", "group")
     return groups or None
 
 
-def read(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
+def read_corpus(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
     """`NAME=FILE`, or FILE alone, named by its stem.
 
     A text is split into sentences. A line break ends one too, unless the text is wrapped: see `is_wrapped`.
@@ -92,11 +92,11 @@ def read(option: str, lines: bool = False, columns: Columns | None = None) -> Co
     file = Path(path if equals else option)
     name = name if equals else file.stem
     if not name or not (path if equals else option):
-        raise CorpusError(f"--corpus {option}: write NAME=FILE")
+        raise CorpusError(f"corpus {option}: write NAME=FILE", "corpus")
     text = _decode(file)
     table = file.suffix.lower() in (".csv", ".jsonl")
     if not table and (columns.text or columns.label):
-        raise CorpusError(f"{file}: --column and --label are for .csv and .jsonl files; leave them out")
+        raise CorpusError(f"{file}: `column` and `label` are for .csv and .jsonl files; remove them")
     entries = list(_table(file, text, columns) if table else _lines(file, text))
     texts = map(_cell_lines, entries) if table else [entries]
     parts = entries if lines else _joined([paragraph for text in texts for paragraph in _paragraphs(text)])
@@ -114,7 +114,7 @@ def _decode(file: Path) -> str:
         with open(file, "rb") as opened:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
-        raise CorpusError(f"--corpus {file}: {error.strerror or error}") from None
+        raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
     if len(content) > MOST_BYTES:  # a device, say, which has no end
         raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give a part of it")
     if b"\0" in content:
@@ -129,7 +129,7 @@ def _decode(file: Path) -> str:
 def _became(file: Path, entries: int, name: str, sentences: int) -> str:
     """How many lines or rows became how many sentences, and how to change that."""
     counted = [f"{n} {of}{'' if n == 1 else 's'}" for n, of in ((entries, name), (sentences, "sentence"))]
-    otherwise = "" if entries == sentences else f"; with --lines, each {name} is one sentence"
+    otherwise = "" if entries == sentences else f"; with `lines`, each {name} is one sentence"
     return f"{file}: {' became '.join(counted)}{otherwise}"
 
 
@@ -182,21 +182,21 @@ def _joined(paragraphs: list[list[Sentence]]) -> Iterator[Sentence]:
 
 def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
     if columns.text is None:
-        raise CorpusError(f"{file}: which column holds the text? add --column NAME")
+        raise CorpusError(f"{file}: which column contains the text? add `column=NAME`")
     rows = _csv(file, text) if file.suffix.lower() == ".csv" else _jsonl(file, text)
     for line_number, row in rows:
         place = f"{file}:{line_number}"
-        for option, column in (("--column", columns.text), ("--label", columns.label)):
+        for option, column in (("column", columns.text), ("label", columns.label)):
             if column is not None and row.get(column) is None:
                 known = ", ".join(str(key) for key in row if key is not None)
                 fault = "no value in this row" if column in row else f"no such column; it has {known}"
-                raise CorpusError(f"{place}: {option} {column}: {fault}")
+                raise CorpusError(f"{place}: `{option}={column}`: {fault}")
         if not isinstance(row[columns.text], str):
             raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
         label = None if columns.label is None else str(row[columns.label]).strip()
         if label is not None and columns.groups is not None:
             if label not in columns.groups:
-                raise CorpusError(f"{place}: {columns.label} {show(label)} is in no --group; add it to one")
+                raise CorpusError(f"{place}: {columns.label} {show(label)} is in no `group`; add it to one")
             label = columns.groups[label]
         yield Sentence(row[columns.text], label, place)
 
@@ -219,7 +219,7 @@ def _jsonl(file: Path, text: str) -> Iterator[tuple[int, dict]]:
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{file}:{line_number}: not readable as JSON: {error}") from None
         if not isinstance(row, dict):
-            raise CorpusError(f"{file}:{line_number}: {show(row)} is not an object; write one a line")
+            raise CorpusError(f"{file}:{line_number}: {show(row)} is not an object; write one per line")
         yield line_number, row
 
 
@@ -229,7 +229,7 @@ def _split(entry: Sentence, whole: bool) -> Iterator[Sentence]:
     if whole:
         texts = [entry.text.strip()]
     else:
-        # Imported here: `--lines` needs no splitter.
+        # Imported here because whole lines need no splitter.
         from sentencex import segment
 
         # A line break inside a sentence is layout, and would be a token of its own.

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError
 from steer_cli.measure.corpus import Corpus
+from steer_cli.planning.pairs import pad_id
 from steer_cli.planning.placement import Alignment, Placement, place
 from steer_cli.planning.plan import ModelFacts, align
-from steer_cli.planning.tokens import Tokenizer, pad_id
+from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 
@@ -86,7 +87,7 @@ def check_corpora(corpora: Sequence[Corpus]) -> None:
             parameter="corpus",
         )
     if not names:
-        raise CorpusError("corpus: there is none; give NAME=FILE", parameter="corpus")
+        raise CorpusError("corpus: there is none; add `corpus=NAME=FILE`", parameter="corpus")
 
 
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -100,7 +101,7 @@ def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tupl
         if alignment.addition.position != "front":
             raise PlanError(
                 f"method pad: keeps the front free, but {alignment.label} acts at "
-                f"{alignment.addition.position}; use method overlay",
+                f"{alignment.addition.position}; use `method=overlay`",
                 parameter="method",
             )
     longest = max(alignment.length for alignment in alignments)

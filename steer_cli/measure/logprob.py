@@ -39,7 +39,7 @@ def mean_logprobs(
         chunk, distinct = distinct[-count:], distinct[:-count]
         means |= dict(zip(chunk, _means(network, prefix, logits, chunk), strict=True))
     if not all(map(math.isfinite, means.values())):
-        raise ModelError("log probabilities of its texts are not finite; use dtype float32")
+        raise ModelError("log probabilities of its texts are not finite; use `dtype=float32`")
     return [means[row] for row in rows]
 
 

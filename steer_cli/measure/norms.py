@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from steer_cli.activations.arms import rows_of
+from steer_cli.activations.vectors import capture, read_by, vector_of
 from steer_cli.errors import VectorError
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment, Placement
-from steer_cli.steering.arms import rows_of
-from steer_cli.steering.vectors import capture, read_by, vector_of
 
 # Values of streams held at once: 128 MB of float32, and as much again while a pass is copied from.
 HELD_STREAM = 32_000_000
@@ -36,7 +36,7 @@ def norms(
     """
     if centre and not network.norms_remove_mean:
         raise VectorError(
-            "centre: this model's norms keep the mean over the width; leave `centre` out", parameter="centre"
+            "centre: this model's norms keep the mean over the width; remove `centre`", parameter="centre"
         )
     # An addition of several layers is placed once for each of them; once is enough here.
     firsts = {placement.alignment.index: placement for placement in reversed(placements)}

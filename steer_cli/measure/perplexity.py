@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from steer_cli.activations.arms import Steering
 from steer_cli.errors import CorpusError, PlanError, VectorError
 from steer_cli.events import Note, silent
 from steer_cli.measure.corpus import Corpus
@@ -24,7 +25,6 @@ from steer_cli.measure.scoring import Run, Texts, logprobs, texts_at
 from steer_cli.networks.network import Network
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name
-from steer_cli.steering.arms import Steering
 
 LARGEST_EXPONENT = 700  # nats per token; e to its power is still a number
 

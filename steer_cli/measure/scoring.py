@@ -14,13 +14,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from steer_cli.activations.arms import UNSTEERED, Arm, stacked
+from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
+from steer_cli.activations.residual import record
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
 from steer_cli.planning.placement import Placement
-from steer_cli.steering.arms import UNSTEERED, Arm, stacked
-from steer_cli.steering.effect import ChangedRows, lost, out_of_reach
-from steer_cli.steering.residual import record
 
 # Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
 LOGITS = 32_000_000
@@ -151,7 +151,7 @@ def _scored(
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
     chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long))
     if not chosen.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or dtype float32")
+        raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
     return chosen.split([len(run.kept) for run in runs])
 
 
@@ -217,7 +217,7 @@ def next_logits(network: Network, prompt: Sequence[int], arms: Sequence[Arm], po
         parts.append(network.unembed(last[:, position]).float().cpu())
     logits = torch.cat(parts)
     if not logits.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or dtype float32")
+        raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
     return logits
 
 

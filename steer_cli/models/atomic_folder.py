@@ -1,7 +1,4 @@
-"""Folders that appear whole or not at all, in the folder where `steer` keeps what it has made.
-
-It does not know what is in them.
-"""
+"""Folders that appear complete or not at all, below the folder where `steer` keeps models."""
 
 import errno
 import json
@@ -20,31 +17,28 @@ from steer_cli.events import Note
 from steer_cli.models.fingerprint import facts, sha256_of
 
 SEAL = "steer.json"
-# what disks and permissions refuse, as against a bug
+# errors of disks and permissions, not bugs
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP}
 
 
 def home() -> Path:
-    """Where models are kept: `$STEER_HOME`, else the user's cache folder."""
+    """Where models are kept: `$STEER_HOME`, by default the user's cache folder."""
     named = os.environ.get("STEER_HOME")
     try:
         return Path(named).expanduser().absolute() if named else user_cache_path("steer")
-    except (
-        RuntimeError,
-        OSError,
-    ) as error:  # a user who is not there; a relative name in a folder that is gone
-        raise CatalogueError(f"STEER_HOME {named}: {error}; write the whole path of a folder") from None
+    except (RuntimeError, OSError) as error:  # an unknown user; a relative name in a deleted folder
+        raise CatalogueError(f"STEER_HOME {named}: {error}; write the full path of a folder") from None
 
 
 def memory() -> Path:
-    """Where the fingerprints of files are remembered."""
+    """Where file fingerprints are stored."""
     return home() / "fingerprints"
 
 
 def whole(folder: Path, identity: dict) -> Path | None:
-    """The folder if it holds what `identity` says, byte for byte, else None."""
+    """The folder if it holds exactly what its seal lists and `identity` asks for, or None."""
     seal = _read_seal(folder)
-    with suppress(OSError, LookupError, TypeError, AttributeError):  # a file is absent, or it is not our seal
+    with suppress(OSError, LookupError, TypeError, AttributeError):  # a missing file, or not our seal
         files = seal.pop("files")
         if seal == identity and all(_unchanged(folder / file, listed) for file, listed in files.items()):
             return folder
@@ -59,7 +53,7 @@ def _read_seal(folder: Path) -> dict:
 
 
 def _unchanged(file: Path, listed: dict) -> bool:
-    """Whether a file has the listed bytes; they are read only where the system's facts differ."""
+    """Whether a file has the listed bytes; they are read only if size, times or inode changed."""
     now = facts(file)
     if now == listed["facts"]:
         return True
@@ -69,12 +63,12 @@ def _unchanged(file: Path, listed: dict) -> bool:
 def made_once(
     target: Path, identity: dict, space: int, fill: Callable, note: Note, title: str, again: str
 ) -> Path:
-    """`target`, made whole in a staging folder by `fill(work, folder)` and moved into place in one step.
+    """Make `target` once: `fill(work, folder)` fills a staging folder, which is then moved into place.
 
     Args:
-        space: free bytes that it needs.
-        title: how notes name it.
-        again: what is done to a folder that is damaged, such as `fetching again`.
+        space: free bytes needed.
+        title: what notes call it.
+        again: what happens to a damaged folder, such as `fetching again`.
     """
     if whole(target, identity):
         return target
@@ -84,13 +78,13 @@ def made_once(
             return target
         if target.exists():
             fresh = _read_seal(target).get("format", identity["format"]) == identity["format"]
-            note(f"{title}: {'damaged' if fresh else 'kept by another release of steer'}; {again}")
-        shutil.rmtree(staging, ignore_errors=True)  # its owner is dead: we hold the lock
+            note(f"{title}: {'damaged' if fresh else 'made by another release of steer'}; {again}")
+        shutil.rmtree(staging, ignore_errors=True)  # left by a dead process: we hold the lock
         if (free := shutil.disk_usage(home()).free) < space:
             raise _home_error(f"{size_text(space)} needed, {size_text(free)} free")
         try:
             staging.mkdir(parents=True, exist_ok=True)
-            work = Path(mkdtemp(dir=staging))  # a name of its own, as a dead owner's pip may still write
+            work = Path(mkdtemp(dir=staging))  # a new name, because a dead process's pip may still be writing
             folder = work / "model"
             folder.mkdir()
             fill(work, folder)
@@ -106,11 +100,11 @@ def made_once(
 
 
 def _seal(folder: Path, identity: dict) -> None:
-    """Write the list by which a whole folder is known, and see everything onto the disk."""
+    """Write the list of the folder's files and flush everything to the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     mode = folder.stat().st_mode & 0o666
     for path in files:
-        path.chmod(mode)  # safetensors writes 0600, and a home may be shared
+        path.chmod(mode)  # safetensors writes 0600, but a home may be shared
     listed = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_of(path, memory()), "facts": facts(path)}
         for path in files
@@ -122,7 +116,7 @@ def _seal(folder: Path, identity: dict) -> None:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt":  # which syncs no folder, and no file that is open for reading
+    if os.name == "nt":  # where neither folders nor files open for reading can be flushed
         return
     opened = os.open(path, os.O_RDONLY)
     try:
@@ -133,7 +127,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _alone(key: str, model: str, note: Note) -> Iterator[None]:
-    """Hold the lock of `key`; the system frees it when its holder dies."""
+    """Hold the lock `key`; the system releases it if its holder dies."""
     lock = FileLock(home() / "locks" / f"{key}.lock")
     try:
         (home() / "locks").mkdir(parents=True, exist_ok=True)
@@ -151,19 +145,21 @@ def _alone(key: str, model: str, note: Note) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Turn what the home folder's disk refuses into one line; anything else passes."""
+    """Turn disk and permission errors of the home folder into one line."""
     try:
         yield
     except Exception as error:
-        full = "os error 28" in str(error)  # safetensors keeps only the text of the system's error
-        refused = isinstance(error, OSError) and error.errno in REFUSED
-        if not full and not (refused and Path(str(error.filename or home())).is_relative_to(home())):
+        if "os error 28" in str(error):  # safetensors passes on only the text of the system's error
+            raise _home_error(os.strerror(errno.ENOSPC)) from error
+        if not isinstance(error, OSError) or error.errno not in REFUSED:
             raise
-        raise _home_error(os.strerror(errno.ENOSPC) if full else error.strerror) from error
+        if not Path(str(error.filename or home())).is_relative_to(home()):
+            raise
+        raise _home_error(error.strerror) from error
 
 
 def _home_error(reason: str | None) -> CatalogueError:
-    remedy = "set STEER_HOME to a folder that can be written and has room"
+    remedy = "set STEER_HOME to a writable folder with enough space"
     return CatalogueError(f"{home()}: models cannot be kept there: {reason}; {remedy}")
 
 

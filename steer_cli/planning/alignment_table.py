@@ -14,8 +14,8 @@ from steer_cli.planning.tokens import Tokenizer
 class TableRow:
     """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
 
-    `start` is the position of the first token, `padding` counts the pads at the end. With `every`, `read`
-    is the index of the one token whose stream is used, and `start` the first position that it is added at.
+    `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
+    is the index of the one token whose stream is used, and `start` the first position where it is added.
     """
 
     addition: int | None  # index in the recipe
@@ -30,7 +30,7 @@ class TableRow:
 
     @property
     def end(self) -> int:
-        """One past the last position that a token of the row is shown at."""
+        """One past the last position where the row shows a token."""
         return self.start + (len(self.tokens) if self.read is None else 1)
 
     def record(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def table_record(recipe: str, model: str, prompt: str, rows: Iterable[TableRow])
 def table_rows(
     tokenizer: Tokenizer, prompt: Sequence[int], placements: Sequence[Placement]
 ) -> list[TableRow]:
-    """The prompt's row, then one for each text of each addition and layer."""
+    """The prompt's row, then one row per text, addition and layer."""
     rows = [TableRow(None, 0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
     for placement in placements:
         alignment = placement.alignment

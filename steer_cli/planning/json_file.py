@@ -1,4 +1,4 @@
-"""The JSON files of a model's folder: read within bounds, and an object or nothing."""
+"""Read the JSON files of a model's folder, up to a size limit."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import stat
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 16_000_000  # of a configuration; the largest known has a few
+MOST_BYTES = 16_000_000  # for a configuration; the largest known has a few million
 
 
 def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file.
+    """The object in a JSON file, or an empty one if there is no such file.
 
     Raises:
-        ValueError: anything else than an object in a regular file of at most `most_bytes`; says what.
+        ValueError: it is not a regular file of at most `most_bytes` that holds an object; says which.
     """
     if not os.path.lexists(file):
         return {}
     try:
-        # Looked at before it is opened: a pipe or a device would be read without end.
+        # Checked before it is opened: reading a pipe or a device might never end.
         found = os.stat(file)
         text = file.read_text(encoding="utf-8") if _may_be_read(found, most_bytes) else ""
     except OSError as error:
@@ -37,7 +37,7 @@ def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:
-    """Of the configuration of a model with more than one part the language model's."""
+    """The language model's part of a configuration; multimodal models have several."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
 
@@ -46,5 +46,5 @@ def _may_be_read(found: os.stat_result, most_bytes: int) -> bool:
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("not a regular file")
     if found.st_size > most_bytes:
-        raise ValueError(f"{found.st_size} bytes, of which such a file has at most {most_bytes}")
+        raise ValueError(f"{found.st_size} bytes; such a file has at most {most_bytes}")
     return True

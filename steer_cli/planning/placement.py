@@ -1,7 +1,6 @@
-"""Where and how much: every addition of a recipe -> placements, as integers.
+"""Decide where each addition of a recipe acts on a prompt, as integers.
 
-A span is [start, end) in positions of the prompt, BOS included. This module does not know activations:
-it is tested without torch.
+A span is [start, end) in positions of the prompt, BOS included.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
-from steer_cli.planning.tokens import AlignedPair, Tokenizer, align, pad_id
+from steer_cli.planning.pairs import AlignedPair, align, pad_id
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
-from steer_cli.recipe.yaml_source import show
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Alignment:
     index: int  # of the addition in the recipe
     addition: Addition
     pairs: tuple[AlignedPair, ...]
-    layer: int | str  # a share of the depth stays text where the depth is not known
+    layer: int | str  # a share of the depth stays text while the depth is not known
     source_layer: int | str
-    turn: int = 0  # which of the addition's layers this is, in the order of its list
+    turn: int = 0  # index in the addition's list of layers
 
     @property
     def length(self) -> int:
-        """Positions of the longest text, BOS included: those of the vector too, but for `every`."""
+        """Positions of the longest text, BOS included; also those of the vector, except with `every`."""
         return max(pair.length for pair in self.pairs)
 
     @property
@@ -45,7 +45,7 @@ class Alignment:
 
     @property
     def label(self) -> str:
-        """The texts in a few words, for errors and titles."""
+        """A short form of the texts, for errors and titles."""
         first = self.addition.texts[0]
         minus = "" if first.minus is None else f" - {show(first.minus)}"
         more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
@@ -54,9 +54,9 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Placement:
-    """An addition at a layer on one prompt: its vector's rows from `first_row` on go to [start, end).
+    """An addition at one layer of one prompt: the vector's rows from `first_row` on act at [start, end).
 
-    With `every`, the one row goes to all of [start, end) and to every generated token.
+    With `every`, the single row acts at all of [start, end) and at every generated token.
     """
 
     alignment: Alignment
@@ -85,38 +85,38 @@ class Placement:
 def align_additions(
     recipe: Recipe, tokenizer: Tokenizer, blocks: int | None, context: int | None = None
 ) -> tuple[Alignment, ...]:
-    """All additions of a recipe, one entry for each of their layers.
+    """All additions of a recipe, one entry per layer.
 
     Args:
-        blocks: depth of the model, None where it is not known (then layers are not checked).
-        context: longest row of the model in tokens, None where it is not known.
+        blocks: depth of the model, or None if unknown (then layers are not checked).
+        context: the model's longest row in tokens, or None if unknown.
 
     Raises:
-        PlanError: a layer too deep, or an addition that does nothing.
-        TokenError: a padding that is not one token.
+        PlanError: a layer is too deep, or an addition does nothing.
+        TokenError: a padding is not a single token.
     """
     aligned = []
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name}: additions.{index}"
-        # `every` reads each text at its own last token: no pad is needed, and none may be read.
+        # `every` reads each text at its own last token, so it must not be padded.
         pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
         _check_texts(pairs, addition, where)
         longest = max(pair.length for pair in pairs)
         if context is not None and longest > context:
             raise PlanError(
-                f"{where}: a text of {longest} tokens, but {recipe.model} takes {context}; shorten it"
+                f"{where}: a text has {longest} tokens, but {recipe.model} takes {context}; shorten it"
             )
         added: set[int | str] = set()
         for turn, layer in enumerate(addition.layers):
             source = layer if addition.source_layer is None else addition.source_layer
-            at, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
-            if at in added:
+            block, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
+            if block in added:
                 raise PlanError(
-                    f"{where}: layer {layer} is block {at}, which is listed twice; leave one of them out"
+                    f"{where}: layer {layer} is block {block}, which is listed twice; remove one of them"
                 )
-            added.add(at)
-            aligned.append(Alignment(index, addition, pairs, at, source, turn))
+            added.add(block)
+            aligned.append(Alignment(index, addition, pairs, block, source, turn))
     return tuple(aligned)
 
 
@@ -125,7 +125,7 @@ def _check_texts(pairs: tuple[AlignedPair, ...], addition: Addition, where: str)
         raise PlanError(f"{where}: no tokens at all; write a text, or leave `bos` at auto")
     same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
     if same and not addition.adds_nothing:
-        raise PlanError(f"{where}: does nothing: plus and minus are the same tokens; change one of them")
+        raise PlanError(f"{where}: does nothing: plus and minus have the same tokens; change one of them")
 
 
 def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int | str:
@@ -138,9 +138,9 @@ def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int 
 
 
 def span(position: str | At, length: int, prompt_length: int, first: int = 1) -> tuple[int, int]:
-    """[start, end) of a vector of `length` positions on a prompt of `prompt_length`, both with BOS.
+    """The span of a vector of `length` positions on a prompt of `prompt_length`, both with BOS.
 
-    The span may leave the prompt; `first` is the first position that `every` acts on.
+    The span may exceed the prompt; `first` is the first position where `every` acts.
     """
     if position == "every":
         return first, prompt_length
@@ -156,10 +156,10 @@ def span(position: str | At, length: int, prompt_length: int, first: int = 1) ->
 def place(
     alignments: tuple[Alignment, ...], tokenizer: Tokenizer, prompt: tuple[int, ...], text: str
 ) -> tuple[Placement, ...]:
-    """The plan of one prompt (`prompt` is its ids with BOS, `text` its text for errors).
+    """Place all additions on one prompt (`prompt` holds its ids with BOS, `text` its text for errors).
 
     Raises:
-        PlanError: a span leaves the prompt, or the token it should start at is not there; nothing is skipped.
+        PlanError: a span exceeds the prompt, or the token where it should start does not occur.
     """
     return tuple(_place(alignment, tokenizer, prompt, text) for alignment in alignments)
 
@@ -197,8 +197,8 @@ def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text:
 
 
 def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
-    """Spans of the positions on which two or more of some placements act, with coefficients other than 0."""
-    # Sorted so that what begins at a position comes before what ends there, and one meeting is one span.
+    """Spans where two or more placements act, not counting those with coefficient 0."""
+    # Sorted so that starts come before ends at the same position: touching spans become one.
     edges = sorted(
         edge
         for placement in placements
@@ -218,7 +218,7 @@ def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
 def check_length(
     prompt: tuple[int, ...], text: str, new_tokens: int, context: int | None, model: str
 ) -> None:
-    """Raises PlanError where a row would be empty or longer than the model's context (in tokens)."""
+    """Raise PlanError if a row would be empty or longer than the model's context (in tokens)."""
     if not prompt:
         raise PlanError(f"prompt {show(text)}: no tokens at all; write a text, or leave `bos` at auto")
     if context is not None and len(prompt) + new_tokens > context:

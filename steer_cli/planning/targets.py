@@ -40,7 +40,7 @@ def place_in(prompt: PlannedPrompt, position: int | None) -> int:
     found = count - 1 if position is None else position + count if position < 0 else position
     if not 0 <= found < count:
         raise PlanError(
-            f"at {position}: prompt {show(prompt.text)} has positions 0 to {count - 1}; choose one of them",
-            parameter="at",
+            f"position {position}: prompt {show(prompt.text)} has positions 0 to {count - 1}; choose one",
+            parameter="position",
         )
     return found

@@ -1,7 +1,4 @@
-"""What the JSON files of a model's folder say of its tokens: texts, ids, how many have embeddings.
-
-This module does not read the tokenizer itself.
-"""
+"""What the JSON files of a model's folder say about its special tokens and the size of its vocabulary."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ from steer_cli.planning.json_file import read_object, text_part
 
 @dataclass(frozen=True)
 class StatedIds:
-    """Ids that config.json and generation_config.json name; the latter counts where both do."""
+    """Ids from config.json and generation_config.json; the latter wins."""
 
     bos: int | None
     eos: tuple[int, ...]
-    embeddings: int | None  # how many tokens the model has embeddings for, where config.json says it
+    embeddings: int | None  # number of tokens that have embeddings, if config.json says so
 
 
 def stated_ids(folder: Path) -> StatedIds:
-    """Raises TokenError where a file cannot be read, or an id is no number."""
+    """Raise TokenError if a file cannot be read, or an id is not a number."""
     config, generation = (_read(folder, file) for file in ("config.json", "generation_config.json"))
     both = config | generation
     bos = _ids(folder, both, "bos_token_id")
@@ -35,16 +32,16 @@ def stated_ids(folder: Path) -> StatedIds:
 
 
 def stated_tokens(folder: Path) -> dict[str, str | None]:
-    """Texts of the tokens that begin and end a text, under bos and eos; None for one that is not named.
+    """Texts of the tokens that begin and end a document, under bos and eos; None if not stated.
 
     Raises:
-        TokenError: a file cannot be read, or a name is no text.
+        TokenError: a file cannot be read, or a name is not a text.
     """
     config = _read(folder, "special_tokens_map.json") | _read(folder, "tokenizer_config.json")
     tokens = {}
     for key in ("bos", "eos"):
         token = config.get(f"{key}_token")
-        # Folders saved by older releases hold a special token as an object.
+        # Older releases of transformers save a special token as an object.
         tokens[key] = token.get("content") if isinstance(token, dict) else token
         if not isinstance(tokens[key], str | None):
             raise TokenError(f"{folder}: tokenizer_config.json: {key}_token: not the text of a token")
@@ -52,7 +49,7 @@ def stated_tokens(folder: Path) -> dict[str, str | None]:
 
 
 def check_vocabulary(folder: Path, tokens: int, embeddings: int) -> None:
-    """Raises TokenError where a tokenizer has more tokens than a model has embeddings for."""
+    """Raise TokenError if the tokenizer has more tokens than the model has embeddings."""
     if tokens > embeddings:
         raise TokenError(
             f"{folder}: the tokenizer has {tokens} tokens and the model has embeddings for {embeddings}; "
@@ -61,12 +58,12 @@ def check_vocabulary(folder: Path, tokens: int, embeddings: int) -> None:
 
 
 def check_ids(folder: Path, ids: Mapping[str, Sequence[int]], embeddings: int | None) -> None:
-    """Raises TokenError where one of the ids under a key is none of the model's."""
+    """Raise TokenError if the model has no token with one of these ids."""
     for key, id in ((key, id) for key, several in ids.items() for id in several):
         if id < 0 or (embeddings is not None and id >= embeddings):
-            there = "" if embeddings is None else f", which has embeddings for {embeddings}"
+            size = "" if embeddings is None else f", which has embeddings for {embeddings}"
             raise TokenError(
-                f"{folder}: {key}: token {id} is none of the model's{there}; mend config.json, "
+                f"{folder}: {key}: token {id} is none of the model's{size}; correct config.json, "
                 "generation_config.json or tokenizer_config.json"
             )
 

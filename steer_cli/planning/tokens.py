@@ -1,7 +1,7 @@
-"""Texts -> token ids, and the two texts of a pair -> rows of one length.
+"""Turn texts into token ids, and the two texts of a pair into rows of equal length.
 
-Every text is tokenised without special tokens and one BOS is put in front, once. This module does not
-know where an addition acts, and reads a tokenizer without torch and without transformers.
+Every text is tokenised without special tokens, and one BOS is put in front. Reading a tokenizer needs
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from steer_cli.errors import TokenError
 from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
-from steer_cli.recipe.yaml_source import show
+from steer_cli.recipe.quoting import show
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,24 @@ class Tokenizer:
     backend: Backend
     folder: str
     bos: int | None
-    eos: tuple[int, ...]  # a row ends at any of them; the first is the tokenizer's own
-    embeddings: int | None = None  # how many tokens the model has embeddings for, where config.json says it
+    eos: tuple[int, ...]  # any of them ends a row; the first is the tokenizer's own
+    embeddings: int | None = None  # number of tokens that have embeddings, if config.json says so
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids without BOS; special tokens that the text spells are ordinary text.
+        """Token ids without BOS; a special token that the text spells out is ordinary text.
 
         Raises:
-            TokenError: the tokenizer cannot read such a text as ordinary text, or the model has no embedding
-                for one of its tokens.
+            TokenError: the tokenizer cannot read a special token's text as ordinary text, or the model has
+                no embedding for one of the tokens.
         """
         with _reading(self.folder):
             ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
-        # A Unigram vocabulary holds its special tokens as pieces too, and finds them there.
+        # A Unigram vocabulary also holds its special tokens as pieces, and matches them.
         for id in self._special.keys() & set(ids):
             if self._special[id] in text:
                 raise TokenError(
                     f"{show(text)}: this model's tokenizer takes {show(self._special[id])} for a special "
-                    "token and cannot read it as text; leave it out"
+                    "token and cannot read it as text; remove it"
                 )
         return self.within(ids)
 
@@ -55,7 +55,7 @@ class Tokenizer:
         return {id: token.content for id, token in added.items() if token.special}
 
     def within(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """The same ids; raises TokenError where the model has no embedding for one of them."""
+        """Return the ids unchanged; raise TokenError if the model has no embedding for one of them."""
         if self.embeddings is not None and (odd := [id for id in ids if not 0 <= id < self.embeddings]):
             raise TokenError(
                 f"{self.folder}: the tokenizer gives token {odd[0]} and the model has embeddings for "
@@ -65,7 +65,7 @@ class Tokenizer:
         return ids
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt, BOS in front."""
+        """Token ids of a prompt, with BOS in front."""
         return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
 
     def decode(self, ids: tuple[int, ...]) -> str:
@@ -74,61 +74,40 @@ class Tokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def piece(self, id: int) -> str:
-        """The text that a token adds inside a text: at its start, some decoders strip a space."""
+        """The text of a token in mid-text; some decoders strip a space at the start of a text."""
         return self.decode((id, id))[len(self.decode((id,))) :]
 
     def completion(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> str:
-        """The text that follows the prompt, without the EOS that ended it."""
+        """The text that follows the prompt, without a final EOS."""
         ids = ids[:-1] if ids and ids[-1] in self.eos else ids
         before, whole = self.decode(prompt), self.decode(prompt + ids)
         return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One text of a pair: BOS, the text, then pads."""
-
-    ids: tuple[int, ...]
-    pads: int = 0
-
-
-@dataclass(frozen=True)
-class AlignedPair:
-    """The two rows of a pair; `minus` is None where there is nothing to subtract."""
-
-    plus: TokenRow
-    minus: TokenRow | None
-
-    @property
-    def length(self) -> int:
-        """Positions that the pair's vector covers."""
-        return max(len(self.plus.ids), len(self.minus.ids) if self.minus else 0)
 
 
 def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None) -> Tokenizer:
     """Read a folder's tokenizer.json (or GPT-2's vocab.json and merges.txt).
 
     Args:
-        bos: auto (the tokenizer's BOS, else the one that config.json names, else EOS), none, or the text
-            of one token.
-        also_eos: text of one more token that ends a row.
+        bos: auto (the tokenizer's BOS, or else the one in config.json, or else EOS), none, or the text of
+            one token.
+        also_eos: the text of another token that ends a row.
 
     Raises:
-        TokenError: there is no tokenizer in the folder, or it has no such token.
+        TokenError: the folder has no tokenizer, or the tokenizer has no such token.
     """
-    with _reading(folder), _panics_unheard():
+    with _reading(folder), _silent_panics():
         backend = _backend(folder)
-        # What is wrong with a tokenizer often shows only when it is used.
+        # Many faults of a tokenizer show only when it is used.
         backend.decode(backend.encode("a", add_special_tokens=False).ids or [0], skip_special_tokens=False)
     tokens, ids = stated_tokens(folder), stated_ids(folder)
     if ids.embeddings is not None:
-        # Added tokens are not counted: a text need not hold any of those that the model lacks.
+        # Added tokens are not counted: a text need not contain any that the model lacks.
         check_vocabulary(folder, backend.get_vocab_size(with_added_tokens=False), ids.embeddings)
     named = {key: _token_id(backend, token, folder) for key, token in tokens.items()}
-    eos = [named["eos"], *ids.eos]
+    ends = [named["eos"], *ids.eos]
     if also_eos is not None:
-        eos.append(_token_id(backend, also_eos, folder))
-    eos = tuple(dict.fromkeys(id for id in eos if id is not None))
+        ends.append(_token_id(backend, also_eos, folder))
+    eos = tuple(dict.fromkeys(id for id in ends if id is not None))
     if bos == "none":
         first = None
     elif bos == "auto":
@@ -160,19 +139,19 @@ def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int,
 
 @contextmanager
 def _reading(folder: Path | str) -> Iterator[None]:
-    """Within the `with`, whatever the library of tokenizers raises becomes a TokenError."""
+    """Turn whatever the tokenizers library raises into a TokenError."""
     try:
         yield
     except (TokenError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # plain Exception for a broken file; a Rust panic is not even that
+    except BaseException as error:  # a plain Exception for a broken file; a Rust panic is not even that
         reason = " ".join(str(error).split())[:160]
         raise TokenError(f"{folder}: the tokenizer cannot be read: {reason}") from None
 
 
 @contextmanager
-def _panics_unheard() -> Iterator[None]:
-    """Within the `with`, what Rust writes of a panic, past Python and to the terminal, goes nowhere."""
+def _silent_panics() -> Iterator[None]:
+    """Discard what Rust writes about a panic directly to standard error."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no standard error
@@ -204,12 +183,12 @@ def _backend(folder: Path) -> Backend:
 
 
 def _exact(backend: Backend) -> Backend:
-    """A row is exactly the text that was written, and the same on every run, whatever a file asks for."""
+    """Encode exactly the text that was written, the same on every run, whatever tokenizer.json asks for."""
     backend.no_padding()
     backend.no_truncation()
-    # Added tokens that are not special, such as runs of spaces, are vocabulary and stay as they are.
+    # Added tokens that are not special, such as runs of spaces, are vocabulary and stay.
     backend.encode_special_tokens = True
-    if getattr(backend.model, "dropout", None) is not None:  # merges left out at random, to train on
+    if getattr(backend.model, "dropout", None) is not None:  # skips merges at random, for training
         backend.model.dropout = None
     return backend
 
@@ -223,42 +202,3 @@ def _token_id(backend: Backend, token: str | None, folder: Path | str) -> int | 
             ids = backend.encode(token, add_special_tokens=False).ids
         id = ids[0] if len(ids) == 1 else None
     return id
-
-
-def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
-    """The id that fills the shorter text of a pair; None for `none`.
-
-    Raises:
-        TokenError: `pad` is not one token of this tokenizer; names `where`.
-    """
-    if pad == "none":
-        return None
-    if pad == "eos":
-        if not tokenizer.eos:
-            raise TokenError(
-                f"{where}.pad: the tokenizer has no EOS; use `pad: space` or a text of one token"
-            )
-        return tokenizer.eos[0]
-    if pad == "space":
-        # Some tokenizers put a space in front of every text, so that a lone one would be encoded as two.
-        for sign in ("Ġ", "▁", " "):
-            id = tokenizer.backend.token_to_id(sign)
-            if id is not None and tokenizer.piece(id) == " ":
-                return id
-    id = _token_id(tokenizer.backend, " " if pad == "space" else pad, tokenizer.folder)
-    if id is None:
-        raise TokenError(
-            f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"
-        )
-    return id
-
-
-def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -> AlignedPair:
-    """A pair of texts -> rows of the same length, the shorter one padded on the right.
-
-    Pads are ordinary tokens and attended to. Without a pad each side keeps its own length.
-    """
-    rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
-    length = max(map(len, rows)) if pad is not None else 0
-    padded = [TokenRow(ids + (pad,) * max(0, length - len(ids)), max(0, length - len(ids))) for ids in rows]
-    return AlignedPair(padded[0], padded[1] if minus is not None else None)

@@ -1,1 +1,1 @@
-"""YAML -> a validated recipe."""
+"""Read a YAML file into a validated recipe."""

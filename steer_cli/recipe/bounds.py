@@ -1,6 +1,6 @@
-"""How large each number of a recipe may be, and how long each text: what no model or machine goes beyond.
+"""Upper limits for the numbers and texts of a recipe, beyond what any model or machine can use.
 
-Whatever lies within is safe to multiply, to compare and to hand to a tensor. This module knows no keys.
+Every value within them is safe to multiply, compare and store in a tensor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic import Field
 
 LARGEST_BLOCK = 999_999
 LARGEST_POSITION = 99_999_999
-# A vector of any model times this is still far from what overflows when float32 squares it.
+# Any model's vector times this can still be squared in float32 without overflow.
 LARGEST_COEFFICIENT = 1e12
 LARGEST_PENALTY = LARGEST_TEMPERATURE = 1e6
 LARGEST_VOCABULARY = 10_000_000
@@ -19,7 +19,7 @@ LONGEST_TEXT = 10_000_000  # characters
 LONGEST_NAME = 4096  # characters, as of a path
 
 Block = Annotated[int, Field(ge=0, le=LARGEST_BLOCK)]
-# 100% of the depth would be behind the last block.
+# 100% of the depth would be after the last block.
 Share = Annotated[str, Field(pattern=r"^[0-9]{1,2}(\.[0-9]{1,12})?%$")]
 Position = Annotated[int, Field(ge=0, le=LARGEST_POSITION)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -30,5 +30,5 @@ Width = Annotated[float, Field(ge=0, le=1)]
 Choices = Annotated[int, Field(ge=1, le=LARGEST_VOCABULARY)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Word = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-# A path with a NUL is none.
+# No path contains a NUL.
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern="^[^\\x00]+$")]

@@ -1,7 +1,4 @@
-"""A recipe's name -> its file: those that ship with the tool, and the user's own.
-
-This module does not know what is in a recipe.
-"""
+"""Find a recipe's file by its name: a shipped recipe or the user's own."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ from pathlib import Path
 
 from steer_cli.errors import RecipeError
 
-# The model of a recipe that names none, and of a bare recipe name.
+# Used by recipes that name no model; a bare recipe name means this model's recipe.
 DEFAULT_MODEL = "smollm2-135m"
-MOST_BYTES = 64_000_000  # of a file
+MOST_BYTES = 64_000_000  # per file
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that ship with the tool: `model/name` -> file, the default model's first."""
+    """The recipes that ship with the tool, as `model/name` -> file; the default model's come first."""
     package = Path(__file__).parent.parent
     folder = package / "recipes"
     folder = folder if folder.is_dir() else package.parent / "recipes"
@@ -28,18 +25,18 @@ def shipped() -> dict[str, Path]:
 
 
 def is_file(name: str) -> bool:
-    """Whether there is such a file, or a pipe as the shell makes for `<(...)`."""
+    """Whether the name is that of a file, or of a pipe as the shell makes for `<(...)`."""
     try:
         return Path(name).exists() and not Path(name).is_dir()
-    except (OSError, ValueError):  # longer than a file's name may be, or with a NUL in it
+    except (OSError, ValueError):  # too long for a file name, or with a NUL in it
         return False
 
 
 def read(file: Path, source: str) -> bytes:
-    """The content of a file, or of standard input for `-`.
+    """The content of a file; `-` reads standard input.
 
     Raises:
-        RecipeError: it cannot be read; names `source`.
+        RecipeError: it cannot be read; the message names `source`.
     """
     try:
         if str(file) == "-" and sys.stdin is None:
@@ -50,18 +47,18 @@ def read(file: Path, source: str) -> bytes:
         raise RecipeError([f"{source}: {error.strerror or error}"]) from None
     except ValueError as error:  # a NUL in the name
         raise RecipeError([f"{source}: {error}; no file has such a name"]) from None
-    if len(content) > MOST_BYTES:  # a device, say, which has no end
+    if len(content) > MOST_BYTES:  # a device, for example, has no end
         raise RecipeError(
-            [f"{source}: more than {MOST_BYTES} bytes, which is no recipe and no list of prompts"]
+            [f"{source}: more than {MOST_BYTES} bytes, too long for a recipe or a list of prompts"]
         )
     return content
 
 
 def decode(content: bytes, source: str) -> str:
-    """UTF-8 -> text, with or without a byte order mark.
+    """Decode UTF-8, with or without a byte order mark.
 
     Raises:
-        RecipeError: it is something else; names the line.
+        RecipeError: the content is not UTF-8; the message names the line.
     """
     try:
         return content.decode("utf-8-sig")
@@ -71,10 +68,10 @@ def decode(content: bytes, source: str) -> str:
 
 
 def find(name: str) -> Path:
-    """The file of a path or of a shipped recipe's name; a bare name means the default model's first.
+    """The file for a path or a shipped recipe's name; a bare name prefers the default model's recipe.
 
     Raises:
-        RecipeError: there is neither; names the nearest shipped recipes.
+        RecipeError: there is no such file or recipe; the message suggests similar names.
     """
     if name == "-" or is_file(name):
         return Path(name)
@@ -83,6 +80,6 @@ def find(name: str) -> Path:
         if name in (full, full.split("/")[1]):
             return file
     near = difflib.get_close_matches(name, [*known, *(full.split("/")[1] for full in known)], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists those that ship"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists the shipped ones"
     kind = "is a folder, not a recipe file" if os.path.isdir(name) else "no such file or shipped recipe"
     raise RecipeError([f"{name[:200]}: {kind}; {hint}"])

@@ -1,7 +1,4 @@
-"""What pydantic found wrong with a recipe -> lines that name place, path, value and what would be right.
-
-This module reads no file and knows the format only by the examples it gives.
-"""
+"""Turn pydantic's errors into lines that name the place, the path, the value and a valid alternative."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 from steer_cli.recipe import bounds
-from steer_cli.recipe.yaml_source import Document, dotted, show
+from steer_cli.recipe.quoting import dotted, show
+from steer_cli.recipe.yaml_source import Document
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
 _UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"
@@ -20,7 +18,7 @@ RIGHT = {
     + _UP_TO,
     "source_layer": 'a block such as 0, or a share of the depth such as "25%"' + _UP_TO,
     "position": 'front, middle, back, every, {at: 3} or {token: " friend"}'
-    f"; `at` goes up to {bounds.LARGEST_POSITION}",
+    f"; a position is at most {bounds.LARGEST_POSITION}",
     "at": "a position, 0 or more, such as 3",
     "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size",
     "frequency_penalty": f"a finite number such as 1.0, up to {bounds.LARGEST_PENALTY:g} in size",
@@ -34,7 +32,7 @@ RIGHT = {
     "combine": "mean or sum",
     "overflow": "error or clip",
     "match_norm": "true or false",
-    "additions": f"a list with one addition or more, such as [{_ADDITION}]",
+    "additions": f"a list of at least one addition, such as [{_ADDITION}]",
     "pairs": "a list of pairs such as [{plus: Love, minus: Hate}]",
     "prompts": "a list of texts",
     "random": "a mapping such as {seed: 0}",
@@ -42,41 +40,54 @@ RIGHT = {
     "count": "a mapping of labels to lists of words, such as {wedding: [wedding, bride]}",
 }
 _ALTERNATIVES = (("layer",), ("source_layer",), ("position",))
-_TEXTS = ("plus", "minus", "prompt", "name", "description", "source", "model", "bos", "pad", "token")
-SHOWN = 20  # faults that get a line; beyond them it is one mistake, made many times
-LONGEST_QUOTED = 60  # characters of a value that the remedy repeats
+_TEXTS = (
+    "plus",
+    "minus",
+    "prompt",
+    "name",
+    "description",
+    "measured",
+    "source",
+    "model",
+    "bos",
+    "pad",
+    "token",
+)
+SHOWN = 20  # faults that get a line each; more than this is one mistake made many times
+LONGEST_QUOTED = 60  # characters; a longer value is not repeated in the remedy
 
-Fault = dict[str, Any]  # as pydantic tells it
+Fault = dict[str, Any]  # as pydantic reports it
 
 
 def describe(
     errors: list[Fault], written: Document, known_keys: Callable[[str], list[str]]
 ) -> tuple[list[str], int]:
-    """Pydantic's errors -> a line for each of the first faulty values, in the order of the file's keys.
+    """One line for each of the first SHOWN faulty values, in the order of the file's keys.
 
-    `known_keys` gives the keys allowed in the mapping that stands under a key ("" is the document).
+    `known_keys` returns the keys allowed in the mapping under a key ("" is the document).
 
     Returns:
-        The lines, and how many more values are at fault.
+        The lines, and the number of further faulty values.
     """
-    found = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
-    above = {path[:length] for path in {path for path, _, _ in found} for length in range(len(path))}
+    placed = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
+    above = {path[:length] for path in {path for path, _, _ in placed} for length in range(len(path))}
     first: dict[tuple, tuple[Any, Fault]] = {}
-    for path, value, fault in found:
-        # A list also fails when one of its entries does; the entry says more.
+    for path, value, fault in placed:
+        # A list also fails when one of its entries does; the entry's error says more.
         if path in above and fault["type"] not in ("value_error", "missing"):
             continue
         if fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
             path = (*path, fault["loc"][-1])
         first.setdefault(path, (value, fault))
     lines = [
-        f"{written.place(path)}: {dotted(path) or 'the document'}: {_said(path, *of, written, known_keys)}"
-        for path, of in islice(first.items(), SHOWN)
+        f"{written.place(path)}: {dotted(path) or 'the document'}: "
+        + _message(path, *at_fault, written, known_keys)
+        for path, at_fault in islice(first.items(), SHOWN)
     ]
     return lines, len(first) - len(lines)
 
 
-def _said(
+def _message(
     path: tuple, value: Any, fault: Fault, written: Document, known_keys: Callable[[str], list[str]]
 ) -> str:
     if fault["type"] == "extra_forbidden":
@@ -89,14 +100,14 @@ def _said(
 
 
 def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
-    """The part of pydantic's location that is a path in the document (unions add tags of their own)."""
+    """The part of pydantic's location that is a path in the document; unions add tags to it."""
     path: tuple = ()
     for step in loc:
         if (isinstance(values, dict) and step in values) or (
             isinstance(values, list) and isinstance(step, int) and step < len(values)
         ):
             path, values = (*path, step), values[step]
-        # The ways to write one of these are tried in turn and all fail: one error is enough.
+        # Pydantic reports every form that one of these may take; one error is enough.
         if path[-1:] in _ALTERNATIVES:
             break
     return path, values
@@ -113,16 +124,16 @@ def _right(path: tuple, value: Any, fault: Fault, written: Document) -> str:
         return "a list of words such as [wedding, bride]"
     if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:
         return _right_text(path, value, fault, written)
-    return RIGHT.get(key, "a value of the format")
+    return RIGHT.get(key, "a valid value")
 
 
 def _right_text(path: tuple, value: Any, fault: Fault, written: Document) -> str:
     if isinstance(value, str):
         longest = fault.get("ctx", {}).get("max_length")
         ways = {
-            "string_too_short": "a text of one character or more",
+            "string_too_short": "a text of at least one character",
             "string_too_long": f"a text of up to {longest} characters",
-            "string_pattern_mismatch": "a name or a path: it holds the character #x0000",
+            "string_pattern_mismatch": "a name or a path: it contains the character #x0000",
         }
         return ways.get(fault["type"], "UTF-8 text")
     if isinstance(value, (bool, int, float)):

@@ -1,7 +1,4 @@
-"""Values and paths as short single lines, for errors.
-
-This module does not know where a value stands.
-"""
+"""Values and paths as short single lines, for error messages."""
 
 from __future__ import annotations
 
@@ -15,19 +12,19 @@ class _Short(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         try:
             return super().repr_int(x, level)
-        except ValueError:  # more digits than Python writes; `!!int 0xff...` reads any number of them
+        except ValueError:  # more digits than Python prints; `!!int 0xff...` may have any number
             return f"a number of {x.bit_length()} bits"
 
 
 def show(value: Any) -> str:
-    """A value as one short line, for an error."""
+    """A value as one short line."""
     short = _Short()
     short.maxstring = short.maxother = 60
     return _shortened(short.repr(value))
 
 
 def dotted(path: Path) -> str:
-    """A path as `additions.0.plus`, on one line whatever its keys hold."""
+    """A path as `additions.0.plus`, on one line whatever its keys contain."""
     steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
     return ".".join(_shortened(step) for step in steps)
 

@@ -1,21 +1,19 @@
-"""YAML -> Recipe, frozen and validated: the only place that knows the file format.
+"""The recipe format: frozen, validated values, and how to load them.
 
-This module knows neither tokens nor models: whether a layer exists or a text fits is decided later.
+Whether a layer exists or a text fits a prompt is checked later, when the model is known.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
-from steer_cli.recipe import yaml_source as document
-from steer_cli.recipe.bundled import DEFAULT_MODEL, decode, find, is_file, read
-from steer_cli.recipe.messages import RIGHT, describe
-from steer_cli.recipe.yaml_source import Document, Override, show
+from steer_cli.recipe.bundled import DEFAULT_MODEL
+from steer_cli.recipe.messages import RIGHT
+from steer_cli.recipe.quoting import show
 
 Layers = Annotated[
     tuple[bounds.Block | bounds.Share, ...],
@@ -23,8 +21,8 @@ Layers = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
 
-# What the validators below ask for beyond the types, in the words of JSON Schema.
-ONE_KIND_OF_TEXT = {
+# What the validators below check beyond the types, written as JSON Schema.
+ONE_KIND_OF_TEXT: dict[str, Any] = {
     "oneOf": [
         {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
         {
@@ -33,7 +31,7 @@ ONE_KIND_OF_TEXT = {
         },
     ]
 }
-ONE_KIND_OF_PROMPT = {
+ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
         "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
@@ -46,62 +44,62 @@ class _Part(BaseModel):
 
 
 class At(_Part):
-    """Start at a position of the prompt; 0 is BOS."""
+    """Start at this position of the prompt; 0 is BOS."""
 
-    at: Annotated[bounds.Position, Field(description="first position, counted with BOS")]
+    at: Annotated[bounds.Position, Field(description="first position; 0 is BOS")]
 
 
 class AtToken(_Part):
-    """Start at the first place where these tokens stand in the prompt."""
+    """Start where these tokens first occur in the prompt."""
 
     token: Annotated[bounds.Text, Field(min_length=1, description='a text of the prompt, such as " friend"')]
 
 
 class Pair(_Part):
-    """Two texts; the vector is the stream of `plus` less the stream of `minus`."""
+    """Two texts; the vector is the stream of `plus` minus the stream of `minus`."""
 
     plus: Annotated[bounds.Text, Field(description="steer towards this text")]
-    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+    minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
         None
     )
 
 
 class Random(_Part):
-    """A control: a Gaussian vector with the norms of the pair's."""
+    """A control: a Gaussian vector with the same norms as the pair's."""
 
     seed: bounds.Seed = 0
 
 
 class Addition(_Part):
-    """One entry of a recipe: texts, layers, a coefficient, a position."""
+    """One entry of a recipe: which texts, at which layers, how strongly, at which position."""
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
 
     plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
-    minus: Annotated[bounds.Text | None, Field(description='and away from this one; "" is a row of pads')] = (
+    minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
         None
     )
-    pairs: Annotated[tuple[Pair, ...], Field(strict=False, description="many pairs instead of one")] = ()
-    combine: Annotated[Literal["mean", "sum"], Field(description="how the pairs become one vector")] = "mean"
+    pairs: Annotated[
+        tuple[Pair, ...], Field(strict=False, description="several, instead of plus, minus")
+    ] = ()
+    combine: Annotated[Literal["mean", "sum"], Field(description="how pairs become one vector")] = "mean"
     layer: Annotated[
         bounds.Block | bounds.Share | Layers,
         Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
     ]
-    coefficient: Annotated[bounds.Coefficient, Field(description="the vector is multiplied by this")] = 1.0
+    coefficient: Annotated[bounds.Coefficient, Field(description="multiply the vector by this")] = 1.0
     position: Annotated[
         Literal["front", "middle", "back", "every"] | At | AtToken,
         Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
     ] = "front"
     pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
-    overflow: Annotated[Literal["error", "clip"], Field(description="a span that leaves the prompt")] = (
-        "error"
-    )
+    overflow: Annotated[Literal["error", "clip"], Field(description="for a span that does not fit")] = "error"
     source_layer: Annotated[
         bounds.Block | bounds.Share | None, Field(description="record here instead of at `layer`")
     ] = None
-    match_norm: Annotated[bool, Field(description="rescale to the norm that the pair has at `layer`")] = False
+    match_norm: Annotated[bool, Field(description="rescale to the pair's norm at `layer`")] = False
     random: Annotated[
-        Random | None, Field(description="a control: noise of the same norm, new at each layer")
+        Random | None, Field(description="a control: noise of the same norm, drawn anew at each layer")
     ] = None
     dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
@@ -111,7 +109,7 @@ class Addition(_Part):
             raise ValueError("needs either plus (and minus), or pairs")
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         if not layers or len(set(layers)) < len(layers):
-            raise ValueError("layer needs one block or more, each once")
+            raise ValueError("layer needs at least one block, each listed once")
         return self
 
     @property
@@ -121,17 +119,19 @@ class Addition(_Part):
 
     @property
     def texts(self) -> tuple[Pair, ...]:
-        """The pairs of the addition, one or many."""
-        return self.pairs or (Pair(plus=self.plus, minus=self.minus),)
+        """The addition's pairs, one or more."""
+        if self.plus is None:
+            return self.pairs
+        return (Pair(plus=self.plus, minus=self.minus),)
 
     @property
     def layers(self) -> tuple[int | str, ...]:
-        """The blocks it is added before, as written: numbers or shares of the depth."""
+        """The layers as written: block numbers or shares of the depth."""
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
 
 class Sampling(_Part):
-    """How one token is drawn from the logits. The defaults are those of Turner et al. 2023."""
+    """How tokens are drawn from the logits. The defaults are those of Turner et al. 2023."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions of each prompt and arm")] = 3
@@ -139,7 +139,7 @@ class Sampling(_Part):
     top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
     top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
     frequency_penalty: Annotated[
-        bounds.Penalty, Field(description="logits lose this for each earlier use of the token")
+        bounds.Penalty, Field(description="subtracted from a token's logit for each earlier use of the token")
     ] = 1.0
     seed: bounds.Seed = 0
 
@@ -148,12 +148,15 @@ Words = Annotated[tuple[bounds.Word, ...], Field(strict=False, min_length=1)]
 
 
 class Recipe(_Part):
-    """A steering recipe: prompts, additions and sampling, as one small file of text."""
+    """A steering recipe: prompts, additions and sampling, in one small text file."""
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_PROMPT)
 
     name: Annotated[str, Field(max_length=bounds.LONGEST_NAME)] = ""
-    description: bounds.Text = ""
+    description: Annotated[bounds.Text, Field(description="what the recipe does, in one short line")] = ""
+    measured: Annotated[
+        bounds.Text, Field(description="what was found with it: the effect, with figures, in a few lines")
+    ] = ""
     source: Annotated[bounds.Text, Field(description="where the recipe comes from")] = ""
     model: Annotated[bounds.Name, Field(description="hub id, folder, .gguf file or catalogue name")] = (
         DEFAULT_MODEL
@@ -161,13 +164,13 @@ class Recipe(_Part):
     bos: Annotated[bounds.Word, Field(description="auto, none, or a token of the model")] = "auto"
     prompt: Annotated[bounds.Text | None, Field(description="the text to continue")] = None
     prompts: Annotated[
-        tuple[bounds.Text, ...], Field(strict=False, description="several, instead of prompt")
+        tuple[bounds.Text, ...], Field(strict=False, description="several prompts, instead of prompt")
     ] = ()
     additions: Annotated[tuple[Addition, ...], Field(strict=False, min_length=1)]
     sampling: Sampling = Sampling()
     count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
 
-    # Of the bytes of the file and of the changes made to it; not a key of the file.
+    # Of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
 
     @model_validator(mode="after")
@@ -178,7 +181,7 @@ class Recipe(_Part):
 
     @property
     def sha256(self) -> str:
-        """Equals `sha256sum FILE`; with `--set`, each change is hashed after the file as a line."""
+        """Equals `sha256sum FILE`; each change (KEY=VALUE) is hashed after the file, on a line of its own."""
         return self._sha256
 
     @property
@@ -186,14 +189,14 @@ class Recipe(_Part):
         return (self.prompt,) if self.prompt is not None else self.prompts
 
     def with_prompts(self, prompts: list[str]) -> Recipe:
-        """The same recipe on other prompts.
+        """The same recipe with other prompts; with none given, its own.
 
         Raises:
-            RecipeError: there is no prompt at all, or one is not readable as UTF-8.
+            RecipeError: there is no prompt at all, or one is not valid UTF-8.
         """
         if not prompts and not self.all_prompts:
             raise RecipeError(
-                [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use --prompt TEXT"]
+                [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use `prompt=TEXT`"]
             )
         for prompt in prompts:
             if any("\ud800" <= character <= "\udfff" for character in prompt):
@@ -220,52 +223,3 @@ class Recipe(_Part):
             key = str(fault["loc"][0])
             raise RecipeError([f"sampling.{key}: {show(given[key])} is not {RIGHT[key]}"]) from None
         return self.model_copy(update={"sampling": sampling})
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, which editors use to complete and check the file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
-def load(name: str, changes: list[Override] | None = None) -> Recipe:
-    """Read, change and validate a recipe: a path, `-` for standard input, or a shipped name.
-
-    Raises:
-        RecipeError: the file cannot be read or is no recipe; holds one line for each fault.
-    """
-    file, changes = find(name), changes or []
-    source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
-    content = read(file, source)
-    written = document.override(document.parse(decode(content, source), source), changes)
-    recipe = validate(written)
-    digest = hashlib.sha256(content)
-    for change in changes:
-        # Options such as --samples are in every record themselves.
-        if not change.label.startswith("--set"):
-            continue
-        digest.update(f"\n{change.label}".encode(errors="surrogateescape"))
-    recipe = (
-        recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})
-    )
-    recipe._sha256 = digest.hexdigest()
-    return recipe
-
-
-def validate(written: Document) -> Recipe:
-    """Plain values -> Recipe.
-
-    Raises:
-        RecipeError: one line for each fault, in the order of the file; for the first of very many.
-    """
-    try:
-        return Recipe.model_validate(written.values)
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise RecipeError(*describe(faults, written, _known_keys)) from None
-    except RecursionError:
-        raise RecipeError([f"{written.source}: nested too deeply"]) from None
-
-
-def _known_keys(parent: str) -> list[str]:
-    kinds = {"additions": Addition, "pairs": Pair, "sampling": Sampling, "random": Random}
-    return list(kinds.get(parent, Recipe).model_fields)

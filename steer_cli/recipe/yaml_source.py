@@ -1,7 +1,6 @@
-"""YAML text -> plain values, and the line on which each of them stands.
+"""Read YAML text into plain values and remember the line of each.
 
-Plain scalars follow YAML 1.2, so that `plus: Yes` and `minus: No` stay words and 12:30 is no number.
-This module does not know what a recipe is.
+Plain scalars follow YAML 1.2, so `plus: Yes` and `minus: No` stay words and 12:30 is not a number.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import Any
 import yaml
 
 from steer_cli.errors import RecipeError
-from steer_cli.recipe.quoting import Path, dotted, show
+from steer_cli.recipe.quoting import Path, dotted
 
-# JSON writes a character beyond U+FFFF as two escapes.
+# JSON writes a character above U+FFFF as two escapes.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
@@ -24,7 +23,7 @@ def _joined(pair: re.Match) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader with YAML 1.2's rules for plain scalars, which refuses a key that is written twice."""
+    """A safe loader that follows YAML 1.2 for plain scalars and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         if not isinstance(node, yaml.MappingNode):
@@ -45,20 +44,20 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
-            # A tag written by hand, or a number beyond what Python reads.
-            said = (
-                "a number of too many digits"
+            # An explicit tag, or a number with more digits than Python reads.
+            fault = (
+                "a number with too many digits"
                 if "digits" in str(error)
                 else f"{_one_line(error)} ({node.tag})"
             )
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark) from None
 
-    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
         node.value = _PAIR.sub(_joined, node.value)
         return node
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         text = super().construct_scalar(node)
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise yaml.constructor.ConstructorError(
@@ -83,17 +82,18 @@ _NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "fl
 
 @dataclass(frozen=True)
 class Override:
-    """A value that replaces one of the document; `label` is what the user typed."""
+    """A value that replaces one of the document's; errors call it `label`."""
 
     label: str
     path: Path
     value: Any
-    text: str = ""  # the value as it was typed
+    text: str = ""  # the value as written
+    assignment: str = ""  # KEY=VALUE, where the change is part of the recipe's digest
 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain values with the place of each: `source:line`, or the option that set it."""
+    """Plain values with the place of each: `source:line`, or the label of the change that set it."""
 
     source: str
     values: Any
@@ -101,7 +101,7 @@ class Document:
     overrides: tuple[Override, ...] = field(default=())
 
     def place(self, path: Path) -> str:
-        """Where the value at `path` was written; the nearest parent's place if it was not."""
+        """Where the value at `path` was written, or else the nearest parent that was."""
         for override in reversed(self.overrides):
             shared = min(len(override.path), len(path))
             if path and override.path[:shared] == path[:shared]:
@@ -109,7 +109,7 @@ class Document:
         return f"{self.source}:{self._find(path)[0]}"
 
     def written(self, path: Path) -> str | None:
-        """The text of a plain value, before YAML made a number or a flag of it."""
+        """The text of a plain value, before YAML turned it into a number or a flag."""
         for override in reversed(self.overrides):
             if override.path == path:
                 return override.text
@@ -117,7 +117,7 @@ class Document:
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
     def _find(self, path: Path) -> tuple[int, yaml.Node | None]:
-        """Line and node of a path; the nearest parent's line and no node where nothing was written."""
+        """Line and node of a path; if it was not written, the nearest parent's line and no node."""
         node, line = self.node, 1
         if node is not None:
             line = node.start_mark.line + 1
@@ -134,13 +134,13 @@ class Document:
 
 
 def parse(text: str, source: str) -> Document:
-    """YAML text -> Document.
+    """Read YAML text.
 
     Raises:
-        RecipeError: the text is not one YAML document, or writes a key twice; names the line.
+        RecipeError: the text is not one YAML document, or writes a key twice; the message names the line.
     """
     try:
-        # The constructor also holds the reader, which refuses control characters at once.
+        # The constructor already reads the text, and refuses control characters.
         loader = _Loader(text)
         node = loader.get_single_node()
         _check_keys(node, source)
@@ -159,7 +159,7 @@ def parse(text: str, source: str) -> Document:
 
 
 def check_characters(text: str, source: str) -> None:
-    """Raises RecipeError where a text holds a control character, which no YAML may; names the line."""
+    """Raise RecipeError if the text contains a control character, which YAML forbids; names the line."""
     try:
         yaml.reader.Reader(text)
     except yaml.reader.ReaderError as error:
@@ -173,12 +173,12 @@ def _forbidden(error: yaml.reader.ReaderError, text: str, source: str) -> str:
 
 
 def _check_keys(root: yaml.Node | None, source: str) -> None:
-    """Refuse keys that YAML reads as a number, a flag or nothing: the format's keys are text."""
+    """Refuse keys that YAML reads as a number, a flag or null: the format's keys are text."""
     waiting: list[tuple[yaml.Node | None, Path]] = [(root, ())]
     seen: set[int] = set()
     while waiting:
         node, path = waiting.pop()
-        if id(node) in seen:  # an alias, perhaps of something around it
+        if id(node) in seen:  # an alias, which may lead back to its own parent
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
@@ -191,70 +191,14 @@ def _check_keys(root: yaml.Node | None, source: str) -> None:
                 waiting.append((value, (*path, getattr(key, "value", ""))))
 
 
-# Quotes exactly the words that the loader would not read as text.
+# Quotes exactly those words that the loader would not read as text.
 _Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
 
 
 def as_yaml(values: Any) -> str:
-    """Plain values -> YAML text that `parse` reads as the same values."""
+    """Write plain values as YAML that `parse` reads back as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]
-
-
-def parse_override(assignment: str) -> Override:
-    """`additions.0.coefficient=3` -> Override. A value that starts with [ { " or ' is read as YAML.
-
-    Raises:
-        RecipeError: there is no `=`, or the value is not readable.
-    """
-    label = f"--set {assignment}"
-    key, equals, text = assignment.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError([f"{label}: write KEY=VALUE, such as additions.0.coefficient=3"])
-    path = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in key.strip().split("."))
-    if text.lstrip()[:1] in tuple("[{\"'"):
-        return Override(label, path, parse(text, label).values, text)
-    # Any other text is one plain scalar, even with a colon in it, so a sentence needs no second quoting.
-    node = yaml.ScalarNode(_Loader("").resolve(yaml.ScalarNode, text, (True, False)), text)
-    try:
-        return Override(label, path, _Loader("").construct_object(node), text)
-    except yaml.MarkedYAMLError as error:
-        raise RecipeError([f"{label}: {_one_line(error.problem)}"]) from None
-
-
-def value_override(path: str, value: Any) -> Override:
-    """A value for a path such as `additions.0.coefficient`."""
-    steps = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in path.split("."))
-    return Override(path, steps, value, str(value))
-
-
-def override(document: Document, changes: list[Override]) -> Document:
-    """The document with values replaced, in order; the given one stays as it is.
-
-    Raises:
-        RecipeError: a path that leads through a missing entry or a value that has no entries.
-    """
-    values = document.values
-    for change in changes:
-        values = _replaced(values, change.path, change, ())
-    return Document(document.source, values, document.node, document.overrides + tuple(changes))
-
-
-def _replaced(values: Any, path: Path, change: Override, above: Path) -> Any:
-    if not path:
-        return change.value
-    step, rest = path[0], path[1:]
-    if isinstance(values, list):
-        if not isinstance(step, int) or step >= len(values):
-            where = ".".join(map(str, above))
-            raise RecipeError(
-                [f"{change.label}: {where} has entries 0 to {len(values) - 1}; {step!r} is none of them"]
-            )
-        return [_replaced(v, rest, change, (*above, step)) if i == step else v for i, v in enumerate(values)]
-    if isinstance(values, dict) or values is None:
-        values = values or {}
-        return {**values, step: _replaced(values.get(step), rest, change, (*above, step))}
-    raise RecipeError([f"{change.label}: {dotted(above)} is {show(values)}, which has no entry {step!r}"])

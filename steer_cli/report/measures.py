@@ -103,4 +103,4 @@ def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
             table.add_row(str(at_layer.layer), *(f"{value:.3f}" for value in at_layer.ratio[:room]))
         yield table
         if len(first.tokens) > room:
-            yield Text(f"  and {len(first.tokens) - room} more positions (--jsonl has all)", style="dim")
+            yield Text(f"  and {len(first.tokens) - room} more positions (the records have all)", style="dim")

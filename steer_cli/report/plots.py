@@ -42,7 +42,7 @@ def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width
     try:
         figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     except OSError as error:
-        raise PlotError(f"--plot {path}: {error.strerror or error}") from None
+        raise PlotError(f"plot {path}: {error.strerror or error}", parameter="plot") from None
 
 
 def _plain(text: str) -> str:
@@ -53,7 +53,9 @@ def _plain(text: str) -> str:
 def check_axes(varying: Sequence[str], path: Path) -> None:
     """Raises PlotError where more axes vary than a plot has."""
     if len(varying) > 2:
-        raise PlotError(f"--plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer")
+        raise PlotError(
+            f"plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer", parameter="plot"
+        )
 
 
 def sweep(points: Sequence[SweepPoint], path: Path) -> None:

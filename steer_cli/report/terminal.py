@@ -166,7 +166,7 @@ def comparison_parts(comparison: Comparison, width: int) -> Iterator[RenderableT
     yield from receipt(comparison.receipts[:SHOWN_ADDITIONS], comparison.pieces)
     if comparison.receipts[SHOWN_ADDITIONS:]:
         hidden = len(comparison.receipts) - SHOWN_ADDITIONS
-        yield Text(f"  and {hidden} more receipts (--jsonl holds all)", style="dim")
+        yield Text(f"  and {hidden} more receipts (the records have all)", style="dim")
     yield from sums(comparison.sums, comparison.pieces)
     yield completions(comparison)
     if comparison.recipe.count:

@@ -28,7 +28,7 @@ from steer_cli.cli import (
     table,
 )
 from steer_cli.recipe.bundled import find, shipped
-from steer_cli.recipe.schema import schema as recipe_schema
+from steer_cli.recipe.load import schema as recipe_schema
 
 PROMPT = "I hate you because"
 LONG = "I hate you because you are late and you ate my cake at the gate of the old city"
@@ -480,7 +480,7 @@ def test_prompts_that_cannot_be_read_are_named(love, tmp_path):
     }
     for name, line in said.items():
         assert line.startswith(f"--prompts {tmp_path / name}: ")
-    assert "no prompt in it; write one a line" in said["empty"]
+    assert "no prompt in it; write one per line" in said["empty"]
     assert "no prompt in it" in said["blank"]
     assert "No such file" in said["missing"]
     assert fault("generate", love, "--prompts", tmp_path).startswith(f"--prompts {tmp_path}: ")
@@ -521,13 +521,13 @@ def test_a_recipe_without_a_prompt_says_how_to_give_one(love):
         (["--set", "additions.0.pad=two words"], "additions.0.pad: 'two words' is not one token"),
         (
             ["--set", "additions.0.minus=Love"],
-            "additions.0: does nothing: plus and minus are the same tokens",
+            "additions.0: does nothing: plus and minus have the same tokens",
         ),
         (["--set", "additions.1.position={at: 4}"], "overflow: clip"),
         (["--device", "nonsense"], "--device 'nonsense': not on this machine; it has"),
         (["--device", ""], "--device ''"),
         (["--device", "meta"], "--device 'meta'"),
-        (["--model", ""], "--model : model: '' is not a text of one character or more"),
+        (["--model", ""], "--model : model: '' is not a text of at least one character"),
         (
             ["--model", "a b"],
             "model 'a b': not a hub id, a folder or a file; models that need no hub: smollm2-135m",
@@ -627,13 +627,16 @@ def test_schema_prints_json():
 def test_recipes_lists_what_ships(love):
     found = records(steer("recipes", "--json"))
     assert [record["name"] for record in found] == list(shipped())
-    assert all(list(record) == ["name", "model", "description", "source"] for record in found)
+    assert all(list(record) == ["name", "model", "description", "measured", "source"] for record in found)
     screen = steer("recipes").stdout
     names = [line.split()[0] for line in screen.splitlines()[1:] if not line.startswith(" ")]
     assert names == list(shipped())
     for record in found:
-        # Folded over several lines, so word by word.
-        assert all(word in screen for word in record["description"].split())
+        # What it does is one line of a narrow terminal; what was found stands apart from it.
+        assert f"{record['name']} " in screen and record["description"] in screen
+        assert record["measured"] and "Measured" not in record["description"]
+    narrow = steer("recipes", env={"COLUMNS": "80"}).stdout.splitlines()
+    assert len(narrow) == 1 + len(found)
 
 
 def test_recipes_prints_one_as_it_is_in_its_file(love):
@@ -694,7 +697,7 @@ def test_the_helps_below_are_all_there_are():
 
 
 def examples(command: tuple[str, ...]) -> list[str]:
-    return [line.strip() for line in HELPS[command].split("Examples[/]")[1].splitlines() if line.strip()]
+    return list(HELPS[command].examples)
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)
@@ -703,7 +706,7 @@ def test_help_ends_with_examples_that_can_be_pasted(command, width):
     lines = [
         line.strip() for line in steer(*command, "--help", env={"COLUMNS": str(width)}).stdout.splitlines()
     ]
-    shown = lines[lines.index("Examples") :]
+    shown = lines[lines.index("Examples:") :]
     assert any(example.startswith("steer ") or "| steer" in example for example in examples(command))
     for example in examples(command):
         # Whole, on one line: two halves cannot be pasted.

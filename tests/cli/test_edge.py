@@ -70,7 +70,7 @@ def test_check_counts_the_faults_that_it_does_not_name(tmp_path):
     said = result.stderr.splitlines()
     assert (result.exit_code, len(said)) == (1, 21)
     assert said[0] == f"error: {file}:4: k0: unknown key; known keys: " + said[0].split("known keys: ")[1]
-    assert said[-1] == f"error: {file}: and 80 more faults; mend these first, they may be of one cause"
+    assert said[-1] == f"error: {file}: and 80 more faults; fix these first, they may have the same cause"
 
 
 # ---- steer recipes FILE

@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line(command, worded):
     with open("/dev/full", "w") as full:
         result = steer(*words(command, worded), stdout=full)
     assert result.returncode == 1
-    assert result.stderr == "error: standard output: No space left on device; what was printed is cut off\n"
+    assert result.stderr == "error: standard output: No space left on device; the output is incomplete\n"
 
 
 @posix

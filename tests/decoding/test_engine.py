@@ -6,24 +6,41 @@ of batches: agreeing with it is what proves that cached decoding of one batch is
 
 import json
 import shutil
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from conftest import ARCHITECTURES
 from reference import reference
-from tiny import LOVE, POSITIONS, PROMPT, hidden_states, open_model, plain_logits, steer
+from tiny import (
+    LOVE,
+    POSITIONS,
+    PROMPT,
+    by_transformers,
+    drawn,
+    embedding,
+    hidden_states,
+    open_model,
+    plain_logits,
+    steer,
+)
 
-from steer_cli.api import Hardware
-from steer_cli.api import generate as run_recipe
-from steer_cli.decoding.engine import MOST_ROWS, generate
-from steer_cli.decoding.prefill import UNSTEERED, Job, prefill
-from steer_cli.decoding.request import Row
+from steer_cli.activations.arms import UNSTEERED
+from steer_cli.api import complete
+from steer_cli.decoding.engine import MOST_ROWS, decode
+from steer_cli.decoding.prefill import prefill
+from steer_cli.decoding.request import Request
 from steer_cli.errors import PlanError, SteerError
 from steer_cli.measure.logprob import mean_logprobs
+from steer_cli.models.hardware import Hardware
 from steer_cli.models.load import load
+from steer_cli.models.resolve import locate
+from steer_cli.networks.attention import Causal
+from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.recipe.load import load as load_recipe
 from steer_cli.recipe.schema import Sampling
-from steer_cli.recipe.schema import load as load_recipe
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SAMPLING = {"max_new_tokens": 12, "samples": 3, "top_p": 0.9, "frequency_penalty": 0.5, "seed": 4}
@@ -38,6 +55,12 @@ def agrees(rows, samples):
     return ([row.ids for row in rows], [row.finish for row in rows]) == tokens_of(samples)
 
 
+@cache
+def opened(name):
+    """A model by name, as a command opens it."""
+    return load(locate(name), Hardware(device="cpu"))
+
+
 @pytest.fixture
 def run(tmp_path):
     """A function: a folder and the values of a recipe -> the outcome of each prompt, by way of a file."""
@@ -49,7 +72,9 @@ def run(tmp_path):
         written = {"model": str(folder), "additions": list(additions), **keys}
         file = tmp_path / "recipe.yaml"
         file.write_text(json.dumps(written), encoding="utf-8")  # JSON is YAML too
-        return list(run_recipe(load_recipe(str(file)), Hardware(device="cpu"), score=score))
+        recipe, model = load_recipe(str(file)), opened(str(folder))
+        plan = plan_recipe(recipe, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
+        return list(complete(model, plan, score=score))
 
     return outcomes
 
@@ -81,7 +106,7 @@ def test_both_arms_are_the_references_token_for_token(arch, position, tiny_folde
         unsteered, steered = one.rows(**sampling)
         assert agrees(unsteered, result["unsteered"]["samples"])
         assert agrees(steered, result["steered"]["samples"])
-        assert steered != unsteered
+        assert drawn(steered) != drawn(unsteered)
     for arm, name in enumerate(("unsteered", "steered")):
         torch.testing.assert_close(start.logits[arm], result[name]["logits"], atol=1e-4, rtol=1e-4)
 
@@ -93,7 +118,7 @@ def test_coefficient_0_is_unsteered(arch, position, tiny_folder):
     start = one.prefilled()
     torch.testing.assert_close(start.logits[0], start.logits[1])
     unsteered, steered = one.rows(20, max_new_tokens=30, top_p=0.9)
-    assert steered == unsteered
+    assert drawn(steered) == drawn(unsteered)
     assert len({row.ids for row in unsteered}) > 10
 
 
@@ -107,19 +132,17 @@ def test_greedy_of_the_real_model_is_that_of_transformers(real_folder):
 
 
 def greedy_for_100_tokens(folder):
-    model = open_model(folder)
+    network, oracle = open_model(folder).network, by_transformers(folder)
     ids = open_tokenizer(folder).prompt(PROMPT)
     row = torch.tensor([ids])
-    ends = model.network.generation_config.eos_token_id
-    model.network.generation_config.eos_token_id = None  # 100 tokens, whatever they are
-    made = model.network.generate(
-        row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=100
-    )
-    model.network.generation_config.eos_token_id = ends
+    ends = oracle.generation_config.eos_token_id
+    oracle.generation_config.eos_token_id = None  # 100 tokens, whatever they are
+    made = oracle.generate(row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=100)
+    oracle.generation_config.eos_token_id = ends
     sampling = Sampling(**GREEDY, max_new_tokens=100, samples=1)
-    (finished,) = generate(model, [Job(ids, (UNSTEERED,))], sampling, (), len(ids))
-    ((mine,),) = finished.rows
-    assert mine == Row(tuple(made[0, len(ids) :].tolist()), "length")
+    (finished,) = decode(network, [Request(ids, (UNSTEERED,))], sampling, (), len(ids))
+    ((mine,),) = finished.arms
+    assert drawn([mine]) == [(tuple(made[0, len(ids) :].tolist()), "length")]
     assert len(mine.ids) == 100
 
 
@@ -134,11 +157,12 @@ def test_greedy_steered_for_60_tokens(arch, position, tiny_folder):
         assert agrees(rows, result[arm]["samples"])
 
 
+@pytest.mark.parametrize("arch", ["gemma3", "gemma3_adapted"])
 @pytest.mark.parametrize("words", [185, 215])
 @pytest.mark.parametrize("position", ["front", "every"])
-def test_beyond_a_sliding_window(words, position, tiny_folder):
+def test_beyond_a_sliding_window(words, position, arch, tiny_folder):
     """Gemma's lower blocks look 200 positions back: it is passed while decoding, or in the prompt already."""
-    folder, addition = tiny_folder("gemma3"), {**LOVE, "position": position}
+    folder, addition = tiny_folder(arch), {**LOVE, "position": position}
     prompt = " wedding" * words
     one = steer(folder, addition, prompt=prompt)
     assert len(one.prompt) == words + 1
@@ -148,17 +172,17 @@ def test_beyond_a_sliding_window(words, position, tiny_folder):
     for arm, name in enumerate(("unsteered", "steered")):
         assert agrees(rows[arm], result[name]["samples"])
     for scored, row in zip(scores(one, rows[1]), rows[1], strict=True):
-        assert scored == pytest.approx(mean_by_hand(one.model, one.prompt, row.ids), abs=1e-4)
+        assert scored == pytest.approx(mean_by_hand(one.folder, one.prompt, row.ids), abs=1e-4)
 
 
 def scores(one, rows):
     start = one.prefilled()
-    return mean_logprobs(one.model, start.prefixes[0], start.logits[0], [row.ids for row in rows])
+    return mean_logprobs(one.network, start.prefixes[0], start.logits[0], [row.ids for row in rows])
 
 
-def mean_by_hand(model, prompt, ids):
+def mean_by_hand(folder, prompt, ids):
     """The whole row in one plain pass."""
-    logits = plain_logits(model, [*prompt, *ids])[len(prompt) - 1 : -1]
+    logits = plain_logits(folder, [*prompt, *ids])[len(prompt) - 1 : -1]
     scores = logits.double().log_softmax(-1)
     return scores.gather(1, torch.tensor(ids)[:, None]).mean().item()
 
@@ -169,10 +193,10 @@ def test_mean_logprob_is_that_of_a_plain_pass_over_the_whole_row(arch, position,
     one = steer(tiny_folder(arch), {**LOVE, "position": position})
     rows = [row for arm in one.rows(**{**SAMPLING, "samples": 6}) for row in arm]
     # In any order and of any length, and twice the same.
-    rows += [Row(rows[0].ids[:1], "length"), rows[0]]
+    rows += [replace(rows[0], ids=rows[0].ids[:1]), rows[0]]
     made = scores(one, rows)
     for score, row in zip(made, rows, strict=True):
-        assert score == pytest.approx(mean_by_hand(one.model, one.prompt, row.ids), abs=1e-4)
+        assert score == pytest.approx(mean_by_hand(one.folder, one.prompt, row.ids), abs=1e-4)
     assert made[0] == made[-1]
 
 
@@ -180,21 +204,36 @@ def test_mean_logprob_in_parts(tiny_folder, monkeypatch):
     one = steer(tiny_folder("llama"), LOVE)
     rows = one.rows(**{**SAMPLING, "samples": 6})[0]
     whole = scores(one, rows)
-    monkeypatch.setattr("steer_cli.measure.logprob.HELD_VALUES", 2 * 512 * 12)
+    monkeypatch.setattr("steer_cli.measure.logprob.HELD_LOGITS", 2 * 512 * 12)
     assert scores(one, rows) == pytest.approx(whole, abs=1e-5)
 
 
 def test_mean_logprob_in_half_precision_is_taken_in_full(tiny_folder):
     """Log probabilities of bfloat16 have two digits; only the logits should be that coarse."""
     folder = tiny_folder("llama")
-    model, ids = load(folder, "half", dtype="bfloat16", device="cpu"), open_tokenizer(folder).prompt(PROMPT)
-    with torch.no_grad():
-        logits = model.network(torch.tensor([ids]), use_cache=False).logits[0, -1]
+    network, ids = open_model(folder, "bfloat16").network, open_tokenizer(folder).prompt(PROMPT)
+    with torch.inference_mode():
+        logits = network.next_logits(torch.tensor([ids]), Causal(len(ids), keep=True))[0]
     assert logits.dtype == torch.bfloat16
-    (start,) = prefill(model, [Job(ids, (UNSTEERED,))])
+    (start,) = prefill(network, [Request(ids, (UNSTEERED,))])
     rows = [(token,) for token in range(512)]
-    made = torch.tensor(mean_logprobs(model, start.prefixes[0], start.logits[0], rows))
+    made = torch.tensor(mean_logprobs(network, start.prefixes[0], start.logits[0], rows))
     torch.testing.assert_close(made, logits.float().log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+@every_architecture
+@pytest.mark.parametrize("position", ["front", "every"])
+def test_decoding_knows_the_logprob_of_unsteered_rows(arch, position, tiny_folder):
+    """Their logits are the unsteered model's: the log-softmax of one full pass over the whole row."""
+    one = steer(tiny_folder(arch), {**LOVE, "position": position})
+    settings = {**SAMPLING, "samples": 12, "top_p": 0.95}
+    end = one.rows(**settings, eos=())[0][0].ids[5]
+    unsteered, steered = one.rows(**settings, eos=(end,))
+    assert unsteered[0].finish == "eos"
+    for row in unsteered:
+        by_hand = mean_by_hand(one.folder, one.prompt, row.ids) * len(row.ids)
+        assert row.logprob == pytest.approx(by_hand, abs=1e-3, rel=1e-5)
+    assert {row.logprob for row in steered} == {None}
 
 
 @every_architecture
@@ -218,14 +257,14 @@ def test_an_eos_in_the_last_step_is_an_eos(tiny_folder):
     )
     index = long[1].index(ended)
     assert exactly[index] == ended
-    assert short[index] == Row(ended.ids[:-1], "length")
+    assert drawn(short)[index] == (ended.ids[:-1], "length")
 
 
-def test_decoding_stops_when_every_row_has_ended(tiny_folder):
-    one, passes = steer(tiny_folder("gpt2"), LOVE), []
-    handle = one.model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
-    rows = one.rows(2, eos=range(512), max_new_tokens=50)
-    handle.remove()
+@pytest.mark.parametrize("arch", ["gpt2", "llama_adapted"])
+def test_decoding_stops_when_every_row_has_ended(arch, tiny_folder):
+    one = steer(tiny_folder(arch), LOVE)
+    with embedding(one.network) as passes:
+        rows = one.rows(2, eos=range(512), max_new_tokens=50)
     assert len(passes) == 1  # the prompt
     assert all(len(row.ids) == 1 and row.finish == "eos" for arm in rows for row in arm)
 
@@ -321,7 +360,7 @@ def test_a_one_token_prompt_is_an_error(tiny_folder, run):
         run(tiny_folder("gpt2"), LOVE, prompt="")
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "gemma3"])
+@pytest.mark.parametrize("arch", ["gpt2", "gemma3", "gemma3_adapted"])
 def test_a_sample_does_not_depend_on_how_many_there_are(arch, tiny_folder, run):
     """35 samples of two arms are more rows than decode together; 33 too, 5 are not."""
     assert 2 * 5 < MOST_ROWS["cpu"] < 2 * 33
@@ -381,10 +420,10 @@ def test_text_is_the_completion_alone_and_its_words_are_counted(tiny_folder, run
 
 
 def test_a_row_ends_at_any_of_several_eos_tokens(tiny_folder, tmp_path, run):
+    (plain,) = run(tiny_folder("gpt2"), LOVE)
+    row = next(ids for ids in ids_of(plain.steered) if len(ids) > 3)
     folder = tmp_path / "two-ends"
     shutil.copytree(tiny_folder("gpt2"), folder)
-    (plain,) = run(folder, LOVE)
-    row = next(ids for ids in ids_of(plain.steered) if len(ids) > 3)
     file = folder / "generation_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(
@@ -421,9 +460,9 @@ def test_a_text_longer_than_the_context_is_an_error(changes, tiny_folder, run):
 def test_scores_of_a_run_are_by_the_unsteered_model(tiny_folder, run):
     folder = tiny_folder("gpt_neox")
     (outcome,) = run(folder, {**LOVE, "position": "every"}, score=True)
-    model, ids = open_model(folder), open_tokenizer(folder).prompt(PROMPT)
+    ids = open_tokenizer(folder).prompt(PROMPT)
     for one in outcome.unsteered + outcome.steered:
-        assert one.mean_logprob == pytest.approx(mean_by_hand(model, ids, one.tokens), abs=1e-4)
+        assert one.mean_logprob == pytest.approx(mean_by_hand(folder, ids, one.tokens), abs=1e-4)
 
 
 def test_two_runs_are_the_same_to_the_last_digit(tiny_folder, run):
@@ -440,7 +479,7 @@ def test_the_real_model_is_the_reference(real_folder, run):
     same_as_reference(outcome, result)
     assert ids_of(outcome.steered) != ids_of(outcome.unsteered)
     for one in outcome.unsteered + outcome.steered:
-        by_hand = mean_by_hand(open_model(real_folder), tuple(result["prompt"]), one.tokens)
+        by_hand = mean_by_hand(real_folder, tuple(result["prompt"]), one.tokens)
         assert one.mean_logprob == pytest.approx(by_hand, abs=1e-4)
-    stream = hidden_states(open_model(real_folder), result["prompt"])[16]
+    stream = hidden_states(real_folder, result["prompt"])[16]
     assert outcome.receipts[0].stream == pytest.approx(stream[:2].norm(dim=-1).tolist(), rel=1e-3)

@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from steer_cli.decoding.sampling import draw, glance, look_again, row_generator, token_counts, uniforms
+from steer_cli.decoding.sampling import (
+    draw,
+    draw_from_candidates,
+    draw_from_more,
+    row_generator,
+    token_counts,
+    uniforms,
+)
 from steer_cli.recipe.schema import Sampling
 
 DRAWS = 20_000
@@ -111,9 +118,11 @@ def test_a_glance_never_settles_a_row_that_is_not_finite(vocabulary, way, value)
     logits[2, 7] = -float("inf")  # a token that cannot be drawn is nothing to stop at
     counts = torch.zeros_like(logits)
     drawing = (settings(**WAYS[way]), torch.tensor([0.1, 0.9, 0.5], dtype=torch.float64), torch.arange(3))
-    _, enough = glance(logits, counts, *drawing)
+    _, enough = draw_from_candidates(logits, counts, *drawing)
     alone = [
-        glance(logits[row : row + 1], counts[:1], drawing[0], drawing[1][row, None], torch.tensor([0]))
+        draw_from_candidates(
+            logits[row : row + 1], counts[:1], drawing[0], drawing[1][row, None], torch.tensor([0])
+        )
         for row in (0, 2)
     ]
     assert not enough[1]
@@ -128,9 +137,9 @@ def test_rows_of_a_slot_draw_from_its_logits():
     for way in WAYS:
         sampling = settings(**WAYS[way])
         shared = (logits, counts, sampling, uniform, at)
-        token, enough = glance(*shared)
+        token, enough = draw_from_candidates(*shared)
         wanted = draw(logits[at], counts[at], sampling, uniform)
-        assert torch.equal(look_again(token, enough, *shared), wanted)
+        assert torch.equal(draw_from_more(token, enough, *shared), wanted)
         assert torch.equal(token[enough], wanted[enough])
 
 

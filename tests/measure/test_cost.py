@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steer_cli.results import ArmMeans, Coordinates, Cost, PromptShift, SweepPoint, reads_like, steering_cost
-from steer_cli.sweep.objective import best, cost_warning, parse_objective
+from steer_cli.sweeps.objective import best, cost_warning, parse_objective
 
 PROMPT = "I went up to my friend and said"
 WEDDING = {"plus": " wedding", "minus": " ", "layer": 1, "coefficient": 8}

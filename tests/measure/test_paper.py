@@ -4,8 +4,8 @@ import pytest
 
 from steer_cli.api import plan
 from steer_cli.recipe.bundled import shipped
-from steer_cli.recipe.schema import load
-from steer_cli.recipe.yaml_source import parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
 
 # For each recipe: the first position that the post prints, then a row for each text: layer, coefficient, and
 # the tokens of the printed columns. ¦ stands between columns, ^ for the first token of GPT-2's documents, an

@@ -151,7 +151,7 @@ def test_home_is_steer_home_else_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("STEER_HOME", "~/there")
     assert catalogue.home() == Path.home() / "there"
     monkeypatch.setenv("STEER_HOME", "~no such user/x")
-    with pytest.raises(CatalogueError, match=r"STEER_HOME ~no such user/x: .*; write the whole path"):
+    with pytest.raises(CatalogueError, match=r"STEER_HOME ~no such user/x: .*; write the full path"):
         catalogue.home()
     monkeypatch.setenv("STEER_HOME", "")
     assert catalogue.home().is_absolute() and "steer" in catalogue.home().parts
@@ -199,7 +199,7 @@ def test_a_damaged_folder_is_no_model_and_is_made_again(tiny, damage):
     assert installed("tiny") is None
     notes = []
     assert pull("tiny", convert, note=notes.append) == folder == installed("tiny")
-    kept = "kept by another release of steer" if damage == "another format" else "damaged"
+    kept = "made by another release of steer" if damage == "another format" else "damaged"
     assert notes[0] == f"tiny: {kept}; fetching again" and notes[1].startswith("fetching Tiny")
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
     assert left_in_staging() == []

@@ -9,7 +9,7 @@ import pytest
 from conftest import ARCHITECTURES
 from doctored import FOLDERS, HARMLESS
 
-from steer_cli.models.resolve import Located
+from steer_cli.models.located import Located
 
 ADDITION = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}
 SAMPLING = {"max_new_tokens": 4, "samples": 1, "seed": 1}
@@ -179,7 +179,7 @@ WORDS = {
     "a tensor of another shape": r"1 weight is of another shape than config.json says: .*ln_f",
     "tokenizer larger than the embeddings": r"has 7\d\d tokens and the model has embeddings for 512",
     "a token beyond the embeddings": r"gives token 700 and the model has embeddings for 512",
-    "quantised: gptq": r"quantised checkpoints are refused: gptq; use the unquantised one or a \.gguf",
+    "quantised: gptq": r"quantised checkpoints are refused: gptq; use the unquantised model or a \.gguf",
     "index names up": r"'\.\./other/model\.safetensors' is not the plain name of a \.safetensors file",
     "BOS out of range": r"bos: token 10000 is none of the model's, which has embeddings for 512",
     "config nested deeply": r"nested too deeply",

@@ -94,7 +94,7 @@ def test_where_nothing_can_be_remembered(place, file, tmp_path):
 
 def test_many_processes_at_once(file, memory):
     script = (
-        "import sys; from pathlib import Path; from steer_cli import fingerprint\n"
+        "import sys; from pathlib import Path; from steer_cli.models import fingerprint\n"
         "fingerprint.SETTLED, fingerprint.WORTH = -1, 1\n"
         "print({fingerprint.sha256_of(Path(sys.argv[1]), Path(sys.argv[2])) for _ in range(50)})"
     )

@@ -9,8 +9,13 @@ from reference import reference
 
 from steer_cli import api
 from steer_cli.errors import ModelError
+from steer_cli.models.hardware import Hardware
 from steer_cli.models.load import load
-from steer_cli.recipe.schema import load as load_recipe
+from steer_cli.models.located import Located
+from steer_cli.models.resolve import locate
+from steer_cli.networks.adapter import Adapter
+from steer_cli.networks.families import FAMILIES
+from steer_cli.recipe.load import load as load_recipe
 
 torch.set_num_threads(1)
 
@@ -70,15 +75,27 @@ def folder_of(tiny_folder, tmp_path):
     return make
 
 
+def opened(folder):
+    return load(Located(folder.name, folder), Hardware(device="cpu"))
+
+
+@pytest.mark.parametrize("way", ["plain", "adapted"])
 @pytest.mark.parametrize("kind", SHARED)
-def test_rows_of_a_batch_agree_with_the_reference(folder_of, tmp_path, kind):
+def test_rows_of_a_batch_agree_with_the_reference(folder_of, tmp_path, kind, way):
+    if way == "plain" and kind not in FAMILIES:
+        pytest.skip("only transformers has it")
     folder = folder_of(kind, SHARED[kind])
+    if way == "adapted":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, "unknown_to_plain_networks": 1}))
     addition = {"plus": "Love", "minus": "Hate", "layer": 1, "coefficient": 2}
     file = tmp_path / "recipe.yaml"
     prompts = ["I hate you because", PROMPT]
     values = {"model": str(folder), "prompts": prompts, "additions": [addition], "sampling": SAMPLING}
     file.write_text(json.dumps(values))  # JSON is YAML
-    *_, outcome = api.generate(load_recipe(str(file)), api.Hardware(device="cpu"))
+    model = load(locate(str(folder)), Hardware(device="cpu"))
+    assert isinstance(model.network, Adapter) == (way == "adapted")
+    *_, outcome = api.generate(model, load_recipe(str(file)))
     wanted = reference(folder, PROMPT, [addition], SAMPLING)
     for arm in ("unsteered", "steered"):
         got = [(completion.tokens, completion.finish) for completion in getattr(outcome, arm)]
@@ -89,18 +106,19 @@ def test_rows_of_a_batch_agree_with_the_reference(folder_of, tmp_path, kind):
 def test_a_model_whose_past_cannot_be_batched_is_refused(folder_of, kind):
     folder = folder_of(kind, REFUSED[kind])
     with pytest.raises(ModelError, match=r"keeps its past in a way that steer cannot batch"):
-        load(folder, kind, device="cpu")
+        opened(folder)
 
 
 def test_an_encoder_that_is_not_made_a_decoder_is_refused(folder_of):
     values = {**WIDE, "intermediate_size": 64, "max_position_embeddings": 128}
-    load(folder_of("bert", {**values, "is_decoder": True}), "bert", device="cpu")
+    opened(folder_of("bert", {**values, "is_decoder": True}))
     with pytest.raises(ModelError, match="its attention is not causal"):
-        load(folder_of("bert", {**values, "is_decoder": False}), "bert", device="cpu")
+        opened(folder_of("bert", {**values, "is_decoder": False}))
 
 
 def test_the_mask_of_steps_is_the_window_that_the_network_uses(folder_of):
     # A Mistral slides in all blocks, whatever Qwen's key says.
     values = {**SHARED["mistral"], "use_sliding_window": False}
-    mistral = load(folder_of("mistral", values), "mistral", device="cpu")
-    assert not hasattr(mistral.network.config, "use_sliding_window")
+    network = opened(folder_of("mistral", values)).network
+    assert network.windows == {"sliding_attention": 6}
+    assert not hasattr(network.model.config, "use_sliding_window")

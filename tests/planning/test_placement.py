@@ -10,9 +10,11 @@ from conftest import write_tokenizer
 
 from steer_cli.errors import PlanError, TokenError
 from steer_cli.planning.alignment_table import table_rows
+from steer_cli.planning.pairs import AlignedPair, TokenRow, pad_id
 from steer_cli.planning.placement import Alignment, align_additions, check_length, place, span
-from steer_cli.planning.tokens import AlignedPair, TokenRow, open_tokenizer, pad_id
-from steer_cli.recipe.schema import At, validate
+from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import At
 from steer_cli.recipe.yaml_source import Document
 
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}  # 3 positions: BOS, H, ate
@@ -185,7 +187,7 @@ def test_a_list_of_layers_is_one_alignment_each(tokenizer):
 def test_equal_sides_do_nothing_unless_that_is_asked_for(tokenizer):
     for same in ({"minus": "Love"}, {"pairs": [{"plus": "a", "minus": "a"}], "plus": None, "minus": None}):
         with pytest.raises(
-            PlanError, match=r"additions\.0: does nothing: plus and minus are the same tokens"
+            PlanError, match=r"additions\.0: does nothing: plus and minus have the same tokens"
         ):
             aligned(tokenizer, {**LOVE, **same})
         assert len(aligned(tokenizer, {**LOVE, **same, "coefficient": 0})) == 1
@@ -319,7 +321,8 @@ def test_the_table_shares_a_mean_among_its_pairs(tokenizer):
 
 
 def test_all_this_needs_no_torch():
-    names = "plan, tokens, recipe, table"
-    code = f"import sys; from steer_cli import {names}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    names = "placement, tokens, token_files, alignment_table"
+    code = f"import sys; from steer_cli.planning import {names}\n"
+    code += "print({'torch', 'transformers'} & set(sys.modules))"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "set()"

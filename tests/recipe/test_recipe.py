@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import schema as format_of
 from steer_cli.recipe.bundled import find, shipped
-from steer_cli.recipe.schema import At, AtToken, load
-from steer_cli.recipe.yaml_source import Document, parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.schema import At, AtToken
+from steer_cli.recipe.yaml_source import Document
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.glob("*/*.yaml"))
@@ -103,13 +105,17 @@ FAULTY = {
     "a word": ("hello\n", 1, "'hello' is not a mapping of keys, such as prompt: ... and additions: [...]"),
     "a list": ("- a\n", 1, "['a'] is not a mapping of keys"),
     # additions and layers
-    "no additions": ("prompt: a\n", 1, "additions: missing; write a list with one addition or more"),
+    "no additions": ("prompt: a\n", 1, "additions: missing; write a list of at least one addition"),
     "empty additions": (
         "prompt: a\nadditions: []\n",
         2,
-        "additions: [] is not a list with one addition or more",
+        "additions: [] is not a list of at least one addition",
     ),
-    "additions of null": ("prompt: a\nadditions:\n", 2, "additions: None is not a list with one addition"),
+    "additions of null": (
+        "prompt: a\nadditions:\n",
+        2,
+        "additions: None is not a list of at least one addition",
+    ),
     "additions as a mapping": (
         "additions: {plus: a, layer: 3}\n",
         1,
@@ -127,7 +133,7 @@ FAULTY = {
     "layer as true": (ADDITION + "    layer: true\n", 3, f"additions.0.layer: True is not {A_BLOCK}"),
     "layers with a word": (ADDITION + "    layer: [3, x]\n", 3, "additions.0.layer: [3, 'x'] is not a block"),
     "no layers": (ADDITION + "    layer: []\n", 3, "additions.0.layer: [] is not a block such as 6"),
-    "a layer twice": (ADDITION + "    layer: [3, 3]\n", 2, "each once"),
+    "a layer twice": (ADDITION + "    layer: [3, 3]\n", 2, "each listed once"),
     "source_layer as a list": (
         WHOLE + "    source_layer: [1]\n",
         6,
@@ -208,7 +214,7 @@ FAULTY = {
         6,
         "a number of 36000 bits is not a finite number",
     ),
-    "huge position": (WHOLE + f"    position: {{at: {10**30}}}\n", 6, "`at` goes up to 99999999"),
+    "huge position": (WHOLE + f"    position: {{at: {10**30}}}\n", 6, "a position is at most 99999999"),
     "huge top_k": (WHOLE + f"sampling: {{top_k: {10**30}}}\n", 6, "1 or more, or null; at most 10000000"),
     "huge samples": (WHOLE + f"sampling: {{samples: {10**30}}}\n", 6, "a whole number from 1 to 1000000"),
     "huge max_new_tokens": (WHOLE + f"sampling: {{max_new_tokens: {10**30}}}\n", 6, "from 1 to 1000000"),
@@ -277,8 +283,8 @@ FAULTY = {
         3,
         'prompts.1: 7 is not text; quote it: "7"',
     ),
-    "no model": (WHOLE + "model: ''\n", 6, "model: '' is not a text of one character or more"),
-    "no padding": (WHOLE + "    pad: ''\n", 6, "additions.0.pad: '' is not a text of one character or more"),
+    "no model": (WHOLE + "model: ''\n", 6, "model: '' is not a text of at least one character"),
+    "no padding": (WHOLE + "    pad: ''\n", 6, "additions.0.pad: '' is not a text of at least one character"),
     "binary prompt": ("prompt: !!binary aGk=\n" + ADDITION + "    layer: 1\n", 1, "b'hi' is not text"),
     # counted words
     "word without a list": (WHOLE + "count: {a: b}\n", 6, "count.a: 'b' is not a list of words"),
@@ -286,7 +292,7 @@ FAULTY = {
     "empty word": (
         WHOLE + "count:\n  a:\n    - ''\n",
         8,
-        "count.a.0: '' is not a text of one character or more",
+        "count.a.0: '' is not a text of at least one character",
     ),
     "number as a word": (WHOLE + "count: {a: [3]}\n", 6, 'count.a.0: 3 is not text; quote it: "3"'),
     "words without a label": (WHOLE + "count: [a]\n", 6, "count: ['a'] is not a mapping of labels"),
@@ -336,7 +342,7 @@ FAULTY = {
         "&all\nname: a\nadditions: *all\n",
         3,
         "additions: {",
-        "is not a list with one",
+        "is not a list of at least one",
     ),
 }
 
@@ -554,7 +560,7 @@ def test_other_prompts_leave_the_recipe_as_it_was(tmp_path):
     assert (other.all_prompts, recipe.all_prompts) == (("a", "b"), ("I hate you because",))
     assert other.sha256 == recipe.sha256
     with pytest.raises(
-        RecipeError, match=r"no prompt; add `prompt: \.\.\.` to the recipe or use --prompt TEXT"
+        RecipeError, match=r"no prompt; add `prompt: \.\.\.` to the recipe or use `prompt=TEXT`"
     ):
         load(written(tmp_path, ADDITION + "    layer: 1\n")).with_prompts([])
 
@@ -573,6 +579,9 @@ def test_each_change_changes_the_digest(tmp_path):
     digests = [changed(tmp_path, *each).sha256 for each in changes]
     assert len(set(digests)) == len(changes)
     assert changed(tmp_path, "sampling.seed=2").sha256 == digests[2]
+    # What the caller calls a change is no part of it.
+    renamed = load(written(tmp_path, WHOLE), [parse_override("sampling.seed=2", "--set sampling.seed=2")])
+    assert renamed.sha256 == digests[2]
 
 
 # ---- --set
@@ -619,9 +628,9 @@ def test_the_last_of_two_changes_holds(tmp_path):
         ("additions.0.coefficient", ["write KEY=VALUE, such as additions.0.coefficient=3"]),
         ("=3", ["write KEY=VALUE"]),
         ("  =3", ["write KEY=VALUE"]),
-        ("additions.1.coefficient=3", ["additions has entries 0 to 0; 1 is none of them"]),
-        ("additions.-1.coefficient=3", ["additions has entries 0 to 0; '-1' is none of them"]),
-        ("additions.x.coefficient=3", ["additions has entries 0 to 0; 'x' is none of them"]),
+        ("additions.1.coefficient=3", ["additions has entries 0 to 0, and no entry 1"]),
+        ("additions.-1.coefficient=3", ["additions has entries 0 to 0, and no entry '-1'"]),
+        ("additions.x.coefficient=3", ["additions has entries 0 to 0, and no entry 'x'"]),
         (f"additions.{'9' * 5000}.coefficient=3", ["additions has entries 0 to 0"]),
         ("additions.0.plus.loud=3", ["additions.0.plus is 'Love', which has no entry 'loud'"]),
         ("additions.0.layer.0=3", ["additions.0.layer is 6, which has no entry 0"]),
@@ -633,7 +642,7 @@ def test_the_last_of_two_changes_holds(tmp_path):
         ("additions.0.coefficient= 3", ["additions.0.coefficient: ' 3' is not a finite number"]),
         ("additions.0.coefficient=.nan", ["additions.0.coefficient: nan is not a finite number"]),
         (f"additions.0.coefficient={'9' * 5000}", ["digits"]),
-        ("additions=[]", ["additions: [] is not a list with one addition or more"]),
+        ("additions=[]", ["additions: [] is not a list of at least one addition"]),
         ("additions.0.plus=3", ['additions.0.plus: 3 is not text; quote it: "3"']),
         ("sampling.samples=0", ["sampling.samples: 0 is not a whole number from 1"]),
         ("prompt=[a", ["not readable as YAML"]),
@@ -648,9 +657,9 @@ def test_a_faulty_change_is_named_as_it_was_typed(change, fragments, tmp_path):
     with pytest.raises(RecipeError) as caught:
         changed(tmp_path, change)
     (said,) = caught.value.problems
-    assert said.startswith(f"--set {change}")
+    assert said.startswith(f"set {change}")
     for fragment in fragments:
-        assert fragment in said.removeprefix(f"--set {change}")
+        assert fragment in said.removeprefix(f"set {change}")
 
 
 # ---- where recipes come from
@@ -680,7 +689,7 @@ def test_the_name_of_a_shipped_recipe_finds_it_and_a_typo_is_told():
 def test_a_fault_in_a_shipped_recipe_names_the_recipe_not_the_folder_of_the_tool():
     full = next(iter(shipped()))
     # The change is named where it is at fault, the recipe where it is.
-    with pytest.raises(RecipeError, match=r"^--set promt=a: promt: unknown key"):
+    with pytest.raises(RecipeError, match=r"^set promt=a: promt: unknown key"):
         load(full, [parse_override("promt=a")])
     with pytest.raises(RecipeError, match=rf"^{full}:1: additions: missing"):
         format_of.validate(Document(full, {}))

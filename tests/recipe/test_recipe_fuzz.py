@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from steer_cli.cli import app
 from steer_cli.errors import RecipeError
-from steer_cli.recipe.schema import Addition, Pair, Recipe, Sampling, load
-from steer_cli.recipe.yaml_source import parse_override
+from steer_cli.recipe.load import load
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.schema import Addition, Pair, Recipe, Sampling
 
 # The same examples on every run: a failure is the code's, and can be met again.
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -236,6 +237,6 @@ def test_random_changes(change):
     try:
         recipe = load(str(WHOLE), [parse_override(change)])
     except RecipeError as error:
-        assert all(said.startswith(f"--set {change}") for said in error.problems)
+        assert all(said.startswith(f"set {change}") for said in error.problems)
     else:
         assert isinstance(recipe, Recipe)

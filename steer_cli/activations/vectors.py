@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from steer_cli.activations.residual import record
 from steer_cli.errors import VectorError
 from steer_cli.networks.network import Network
+from steer_cli.planning.pairs import AlignedPair
 from steer_cli.planning.placement import Alignment
-from steer_cli.planning.tokens import AlignedPair
-from steer_cli.steering.residual import record
 
 # Positions of one capture pass: large enough to keep the cores busy, small in memory.
 CAPTURE_POSITIONS = 4096

@@ -34,7 +34,7 @@ def control_vectors(
     """
     import torch
 
-    from steer_cli.steering.vectors import compute, rescaled
+    from steer_cli.activations.vectors import compute, rescaled
 
     if control == "shuffled":
         generator = torch.Generator().manual_seed(seed)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from steer_cli.activations.arms import Arm, rows_of
 from steer_cli.planning.placement import meetings
 from steer_cli.results import Receipt, Sum
-from steer_cli.steering.arms import Arm, rows_of
 
 
 class ReceiptTaker:

@@ -11,8 +11,8 @@ import yaml
 
 from steer_cli.errors import SweepError
 from steer_cli.results import Coordinates, Perplexity, PromptShift, SweepPoint
-from steer_cli.sweep.grid import parse_grid
-from steer_cli.sweep.objective import best, parse_objective
+from steer_cli.sweeps.grid import parse_grid
+from steer_cli.sweeps.objective import best, parse_objective
 
 PROMPT = "I went up to my friend and said"
 WEDDING = {"plus": " wedding", "minus": " ", "layer": 0}
@@ -132,7 +132,7 @@ def test_the_unsteered_arm_and_each_prefix_are_computed_once(swept, monkeypatch)
             block.mlp.register_forward_pre_hook(count)
         return model
 
-    monkeypatch.setattr("steer_cli.sweep.sweep.load_model", counted)
+    monkeypatch.setattr("steer_cli.sweeps.sweep.load_model", counted)
     swept("--layers", "0:5", "--coefficients", "1,2,3", "--corpus", "five.txt", "--lines")
     for block, rows in work.items():
         steered = 5 * 3 * (block + 1)  # five sentences, three coefficients, the layers up to this one
@@ -152,13 +152,13 @@ def test_a_store_is_continued_and_may_grow(swept, tmp_path, monkeypatch):
     def no_model(*_):
         raise AssertionError("nothing is missing, so nothing is loaded")
 
-    monkeypatch.setattr("steer_cli.sweep.sweep.load_model", no_model)
+    monkeypatch.setattr("steer_cli.sweeps.sweep.load_model", no_model)
     assert swept("--layers", "1,2", "--coefficients", "1,2", *store) == again
 
 
 @pytest.mark.parametrize(("measure", "sizes"), [("kl", [6]), ("counts", [4, 2])])
 def test_points_that_take_long_are_saved_in_small_groups(measure, sizes, swept, tmp_path, monkeypatch):
-    from steer_cli.sweep.store import Store
+    from steer_cli.sweeps.store import Store
 
     saved, append = [], Store.append
     monkeypatch.setattr(
@@ -233,7 +233,7 @@ def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_fold
 def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     command, recipe_file, tiny_folder, tmp_path, monkeypatch
 ):
-    from steer_cli.sweep import plan
+    from steer_cli.sweeps import plan
 
     snapshots = tmp_path / "models--some--model" / "snapshots"
     folder = snapshots / ("0123456789" * 4)

@@ -49,19 +49,21 @@ class Store:
 
     def __enter__(self) -> Store:
         if not self.path.absolute().parent.is_dir():
-            raise SweepError(f"--store {self.path}: there is no folder {self.path.parent}; make it first")
+            raise SweepError(
+                f"store {self.path}: there is no folder {self.path.parent}; make it first", parameter="store"
+            )
         # Devices and pipes are read without end, and none of them should get a lock file beside it.
         if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
-            raise SweepError(f"--store {self.path}: not a regular file; use another name")
+            raise SweepError(f"store {self.path}: not a regular file; use another name", parameter="store")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             # Where no file can be made, the lock is waited for too.
             made = os.path.exists(self._lock.lock_file)
             fault = "another sweep is writing to it; wait, or" if made else "no file can be made there;"
-            raise SweepError(f"--store {self.path}: {fault} use another file") from None
+            raise SweepError(f"store {self.path}: {fault} use another file", parameter="store") from None
         except OSError as error:
-            raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
+            raise SweepError(f"store {self.path}: {error.strerror or error}", parameter="store") from None
         try:
             self._open()
         except BaseException:
@@ -83,9 +85,11 @@ class Store:
             whole = content[: content.rfind(b"\n") + 1]
             lines = [self._object(line, i) for i, line in enumerate(whole.split(b"\n")[:-1], 1)]
         except OSError as error:
-            raise SweepError(f"--store {self.path}: {error.strerror or error}") from None
+            raise SweepError(f"store {self.path}: {error.strerror or error}", parameter="store") from None
         if not lines and content and not self._first_line.startswith(content):
-            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
+            raise SweepError(
+                f"store {self.path}: not the store of a sweep; use another file", parameter="store"
+            )
         if lines:
             self._check(lines[0])
         points = self._points(lines[1:])
@@ -104,8 +108,9 @@ class Store:
                     raise ValueError("the point of a line above again")
             except ValueError as fault:
                 raise SweepError(
-                    f"--store {self.path}:{line_number}: not a finished point: {fault}; delete this line, "
-                    "and the point is computed again"
+                    f"store {self.path}:{line_number}: not a finished point: {fault}; delete this line, "
+                    "and the point is computed again",
+                    parameter="store",
                 ) from None
             points[point.coordinates] = point
         return list(points.values())
@@ -117,7 +122,9 @@ class Store:
             found = None
         if not isinstance(found, dict):
             remedy = "use another file" + (", or delete this line" if line_number > 1 else "")
-            raise SweepError(f"--store {self.path}:{line_number}: not the store of a sweep; {remedy}")
+            raise SweepError(
+                f"store {self.path}:{line_number}: not the store of a sweep; {remedy}", parameter="store"
+            )
         return found
 
     @property
@@ -126,17 +133,21 @@ class Store:
 
     def _check(self, found: Record) -> None:
         if "steer_sweep" not in found:
-            raise SweepError(f"--store {self.path}: not the store of a sweep; use another file")
+            raise SweepError(
+                f"store {self.path}: not the store of a sweep; use another file", parameter="store"
+            )
         if found["steer_sweep"] != VERSION:
             raise SweepError(
-                f"--store {self.path}: written by another release of steer, whose figures may differ; use "
-                "another file, or delete this one"
+                f"store {self.path}: written by another release of steer, whose figures may differ; use "
+                "another file, or delete this one",
+                parameter="store",
             )
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(
-                    f"--store {self.path}: holds a sweep of another {key} ({_short(found.get(key))}, now "
-                    f"{_short(wanted)}); use another file, or delete this one"
+                    f"store {self.path}: holds a sweep of another {key} ({_short(found.get(key))}, now "
+                    f"{_short(wanted)}); use another file, or delete this one",
+                    parameter="store",
                 )
 
     def append(self, points: Sequence[SweepPoint]) -> None:
@@ -153,8 +164,9 @@ class Store:
             os.fsync(self._file)
         except OSError as error:
             raise SweepError(
-                f"--store {self.path}: {error.strerror or error}; make room and start again, which goes on "
-                "from the points that are there"
+                f"store {self.path}: {error.strerror or error}; make room and start again, which goes on "
+                "from the points that are there",
+                parameter="store",
             ) from None
 
 

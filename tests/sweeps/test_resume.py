@@ -26,7 +26,7 @@ def noise(layer, width):
 
 def resume(model, start, stream, deltas):
     """Logits of a pass that goes on from a recorded stream and adds on its way."""
-    from steer_cli.steering.residual import advance, read_out
+    from steer_cli.activations.residual import advance, read_out
 
     last = advance(model, start, stream, model.depth, {layer: lambda d=d: d for layer, d in deltas.items()})
     return read_out(model, last.flatten(0, 1)).unflatten(0, last.shape[:2])
@@ -35,7 +35,7 @@ def resume(model, start, stream, deltas):
 def test_prefix_reuse_is_a_full_pass_at_every_layer(model, ids):
     import torch
 
-    from steer_cli.steering.residual import inject, record
+    from steer_cli.activations.residual import inject, record
 
     for layer in range(model.depth):
         deltas = {at: noise(at, model.width) for at in range(layer, model.depth, 2)}
@@ -49,7 +49,7 @@ def test_positions_are_read_out_by_themselves(model, ids):
     """More of them than some of the models take in one row, of any texts and in any order."""
     import torch
 
-    from steer_cli.steering.residual import advance, read_out, record
+    from steer_cli.activations.residual import advance, read_out, record
 
     with torch.inference_mode():
         whole = model.network(input_ids=ids, use_cache=False).logits.flatten(0, 1)
@@ -61,7 +61,7 @@ def test_positions_are_read_out_by_themselves(model, ids):
 def test_a_stream_moves_up_as_if_it_had_been_recorded_there(model, ids):
     import torch
 
-    from steer_cli.steering.residual import advance, record
+    from steer_cli.activations.residual import advance, record
 
     streams = record(model, ids, range(model.depth))
     for start in range(model.depth):
@@ -73,7 +73,7 @@ def test_a_stream_moves_up_as_if_it_had_been_recorded_there(model, ids):
 def test_nothing_stays_behind_even_after_an_exception(model, ids):
     import torch
 
-    from steer_cli.steering.residual import record
+    from steer_cli.activations.residual import record
 
     with torch.inference_mode():
         before = model.network(input_ids=ids, use_cache=False).logits
@@ -88,7 +88,7 @@ def test_nothing_stays_behind_even_after_an_exception(model, ids):
 
 def test_a_forward_of_the_instance_comes_back(model, ids):
     """A device map hangs one on every block."""
-    from steer_cli.steering.residual import record
+    from steer_cli.activations.residual import record
 
     block = model.blocks[0]
     own = type(block).forward.__get__(block)
@@ -105,8 +105,8 @@ def test_an_embedding_of_another_width_than_the_stream(ids, tmp_path):
     from conftest import randomise
     from transformers import OPTConfig, OPTForCausalLM
 
+    from steer_cli.activations.residual import advance, inject, record
     from steer_cli.models.load import load
-    from steer_cli.steering.residual import advance, inject, record
 
     sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "do_layer_norm_before": False}
     config = OPTConfig(vocab_size=512, num_hidden_layers=3, num_attention_heads=4, **sizes)

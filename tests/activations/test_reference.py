@@ -4,7 +4,7 @@ import hashlib
 import math
 
 import pytest
-from conftest import ARCHITECTURES
+from conftest import KINDS
 
 PROMPT = "I went up to my friend and said"
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}
@@ -45,7 +45,7 @@ def hf_greedy(model, prompt_ids):
     return made[0, len(prompt_ids) :].tolist()
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", KINDS)
 def test_greedy_is_that_of_transformers(arch, loaded):
     from reference import complete
 
@@ -54,7 +54,7 @@ def test_greedy_is_that_of_transformers(arch, loaded):
     assert made == {"ids": hf_greedy(model, prompt_ids), "finish": "length"}
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", KINDS)
 def test_steering_again_at_every_step_is_steering_the_prefill_of_a_cached_pass(arch, loaded):
     from reference import blocks, complete, injected, placements
 
@@ -75,7 +75,7 @@ def test_steering_again_at_every_step_is_steering_the_prefill_of_a_cached_pass(a
     assert ids != plain
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", KINDS)
 def test_coefficient_0_is_unsteered(arch, tiny_folder):
     import torch
     from reference import reference
@@ -116,7 +116,7 @@ def test_a_row_depends_on_its_number_alone_and_ends_with_its_first_eos(tiny_fold
         assert row["finish"] == "eos" or len(row["ids"]) == 30
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", KINDS)
 @pytest.mark.parametrize(
     ("position", "span"),
     [  # S = 9 with BOS, n = 3: BOS, "Love" and a pad
@@ -289,7 +289,7 @@ def test_uniforms_are_those_of_the_rows_own_generator(monkeypatch):
     assert seen == torch.rand(4, generator=generator, dtype=torch.float64).tolist()
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", KINDS)
 def test_tiny_tokens(arch, loaded):
     _, tokenizer, names, front, _ = loaded(arch)
     assert front == [tokenizer.token_to_id("<s>" if arch == "llama" else "<|endoftext|>")]

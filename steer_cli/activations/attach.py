@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steer_cli.activations.arms import Arm, Steering
+from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.errors import PlanError
 from steer_cli.networks.adapter import replace_stream
 from steer_cli.planning.placement import place
 from steer_cli.planning.tokens import Tokenizer
-from steer_cli.steering.arms import Arm, Steering
-from steer_cli.steering.effect import ChangedRows, lost
 
 
 @contextmanager

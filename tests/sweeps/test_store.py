@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from steer_cli.errors import SweepError
-from steer_cli.sweep.store import Store
+from steer_cli.sweeps.store import Store
 
 SUBJECT = {"recipe": "a 1", "model": "m 2", "corpus": ["c 3"]}
 

@@ -56,7 +56,7 @@ def parse_objective(text: str) -> Objective:
     """
     found = _WHOLE.fullmatch(text)
     if found is None:
-        raise SweepError(f'--best {text}: write "min NAME where NAME <= NUMBER and ..."')
+        raise SweepError(f'best {text}: write "min NAME where NAME <= NUMBER and ..."', parameter="best")
     bounds = []
     for part in re.split(r"\s+and\s+", found[3], flags=re.IGNORECASE) if found[3] else ():
         bound = _BOUND.fullmatch(part)
@@ -64,7 +64,7 @@ def parse_objective(text: str) -> Objective:
             bounds.append(Bound(bound[1], bound[2], _limit(bound[3])))
         except (TypeError, ValueError):
             raise SweepError(
-                f"--best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER"
+                f"best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER", parameter="best"
             ) from None
     return Objective(text, found[1].lower() == "max", found[2], tuple(bounds))
 
@@ -81,7 +81,9 @@ def check_measured(objective: Objective, measured: Sequence[str]) -> None:
     for name in objective.names:
         if name not in measured:
             known = ", ".join(measured)
-            raise SweepError(f"--best {objective.text}: {name} is not measured; there is {known}")
+            raise SweepError(
+                f"best {objective.text}: {name} is not measured; there is {known}", parameter="best"
+            )
 
 
 def best(objective: Objective, points: Sequence[SweepPoint]) -> SweepPoint | None:
@@ -103,4 +105,4 @@ def cost_warning(objective: Objective, winner: SweepPoint) -> str | None:
         return None
     cost = winner.cost.cost
     bounded = f"{objective.text} {'and' if objective.bounds else 'where'} cost < {CHEAP:g}"
-    return f'the winner costs {cost:.2f} nats per token ({reads_like(cost)}); try --best "{bounded}"'
+    return f'the winner costs {cost:.2f} nats per token ({reads_like(cost)}); try `best="{bounded}"`'

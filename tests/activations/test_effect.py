@@ -8,14 +8,14 @@ import torch
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, hidden_states, open_model, recipe_of, steer, watching
 
-from steer_cli.decoding.prefill import UNSTEERED, Job, prefill
+from steer_cli.activations.arms import UNSTEERED, Arm
+from steer_cli.activations.vectors import compute
+from steer_cli.decoding.prefill import prefill
+from steer_cli.decoding.request import Request
 from steer_cli.errors import VectorError
 from steer_cli.measure.scoring import next_logits
-from steer_cli.models.load import load
 from steer_cli.planning.placement import align_additions, meetings, place
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.steering.arms import NOTHING, Observer, Placed, arm_of
-from steer_cli.steering.vectors import compute
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 EVERY = {**LOVE, "position": "every"}
@@ -125,10 +125,10 @@ def test_each_prompt_of_a_pass_answers_for_itself(tiny_folder):
     acting = steer(tiny_folder("llama"), LOVE)
     silent = steer(tiny_folder("llama"), LOVE, {**LOVE, "coefficient": -3}, prompt=LONG)
     with pytest.raises(VectorError, match="they cancel"):
-        prefill(acting.model, [acting.job, silent.job])
+        prefill(acting.network, [acting.request, silent.request])
     with pytest.raises(VectorError, match="they cancel"):
-        arms = [Placed(tuple(one.placements), tuple(one.vectors)) for one in (acting, silent)]
-        next_logits(acting.model, silent.prompt, [NOTHING, *arms], len(silent.prompt) - 1)
+        arms = [UNSTEERED, acting.arm, silent.arm]
+        next_logits(acting.network, silent.prompt, arms, len(silent.prompt) - 1)
 
 
 # ---- the receipt of what meets
@@ -157,26 +157,22 @@ def test_what_a_coefficient_of_0_adds_meets_nothing(tiny_folder):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_sum_is_the_stream_after_less_the_stream_before(arch, dtype, tiny_folder):
     additions = [LOVE, {**EVERY, "coefficient": 0.7}, {**EVERY, "layer": 3}]
-    model = open_model(tiny_folder(arch)) if dtype == "float32" else load(tiny_folder(arch), arch, dtype)
-    tokenizer = open_tokenizer(tiny_folder(arch))
-    alignments = align_additions(recipe_of(*additions), tokenizer, model.depth)
+    network, tokenizer = open_model(tiny_folder(arch), dtype).network, open_tokenizer(tiny_folder(arch))
+    alignments = align_additions(recipe_of(*additions), tokenizer, network.depth)
     ids = tokenizer.prompt(PROMPT)
-    vectors = compute(model, alignments)
-    placements = place(alignments, tokenizer, ids, PROMPT)
-    observer = Observer(1, placements, vectors)
-    arm, handed_on = arm_of(model, placements, vectors, len(ids)), {}
-
-    def see(layer, before, after):
-        observer.see(layer, before, after)
-        handed_on[layer] = after
-
-    with watching(model) as met_by_hooks:  # which stand before those that add
-        prefill(model, [Job(ids, (UNSTEERED, arm), see)])
-    (met,) = observer.sums
+    arm = Arm(place(alignments, tokenizer, ids, PROMPT), tuple(compute(network, alignments)))
+    vectors = arm.vectors
+    with watching(network) as plain:
+        prefill(network, [Request(ids, (UNSTEERED, UNSTEERED))])
+    with watching(network) as handed_on:
+        (started,) = prefill(network, [Request(ids, (UNSTEERED, arm), receipts=True)])
+    (met,) = started.receipts[1].sums
     assert (met.layer, met.start, met.end) == (2, 1, 3)
-    before = met_by_hooks[2][1, 1:3]
+    before = plain[2][1, 1:3]
     assert str(before.dtype) == f"torch.{dtype}"
-    assert torch.equal(handed_on[2][1, 1:3], before + arm.prompt[2][1:3].to(before))
+    total = torch.zeros(len(ids), network.width)
+    arm.add_to(total, 2)
+    assert torch.equal(handed_on[2][1, 1:3], before + total[1:3].to(before))
     before = before.double()
     added = handed_on[2][1, 1:3].double() - before
     close = torch.testing.assert_close
@@ -187,7 +183,7 @@ def test_the_sum_is_the_stream_after_less_the_stream_before(arch, dtype, tiny_fo
     if dtype == "float32":
         expected = 3 * vectors[0][1:3] + 0.7 * vectors[1]
         close(torch.tensor(met.sum), expected.norm(dim=-1), rtol=1e-4, atol=1e-4)
-        close(met_by_hooks[2][1], hidden_states(model, ids)[2], rtol=1e-4, atol=1e-4)
+        close(plain[2][1], hidden_states(tiny_folder(arch), ids)[2], rtol=1e-4, atol=1e-4)
 
 
 def test_the_sum_is_on_the_screen_and_in_the_records(command, recipe_file, tiny_folder):

@@ -73,7 +73,7 @@ def test_the_prompt_control_is_unsteered_in_slots_that_were_steered(generated, t
 def test_shuffled_keeps_the_values_of_every_position():
     import torch
 
-    from steer_cli.steering.baselines import control_vectors
+    from steer_cli.activations.baselines import control_vectors
 
     vector = torch.randn(3, 40)
     [other] = control_vectors(None, [], [vector], "shuffled", seed=1)
@@ -86,13 +86,13 @@ def test_the_norms_are_those_of_the_vector_that_is_left_after_dims(control, tiny
     import torch
     from tiny import align_additions, compute, open_model, open_tokenizer, recipe_of
 
-    from steer_cli.steering.baselines import control_vectors
+    from steer_cli.activations.baselines import control_vectors
 
     folder = tiny_folder("llama")
-    recipe, model = recipe_of({**LOVE, "dims": 0.3}), open_model(folder)
-    alignments = align_additions(recipe, open_tokenizer(folder), model.depth)
-    vectors = compute(model, alignments)
-    [other] = control_vectors(model, alignments, vectors, control, seed=1)
+    recipe, network = recipe_of({**LOVE, "dims": 0.3}), open_model(folder).network
+    alignments = align_additions(recipe, open_tokenizer(folder), network.depth)
+    vectors = compute(network, alignments)
+    [other] = control_vectors(network, alignments, vectors, control, seed=1)
     torch.testing.assert_close(other.norm(dim=-1), vectors[0].norm(dim=-1))
 
 

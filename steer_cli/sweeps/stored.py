@@ -18,7 +18,7 @@ from steer_cli.results import (
     SweepPoint,
 )
 from steer_cli.results.json_values import Record
-from steer_cli.sweep.plan import SweepPlan
+from steer_cli.sweeps.plan import SweepPlan
 
 # The numbers in each entry of a measure; a standard error may be null.
 NUMBERS = {

@@ -18,14 +18,15 @@ from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import Line, check_corpora, check_fit, lay_out, pads_in_front
 from steer_cli.models import atomic_folder
 from steer_cli.models.fingerprint import sha256_of
-from steer_cli.models.resolve import Located, locate
+from steer_cli.models.located import Located
+from steer_cli.models.resolve import locate
 from steer_cli.planning.placement import Alignment, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.targets import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
-from steer_cli.sweep.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
+from steer_cli.sweeps.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
 
 MEASURES = ("perplexity", "kl", "counts")
 
@@ -102,13 +103,15 @@ class SweepPlan:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise SweepError(
-                f"{twice}: two figures have this name; rename the corpus (--corpus NAME=FILE) or the label "
+                f"{twice}: two figures have this name; rename the corpus (`corpus=NAME=FILE`) or the label "
                 "in `count`"
             )
 
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What must be the same to continue a store: everything but the grid, which may grow."""
-        settings = self.recipe.model_dump(mode="json", exclude={"name", "description", "source", "model"})
+        settings = self.recipe.model_dump(
+            mode="json", exclude={"name", "description", "measured", "source", "model"}
+        )
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
@@ -164,14 +167,19 @@ def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) 
     measures = tuple(dict.fromkeys(options.measures)) or (("perplexity",) if corpora else ("kl",))
     for measure in measures:
         if measure not in MEASURES:
-            raise SweepError(f"--measure {measure}: write one or more of {','.join(MEASURES)}")
+            raise SweepError(
+                f"measure {measure}: write one or more of {','.join(MEASURES)}", parameter="measure"
+            )
     if "perplexity" in measures:
         check_corpora(corpora)
     elif corpora:
-        raise SweepError(f"--corpus {corpora[0].name}: only --measure perplexity reads corpora; add it")
+        raise SweepError(
+            f"corpus {corpora[0].name}: only `measure=perplexity` reads corpora; add it", parameter="corpus"
+        )
     if "counts" in measures and not recipe.count:
         raise SweepError(
-            f"--measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`"
+            f"measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`",
+            parameter="measure",
         )
     _check_used(options, measures)
     if measures != ("perplexity",):
@@ -182,14 +190,16 @@ def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) 
 def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
     """Raises SweepError where an option would be ignored, because no measure that uses it is asked for."""
     given = (
-        ("--want", next(iter(options.want), None), ("kl",), "looks at words"),
-        ("--samples", options.samples, ("counts",), "draws samples"),
-        ("--method", options.method, ("perplexity",), "keeps a vector apart from sentences"),
-        ("--prompt", next(iter(options.prompts), None), ("kl", "counts"), "runs prompts"),
+        ("want", next(iter(options.want), None), ("kl",), "looks at words"),
+        ("samples", options.samples, ("counts",), "draws samples"),
+        ("method", options.method, ("perplexity",), "keeps a vector apart from sentences"),
+        ("prompt", next(iter(options.prompts), None), ("kl", "counts"), "runs prompts"),
     )
     for option, value, users, what in given:
         if value is not None and not set(users) & set(measures):
-            raise SweepError(f"{option} {value}: only --measure {' or '.join(users)} {what}; add it")
+            raise SweepError(
+                f"{option} {value}: only `measure={' or '.join(users)}` {what}; add it", parameter=option
+            )
 
 
 def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:

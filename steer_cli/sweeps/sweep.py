@@ -14,10 +14,10 @@ from steer_cli.events import Note, Progress, silent
 from steer_cli.models.hardware import Hardware
 from steer_cli.results import Coordinates, SweepPoint
 from steer_cli.results.json_values import Record
-from steer_cli.sweep.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
-from steer_cli.sweep.plan import SweepPlan
-from steer_cli.sweep.store import Store
-from steer_cli.sweep.stored import coordinates_of, point_of
+from steer_cli.sweeps.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
+from steer_cli.sweeps.plan import SweepPlan
+from steer_cli.sweeps.store import Store
+from steer_cli.sweeps.stored import coordinates_of, point_of
 
 if TYPE_CHECKING:
     from steer_cli.models.load import Model
@@ -81,7 +81,7 @@ def _missing(
 ) -> Iterator[list[SweepPoint]]:
     """The points that are not finished, one group at a time; the model is loaded for the first."""
     from steer_cli.models.load import load
-    from steer_cli.sweep.runner import Runner
+    from steer_cli.sweeps.runner import Runner
 
     model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
     runner = Runner(model, plan, note)

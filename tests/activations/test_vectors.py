@@ -3,13 +3,24 @@
 import pytest
 import torch
 from conftest import ARCHITECTURES
-from tiny import LOVE, PROMPT, hidden_states, hooks, open_model, steer, vectors_of
+from tiny import (
+    LOVE,
+    PROMPT,
+    embedding,
+    hidden_states,
+    open_model,
+    passing,
+    steer,
+    vectors_of,
+    watching,
+)
 
-from steer_cli.decoding.prefill import UNSTEERED, Arm, Job, prefill
+from steer_cli.activations.arms import UNSTEERED
+from steer_cli.activations.vectors import capture
+from steer_cli.decoding.prefill import prefill
+from steer_cli.decoding.request import Request
 from steer_cli.errors import VectorError
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.steering.arms import Observer
-from steer_cli.steering.vectors import capture
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 close = torch.testing.assert_close
@@ -24,7 +35,7 @@ SHIPS = {
 def streams_of(folder, *texts):
     """By transformers, a pass for each text: a list of what enters each block."""
     tokenizer = open_tokenizer(folder)
-    return [hidden_states(open_model(folder), tokenizer.prompt(text)) for text in texts]
+    return [hidden_states(folder, tokenizer.prompt(text)) for text in texts]
 
 
 def vector_of(folder, addition, **keys):
@@ -83,7 +94,7 @@ def test_the_beginning_that_both_sides_share_is_exactly_zero(arch, tiny_folder):
 
 @every_architecture
 def test_sides_from_passes_of_different_shapes_still_share_their_beginning(arch, tiny_folder, monkeypatch):
-    monkeypatch.setattr("steer_cli.steering.vectors.CAPTURE_POSITIONS", 1)  # a pass for each text
+    monkeypatch.setattr("steer_cli.activations.vectors.CAPTURE_POSITIONS", 1)  # a pass for each text
     folder = tiny_folder(arch)
     shared = "I talk about weddings because my friend was late"
     pair = {**SHIPS, "plus": shared + " and the cake" * 20, "minus": shared + ".", "pad": "none"}
@@ -122,7 +133,7 @@ def test_every_reads_each_text_at_its_own_last_token(arch, tiny_folder):
 def test_every_subtracts_bos_for_an_empty_minus_and_nothing_where_there_is_no_bos(arch, tiny_folder):
     folder = tiny_folder(arch)
     love, bos = streams_of(folder, "Love", "")
-    alone = hidden_states(open_model(folder), open_tokenizer(folder, "none").prompt("Love"))
+    alone = hidden_states(folder, open_tokenizer(folder, "none").prompt("Love"))
     empty = {"plus": "Love", "minus": "", "layer": 3, "position": "every"}
     close(vector_of(folder, empty), love[3][-1:] - bos[3], atol=1e-5, rtol=1e-5)
     close(vector_of(folder, empty, bos="none"), alone[3][-1:], atol=1e-5, rtol=1e-5)
@@ -196,52 +207,55 @@ def test_dims_keeps_the_leading_share_of_the_width(arch, dims, tiny_folder):
 def test_an_addition_and_its_opposite_cancel(arch, position, tiny_folder):
     both = [{**LOVE, "position": position, "coefficient": c} for c in (3.7, -3.7)]
     one = steer(tiny_folder(arch), *both)
-    assert all(not delta.any() for delta in (*one.arm.prompt.values(), *one.arm.decode.values()))
-    (plain,) = prefill(one.model, [Job(one.prompt, (UNSTEERED, UNSTEERED))])
-    unchecked = Arm(one.arm.prompt, one.arm.decode)
-    (cancelled,) = prefill(one.model, [Job(one.prompt, (UNSTEERED, unchecked))])
-    assert torch.equal(cancelled.logits, plain.logits)
-    with pytest.raises(VectorError, match=r"does nothing: no value of the stream .* layer 2.* they cancel"):
+    assert not one.added(2).any() and all(not each.any() for each in one.arm.every_token.values())
+    assert (position == "every") == bool(one.arm.every_token)
+    with watching(one.network) as plain:
+        prefill(one.network, [Request(one.prompt, (UNSTEERED, UNSTEERED))])
+    told = pytest.raises(VectorError, match=r"does nothing: no value of the stream .* layer 2.* they cancel")
+    # It is told after the pass, which is that of an unsteered row to the bit.
+    with told, watching(one.network) as cancelled:
         one.prefilled()
+    assert all(torch.equal(cancelled[layer], plain[layer]) for layer in range(5))
 
 
 @every_architecture
-def test_many_additions_of_a_layer_are_one_tensor_one_hook_and_one_pass(arch, tiny_folder):
+def test_many_additions_of_a_layer_are_one_tensor_one_change_and_one_pass(arch, tiny_folder, monkeypatch):
     texts = [f"{a}{b}" for a in ("love", "hate", "cake", "ship", "wine", "rain", "calm") for b in "abcdefgh"]
     many = [{"plus": text, "minus": " ", "layer": 2, "coefficient": 3 / 56} for text in texts]
     folder = tiny_folder(arch)
-    model, passes, seen = open_model(folder), [], []
+    network, passes, changed = open_model(folder).network, [], []
     assert len(set(texts)) == 56
+    next_logits = network.next_logits
 
-    def watch(*_):
-        passes.append(1)
-        seen.append(hooks(model))
+    def asked(ids, attention, changes, ends=None):
+        changed.append(list(changes))
+        return next_logits(ids, attention, changes, ends)
 
-    handle = model.blocks[0].register_forward_hook(watch)
-    one = steer(folder, *many, prompt=PROMPT * 3)
-    captures = len(passes)
-    one.prefilled()
-    handle.remove()
+    monkeypatch.setattr(network, "next_logits", asked)
+    with passing(network, 0, lambda: passes.append(1)):
+        one = steer(folder, *many, prompt=PROMPT * 3)
+        captures = len(passes)
+        one.prefilled()
     assert captures == 1 and len(passes) == 2
-    assert seen[1] == [0, 0, 1, 0, 0]
-    assert list(one.arm.prompt) == [2] and not one.arm.decode
-    expected = torch.zeros(len(one.prompt), model.width)
+    assert changed == [[2]]
+    assert one.arm.layers == {2} and not one.arm.every_token
+    expected = torch.zeros(len(one.prompt), network.width)
     for text in texts:
         vector = vector_of(folder, {"plus": text, "minus": " ", "layer": 2})
         expected[: len(vector)] += 3 / 56 * vector
-    close(one.arm.prompt[2], expected, atol=1e-4, rtol=1e-4)
+    close(one.added(2), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_texts_beyond_one_pass_are_captured_all_the_same(tiny_folder):
+@pytest.mark.parametrize("arch", ["llama", "llama_adapted"])
+def test_texts_beyond_one_pass_are_captured_all_the_same(arch, tiny_folder):
     # 80 texts of up to 200 positions are more than a pass holds.
-    folder = tiny_folder("llama")
+    folder = tiny_folder(arch)
     many = [
         {"plus": "wine " * n + "salt", "minus": " ", "layer": 1, "position": "every"} for n in range(1, 81)
     ]
-    model, passes = open_model(folder), []
-    handle = model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
-    made = vectors_of(folder, *many)
-    handle.remove()
+    passes = []
+    with passing(open_model(folder).network, 0, lambda: passes.append(1)):
+        made = vectors_of(folder, *many)
     assert 1 < len(passes) < 8
     for n in (1, 2, 40, 79, 80):
         close(made[n - 1], vector_of(folder, many[n - 1]), atol=1e-4, rtol=1e-4)
@@ -249,17 +263,14 @@ def test_texts_beyond_one_pass_are_captured_all_the_same(tiny_folder):
 
 @every_architecture
 def test_a_text_that_another_begins_with_is_read_in_it(arch, tiny_folder):
-    model = open_model(tiny_folder(arch))
+    folder = tiny_folder(arch)
+    network = open_model(folder).network
     texts = [(0, 5), (0, 5, 9), (0, 5, 9, 9), (0, 5, 8), (0, 7), (7,)]
-    shapes = []
-    watch = model.network.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: shapes.append(tuple(args[0].shape))
-    )
-    streams = capture(model, {(ids, layer) for ids in texts for layer in (1, 2)})
-    watch.remove()
+    with embedding(network) as shapes:
+        streams = capture(network, {(ids, layer) for ids in texts for layer in (1, 2)})
     assert shapes == [(4, 4)], "a row for each text that no other begins with"
     for ids in texts:
-        states = hidden_states(model, ids)
+        states = hidden_states(folder, ids)
         for layer in (1, 2):
             torch.testing.assert_close(streams[ids, layer], states[layer], rtol=1e-5, atol=1e-5)
 
@@ -270,21 +281,16 @@ def test_the_receipt_is_measured_where_the_vector_met_the_stream(arch, tiny_fold
     folder = tiny_folder(arch)
     lower = {**LOVE, "layer": 1}
     one = steer(folder, {**LOVE, "layer": 3, "position": "every"}, lower, {**lower, "position": "back"})
-    observer = Observer(1, one.placements, one.vectors)
-    prefill(one.model, [Job(one.prompt, (UNSTEERED, one.arm), observer.see)])
-    alone = steer(folder, lower, {**lower, "position": "back"})
-    handles, met = [], {}
-    for layer in (1, 3):
-
-        def keep(_, args, kwargs, layer=layer):
-            met[layer] = (args[0] if args else kwargs["hidden_states"])[1]
-
-        handles.append(one.model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True))
-    alone.prefilled()
-    for handle in handles:
-        handle.remove()
+    (started,) = prefill(one.network, [Request(one.prompt, (UNSTEERED, one.arm), receipts=True)])
+    unsteered, steered = started.receipts
+    assert unsteered.receipts == unsteered.sums == ()
+    with watching(one.network) as plain:
+        prefill(one.network, [Request(one.prompt, (UNSTEERED, UNSTEERED))])
+    with watching(one.network) as alone:
+        steer(folder, lower, {**lower, "position": "back"}).prefilled()
+    met = {1: plain[1][1], 3: alone[3][1]}
     spans = [(3, 1, 9), (1, 0, 3), (1, 6, 9)]
-    for receipt, vector, (layer, start, end) in zip(observer.taken(), one.vectors, spans, strict=True):
+    for receipt, vector, (layer, start, end) in zip(steered.receipts, one.vectors, spans, strict=True):
         vector = vector.expand(end - start, -1)
         stream = met[layer][start:end]
         assert receipt.placement.alignment.layer == layer
@@ -298,9 +304,9 @@ def test_the_receipt_is_measured_where_the_vector_met_the_stream(arch, tiny_fold
 def test_what_is_left_after_clipping_must_not_be_zeros(tiny_folder):
     clipped = {**LOVE, "position": {"at": 8}, "overflow": "clip"}
     with pytest.raises(VectorError, match=r"does nothing: the part on \[8, 9\) is all zeros"):
-        steer(tiny_folder("gpt2"), clipped)
-    steer(tiny_folder("gpt2"), {**clipped, "coefficient": 0})
-    steer(tiny_folder("gpt2"), {**clipped, "position": {"at": 7}})
+        steer(tiny_folder("gpt2"), clipped).prefilled()
+    steer(tiny_folder("gpt2"), {**clipped, "coefficient": 0}).prefilled()
+    steer(tiny_folder("gpt2"), {**clipped, "position": {"at": 7}}).prefilled()
 
 
 def test_vectors_of_zeros_do_nothing_and_say_so(tiny_folder):

@@ -48,7 +48,7 @@ def lost(placements: Sequence[Placement], layer: int, dtype: torch.dtype | None)
     if len(placements) > 1:
         why, ways = "they cancel, or the coefficients are too small", "other coefficients"
     if dtype != torch.float32:
-        ways += ", or dtype float32"
+        ways += ", or `dtype=float32`"
     precision = str(dtype).removeprefix("torch.")
     return VectorError(
         f"{_names(placements)}: does nothing: no value of the stream changed at layer {layer}, in "

@@ -12,7 +12,7 @@ from steer_cli.errors import SweepError
 from steer_cli.recipe.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
 from steer_cli.recipe.schema import Addition, Recipe
 
-EXAMPLES = {"--layers": "0:30 or 6,16", "--coefficients": "-1:4:0.5 or 1,2", "--dims": "0:1:0.1 or 0.5"}
+EXAMPLES = {"layers": "0:30 or 6,16", "coefficients": "-1:4:0.5 or 1,2", "dims": "0:1:0.1 or 0.5"}
 LARGEST = 100_000  # values of one axis; more is a slip of the pen
 TOGETHER = 16  # points of one layer that are computed together
 COUNTED_TOGETHER = 4  # where they generate texts, which takes minutes that a kill would lose
@@ -81,22 +81,23 @@ def parse_grid(
     Raises:
         SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
     """
-    blocks = _axis("--layers", layers, _layer)
+    blocks = _axis("layers", layers, _layer)
     for layer in blocks:
         if layer < 0 or (depth is not None and layer >= depth):
             known = (
-                "0 or more" if depth is None else f"0 to {depth - 1}, so --layers 0:{depth} is all of them"
+                "0 or more" if depth is None else f"0 to {depth - 1}, so `layers=0:{depth}` is all of them"
             )
-            raise SweepError(f"--layers {layers}: no layer {layer}; the model has {known}")
-    shares = _axis("--dims", dims, float)
+            raise SweepError(f"layers {layers}: no layer {layer}; the model has {known}", parameter="layers")
+    shares = _axis("dims", dims, float)
     for share in shares:
         if share is not None and not 0 <= share <= 1:
             raise SweepError(
-                f"--dims {dims}: {share:g} is not a share of the width; write 0 to 1, such as 0:1:0.1"
+                f"dims {dims}: {share:g} is not a share of the width; write 0 to 1, such as 0:1:0.1",
+                parameter="dims",
             )
     return Grid(
         tuple(sorted(blocks)),
-        tuple(_axis("--coefficients", coefficients, float)),
+        tuple(_axis("coefficients", coefficients, float)),
         tuple(_positions(positions)),
         tuple(shares),
     )
@@ -160,7 +161,8 @@ def _positions(text: str | None) -> list[str | int | None]:
         known = part in ("front", "middle", "back", "every")
         if not known and not (part.isdecimal() and len(part) <= len(str(LARGEST_POSITION))):
             raise SweepError(
-                f"--positions {text}: {part!r} is none; write front, middle, back, every or a number"
+                f"positions {text}: {part!r} is none; write front, middle, back, every or a number",
+                parameter="positions",
             )
         values.append(int(part) if part.isdecimal() else part)
     return list(dict.fromkeys(values))
@@ -202,6 +204,7 @@ def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
     for index in chosen:
         if not 0 <= index < len(recipe.additions):
             raise SweepError(
-                f"--addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}"
+                f"addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}",
+                parameter="addition",
             )
     return tuple(chosen) or tuple(range(len(recipe.additions)))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from steer_cli.activations.arms import UNSTEERED, Arm, Steering
+from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Decoded, Request
@@ -24,10 +26,8 @@ from steer_cli.models.load import Model
 from steer_cli.planning.placement import place
 from steer_cli.planning.plan import PlannedPrompt, align
 from steer_cli.results import ArmMeans, Cost, Perplexity, PromptShift, SweepPoint, compare_arms, steering_cost
-from steer_cli.steering.arms import UNSTEERED, Arm, Steering
-from steer_cli.steering.vectors import compute
-from steer_cli.sweep.grid import GridPoint
-from steer_cli.sweep.plan import SweepPlan
+from steer_cli.sweeps.grid import GridPoint
+from steer_cli.sweeps.plan import SweepPlan
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""A plan and a loaded model -> results, as they come. The recipes' own functions are in `api`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from steer_cli.activations.baselines import fronted
+from steer_cli.events import Note, Progress, silent
+from steer_cli.measure.lines import CorpusPlan
+from steer_cli.models.hardware import Hardware
+from steer_cli.models.located import Located
+from steer_cli.planning.placement import Alignment
+from steer_cli.planning.plan import Plan
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift
+
+if TYPE_CHECKING:
+    from steer_cli.activations.arms import Steering
+    from steer_cli.models.load import Model
+    from steer_cli.networks.network import Network
+
+
+def load(located: Located, hardware: Hardware, progress: Progress = silent) -> Model:
+    """Load the weights of a model that has been found, which takes seconds; see `load_model`."""
+    from steer_cli.models.load import load
+
+    return load(located, hardware, progress)
+
+
+def vectors_of(network: Network, alignments: Sequence[Alignment]) -> Steering:
+    """The vectors of a plan's additions."""
+    from steer_cli.activations.arms import Steering
+    from steer_cli.activations.vectors import compute
+
+    return Steering(tuple(alignments), tuple(compute(network, alignments)))
+
+
+def complete(
+    model: Model,
+    plan: Plan,
+    control: str | None = None,
+    batch_rows: int | None = None,
+    score: bool = True,
+    progress: Progress = silent,
+) -> Iterator[Comparison]:
+    """Completions of a plan's prompts, a prompt at a time.
+
+    Args:
+        batch_rows: rows that decode together; None fits them to a memory budget.
+        score: also take each completion's mean log probability under the unsteered model.
+    """
+    return _complete(model, plan, control, fronted(plan, control), batch_rows, score, progress)
+
+
+def _complete(
+    model: Model,
+    plan: Plan,
+    control: str | None,
+    fronted: tuple[tuple[int, ...], ...],
+    batch_rows: int | None,
+    score: bool,
+    progress: Progress,
+) -> Iterator[Comparison]:
+    from steer_cli.activations.arms import Steering
+    from steer_cli.activations.baselines import control_vectors
+    from steer_cli.measure.completions import completions
+
+    steerings = [vectors_of(model.network, plan.alignments)]
+    if control not in (None, "prompt"):
+        seed, found = plan.recipe.sampling.seed, steerings[0].vectors
+        changed = control_vectors(model.network, plan.alignments, found, control, seed)
+        steerings.append(Steering(plan.alignments, tuple(changed)))
+    yield from completions(model.network, plan, steerings, fronted, control, batch_rows, score, progress)
+
+
+def shifts(
+    model: Model, plan: Plan, positions: Sequence[int], wanted: Sequence[int] = (), top: int = 10
+) -> Iterator[Shift]:
+    """The next-token distributions of every prompt of a plan; see `shift`.
+
+    Args:
+        positions: of each prompt, the one to predict from.
+        wanted: ids of the tokens whose mass gives effect and damage.
+    """
+    from steer_cli.activations.arms import UNSTEERED
+    from steer_cli.measure.scoring import next_logits
+    from steer_cli.measure.shift import Distributions, figures
+    from steer_cli.measure.shift import top as likeliest
+
+    steering = vectors_of(model.network, plan.alignments)
+    for prompt, position in zip(plan.prompts, positions, strict=True):
+        # A coefficient of 0 is no arm of its own: rounding may differ between the rows of a batch.
+        arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
+        logits = next_logits(model.network, prompt.ids, arms, position)
+        both = Distributions.from_logits(logits[-1], logits[0])
+        yield Shift(
+            recipe=plan.recipe.name,
+            model=model.name,
+            prompt=prompt.text,
+            pieces=plan.pieces(prompt.ids[: position + 1]),
+            position=position,
+            **figures(both, wanted),
+            tokens=likeliest(both, top, plan.facts.tokenizer.piece),
+        )
+
+
+def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
+    """The norms of a plan; see `norms`."""
+    from steer_cli.measure.norms import norms
+
+    for prompt in plan.prompts:
+        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre):
+            yield Norms(
+                recipe=plan.recipe.name,
+                model=model.name,
+                prompt=prompt.text,
+                addition=placement.alignment.index,
+                label=placement.alignment.label,
+                layer=placement.layer,
+                start=placement.start,
+                tokens=plan.pieces(prompt.ids[placement.start : placement.end]),
+                vector=tuple(vector.tolist()),
+                stream=tuple(stream.tolist()),
+                ratio=tuple((vector / stream).tolist()),
+                centred=centre,
+            )
+
+
+def perplexity_of(
+    model: Model, plan: CorpusPlan, sentences: bool = False, note: Note = silent
+) -> CorpusFindings:
+    """The perplexities of a plan's corpora; see `perplexity`."""
+    from steer_cli.measure.perplexity import compare_corpora
+
+    steering = vectors_of(model.network, plan.alignments)
+    return compare_corpora(model.network, plan, steering, sentences, note)

@@ -1,0 +1,72 @@
+"""The two texts of a pair -> rows of one length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer_cli.errors import TokenError
+from steer_cli.planning.tokens import Tokenizer, _token_id
+from steer_cli.recipe.quoting import show
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One text of a pair: BOS, the text, and pads."""
+
+    ids: tuple[int, ...]
+    pads: int = 0
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """The two rows of a pair; `minus` is None if nothing is subtracted."""
+
+    plus: TokenRow
+    minus: TokenRow | None
+
+    @property
+    def length(self) -> int:
+        """Positions that the pair's vector covers."""
+        return max(len(self.plus.ids), len(self.minus.ids) if self.minus else 0)
+
+
+def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
+    """The id that pads the shorter text of a pair; None for `none`.
+
+    Raises:
+        TokenError: `pad` is not one token of this tokenizer; the message names `where`.
+    """
+    if pad == "none":
+        return None
+    if pad == "eos":
+        if not tokenizer.eos:
+            raise TokenError(
+                f"{where}.pad: the tokenizer has no EOS; use `pad: space` or a text of one token"
+            )
+        return tokenizer.eos[0]
+    if pad == "space":
+        # Some tokenizers put a space in front of every text, and would encode a lone one as two.
+        for sign in ("Ġ", "▁", " "):
+            id = tokenizer.backend.token_to_id(sign)
+            if id is not None and tokenizer.piece(id) == " ":
+                return id
+    id = _token_id(tokenizer.backend, " " if pad == "space" else pad, tokenizer.folder)
+    if id is None:
+        raise TokenError(
+            f"{where}.pad: {show(pad)} is not one token of this model; use eos, none or a single token"
+        )
+    return id
+
+
+def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -> AlignedPair:
+    """Turn a pair of texts into rows of the same length, padding the shorter one on the right.
+
+    Pads are ordinary tokens and are attended to. Without a pad, each side keeps its own length.
+    """
+    rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
+    if pad is None:
+        padded = [TokenRow(ids) for ids in rows]
+    else:
+        length = max(map(len, rows))
+        padded = [TokenRow(ids + (pad,) * (length - len(ids)), length - len(ids)) for ids in rows]
+    return AlignedPair(padded[0], padded[1] if minus is not None else None)

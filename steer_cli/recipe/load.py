@@ -1,0 +1,69 @@
+"""A recipe's file -> Recipe; and the JSON Schema of the format."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from steer_cli.errors import RecipeError
+from steer_cli.recipe import overrides
+from steer_cli.recipe import yaml_source as document
+from steer_cli.recipe.bundled import decode, find, is_file, read
+from steer_cli.recipe.messages import describe
+from steer_cli.recipe.schema import Addition, Pair, Random, Recipe, Sampling
+from steer_cli.recipe.yaml_source import Document, Override
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe; editors use it to complete and check files."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def load(name: str, changes: list[Override] | None = None) -> Recipe:
+    """Read, change and validate a recipe: a path, `-` for standard input, or a shipped name.
+
+    Raises:
+        RecipeError: the file cannot be read or is not a recipe; holds one line per fault.
+    """
+    file, changes = find(name), changes or []
+    source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
+    content = read(file, source)
+    written = overrides.override(document.parse(decode(content, source), source), changes)
+    recipe = validate(written)
+    digest = hashlib.sha256(content)
+    for change in changes:
+        # Records name all other changes, such as the number of samples, themselves.
+        if change.assignment:
+            digest.update(f"\n{change.assignment}".encode(errors="surrogateescape"))
+    recipe = (
+        recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})
+    )
+    recipe._sha256 = digest.hexdigest()
+    return recipe
+
+
+def validate(written: Document) -> Recipe:
+    """Turn plain values into a Recipe.
+
+    Raises:
+        RecipeError: one line per fault, in the order of the file, up to a limit.
+    """
+    try:
+        return Recipe.model_validate(written.values)
+    except ValidationError as error:
+        faults: list[Any] = error.errors(include_url=False)
+        raise RecipeError(*describe(faults, written, _known_keys)) from None
+    except RecursionError:
+        raise RecipeError([f"{written.source}: nested too deeply"]) from None
+
+
+def _known_keys(parent: str) -> list[str]:
+    kinds: dict[str, type[BaseModel]] = {
+        "additions": Addition,
+        "pairs": Pair,
+        "sampling": Sampling,
+        "random": Random,
+    }
+    return list(kinds.get(parent, Recipe).model_fields)
