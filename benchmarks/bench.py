@@ -13,17 +13,17 @@ from environments import BENCHMARKS, PEERS, Peer
 from shape import MODEL_SHAPE, made
 from summary import medians, show
 
-from steer_cli import api
+from steer_cli.api import load_recipe
 from steer_cli.models.catalogue import DEFAULT_MODEL
-from steer_cli.recipe.load import load as load_recipe
-from steer_cli.recipe.schema import Override
+from steer_cli.models.resolve import locate
+from steer_cli.planning.plan import Plan, plan_recipe
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=[DEFAULT_MODEL, MODEL_SHAPE], default=DEFAULT_MODEL)
     parser.add_argument("--samples", type=int, nargs="+", help="an arm; default 1 8 32 (gpt2-xl-shape: 1 8)")
-    parser.add_argument("--tokens", type=int, help="new tokens a row; default 40 (gpt2-xl-shape: 8)")
+    parser.add_argument("--tokens", type=int, help="new tokens per row; default 40 (gpt2-xl-shape: 8)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="+", metavar="NAME", help="steer is always among them")
@@ -46,24 +46,32 @@ def job_of(options: argparse.Namespace) -> dict:
     else:
         folder = made(environments.PLACE, environments.pulled())
         model, layer = str(folder), 6
-    changes = [Override("model", ("model",), model), Override("layer", ("additions", 0, "layer"), layer)]
-    recipe = load_recipe(str(BENCHMARKS / "recipe.yaml"), changes)
-    [prompt] = api.plan(recipe, weights=True).prompts
-    [placement] = prompt.placements
-    [pair] = placement.alignment.pairs
-    return {
-        "model": model,
+    recipe = load_recipe(str(BENCHMARKS / "recipe.yaml"), {"model": model, "additions.0.layer": layer})
+    plan = plan_recipe(recipe, locate(model).facts(recipe.bos), options.tokens)
+    return work_of(plan) | {
         "folder": str(folder),
+        "samples": options.samples,
+        "new_tokens": options.tokens,
+    }
+
+
+def work_of(plan: Plan) -> dict:
+    """The prompt, the pair and the sampling of a plan with one prompt and one addition."""
+    [prompt] = plan.prompts
+    [alignment] = plan.alignments
+    [pair] = alignment.pairs
+    sampling = plan.recipe.sampling
+    return {
+        "model": plan.recipe.model,
         "prompt": prompt.ids,
         "plus": pair.plus.ids,
         "minus": pair.minus.ids,
-        "layer": layer,
-        "coefficient": placement.alignment.addition.coefficient,
-        "temperature": recipe.sampling.temperature,
-        "top_p": recipe.sampling.top_p,
-        "seed": recipe.sampling.seed,
-        "samples": options.samples,
-        "new_tokens": options.tokens,
+        "layer": alignment.layer,
+        "coefficient": alignment.addition.coefficient,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": sampling.seed,
     }
 
 

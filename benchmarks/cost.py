@@ -13,15 +13,15 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from environments import BENCHMARKS, machine, pulled
+from environments import BENCHMARKS, machine, pulled, show_machine
 
-from steer_cli.activations.arms import arm_of
-from steer_cli.activations.vectors import compute
-from steer_cli.decoding.engine import generate
-from steer_cli.decoding.prefill import UNSTEERED, Job
-from steer_cli.models.load import load
-from steer_cli.planning.placement import align_additions, place
-from steer_cli.planning.tokens import open_tokenizer
+from steer_cli.activations.arms import UNSTEERED, Steering
+from steer_cli.api import load_model, vectors
+from steer_cli.decoding.engine import decode
+from steer_cli.decoding.request import Request
+from steer_cli.models.catalogue import DEFAULT_MODEL
+from steer_cli.models.load import Model
+from steer_cli.planning.plan import plan_recipe
 from steer_cli.recipe.load import validate
 from steer_cli.recipe.schema import Sampling
 from steer_cli.recipe.yaml_source import Document
@@ -47,23 +47,21 @@ KINDS = {
 }
 
 
-def once(
-    model, tokenizer, ids: tuple[int, ...], kind: str, options: argparse.Namespace
-) -> tuple[float, float]:
+def once(model: Model, ids: tuple[int, ...], kind: str, options: argparse.Namespace) -> tuple[float, float]:
     """Seconds to make the vectors, and to prefill and decode."""
     begun = time.perf_counter()
     arm = UNSTEERED
     if KINDS[kind]:
         recipe = validate(Document("cost", {"prompt": PROMPT, "additions": KINDS[kind]}))
-        alignments = align_additions(recipe, tokenizer, model.depth)
-        vectors = compute(model, alignments)
-        arm = arm_of(model, place(alignments, tokenizer, ids, PROMPT), vectors, len(ids))
+        plan = plan_recipe(recipe, model.facts(), options.tokens)
+        [prompt] = plan.prompts
+        arm = Steering(plan.alignments, tuple(vectors(model, recipe))).on(prompt.placements)
     made = time.perf_counter()
     sampling = Sampling(
         samples=options.samples, max_new_tokens=options.tokens, top_p=1.0, frequency_penalty=1.0
     )
-    [done] = generate(model, [Job(ids, (UNSTEERED, arm))], sampling, (), len(ids))
-    assert all(len(row.ids) == options.tokens for rows in done.rows for row in rows)
+    [finished] = decode(model.network, [Request(ids, (UNSTEERED, arm))], sampling, (), len(ids))
+    assert all(len(row.ids) == options.tokens for rows in finished.arms for row in rows)
     return made - begun, time.perf_counter() - made
 
 
@@ -76,26 +74,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "cost.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    folder = pulled()
-    model, tokenizer = load(folder, folder.name, device="cpu"), open_tokenizer(folder)
-    ids = tokenizer.prompt(PROMPT)
+    pulled()
+    model = load_model(DEFAULT_MODEL, device="cpu")
+    ids = model.facts().tokenizer.prompt(PROMPT)
     taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for number in range(options.rounds + 1):
         # In turn and back again, so that a machine that slows down slows all of them alike.
         for kind in KINDS if number % 2 else reversed(KINDS):
-            seconds = once(model, tokenizer, ids, kind, options)
+            seconds = once(model, ids, kind, options)
             if number:
                 taken[kind].append(seconds)
+    facts = machine()
+    show_machine(facts)
     print(f"{'':32}{'vectors s':>10}{'rows s':>9}{'ratio of rows':>15}{'of all':>8}")
     entries = []
     floor = median(rows for _, rows in taken["unsteered"])
     for kind, seconds in taken.items():
-        vectors, rows = (median(column) for column in zip(*seconds, strict=True))
-        entry = {"kind": kind, "vectors_seconds": vectors, "rows_seconds": rows}
-        entries.append(entry | {"ratio": rows / floor, "ratio_of_all": (vectors + rows) / floor})
-        print(f"{kind:32}{vectors:10.3f}{rows:9.3f}{rows / floor:15.3f}{(vectors + rows) / floor:8.3f}")
+        made, rows = (median(column) for column in zip(*seconds, strict=True))
+        entry = {"kind": kind, "vectors_seconds": made, "rows_seconds": rows}
+        entries.append(entry | {"ratio": rows / floor, "ratio_of_all": (made + rows) / floor})
+        print(f"{kind:32}{made:10.3f}{rows:9.3f}{rows / floor:15.3f}{(made + rows) / floor:8.3f}")
     options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine(), "entries": entries}, indent=1) + "\n")
+    options.output.write_text(json.dumps({"machine": facts, "entries": entries}, indent=1) + "\n")
     print(f"written to {options.output}")
 
 

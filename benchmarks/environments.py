@@ -1,4 +1,4 @@
-"""The peers, a virtual environment for each, and the files that they share. Knows nothing of the timing."""
+"""The peers, a virtual environment for each, the files that they share, and the machine."""
 
 import hashlib
 import os
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steer_cli import api
-from steer_cli.models import catalogue
+from steer_cli.models import catalogue, resolve
 
 BENCHMARKS = Path(__file__).parent
 PLACE = BENCHMARKS.parent / ".venv-bench"
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+EXTENSIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}  # the first that a processor has
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 LLAMA_CPP_NOTE = "Q4_1 weights, one direction everywhere (no positions)"
 EVERY_NOTE = "one direction everywhere (no positions)"
@@ -124,7 +125,7 @@ def ready(peer: Peer, limit: float) -> Path:
 
 
 def pulled(model: str = catalogue.DEFAULT_MODEL) -> Path:
-    return api.pull(model, note=lambda text: print(text, file=sys.stderr))
+    return resolve.pull(model, note=lambda text: print(text, file=sys.stderr))
 
 
 def gguf() -> Path:
@@ -147,10 +148,11 @@ def gguf() -> Path:
 
 
 def child_environment(threads: int) -> dict[str, str]:
-    """Every peer has the same number of threads and no hub to ask."""
+    """Every peer has the same number of threads, its own way of waiting for them, and no hub to ask."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **dict.fromkeys(names, str(threads)), **offline}
+    kept = {name: value for name, value in os.environ.items() if name not in WAITING}
+    return {**kept, **dict.fromkeys(names, str(threads)), **offline}
 
 
 def machine() -> dict:
@@ -159,8 +161,15 @@ def machine() -> dict:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         facts["cpu"] = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        flags = next((line.split() for line in lines if line.startswith("flags")), [])
+        facts["vectors"] = next((name for flag, name in EXTENSIONS.items() if flag in flags), "unknown")
         total = Path("/proc/meminfo").read_text().split()[1]
         facts["memory_gb"] = round(int(total) / 1e6, 1)
     except (OSError, StopIteration):
         facts["cpu"] = platform.processor()
     return facts | {"load_average": os.getloadavg()[0], "time": time.strftime("%Y-%m-%d %H:%M")}
+
+
+def show_machine(facts: dict) -> None:
+    """The line that stands above every table."""
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -129,9 +129,10 @@ def main() -> None:
         measured.append((bandwidth, ours, bounds))
     best = {name: max(bandwidth[name] for bandwidth, _, _ in measured) for name in measured[0][0]}
     entries = [entry(index, measured) for index in range(len(options.samples))]
+    result = {"machine": environments.machine(), "bandwidth": best, "entries": entries}
+    environments.show_machine(result["machine"])
     show(best, entries)
     options.output.parent.mkdir(exist_ok=True)
-    result = {"machine": environments.machine(), "bandwidth": best, "entries": entries}
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {options.output}")
 

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from environments import BENCHMARKS, child_environment, machine, pulled
+from environments import BENCHMARKS, child_environment, machine, pulled, show_machine
+
+from steer_cli.models.catalogue import DEFAULT_MODEL
 
 sys.path.insert(0, str(BENCHMARKS / "peers"))
 from protocol import forget_peak, peak_mb
@@ -28,28 +30,25 @@ def prompts(count: int) -> list[str]:
 
 
 def work(count: int, samples: int, tokens: int) -> dict:
-    """Tokens a second and memory of `steer generate` behind its options, on a loaded model."""
+    """Tokens per second and memory of what `steer generate` does, on a loaded model."""
     import torch
 
-    from steer_cli import api
-    from steer_cli.recipe.load import load
-    from steer_cli.recipe.schema import Override
+    from steer_cli.answers import complete
+    from steer_cli.api import load_model, load_recipe
+    from steer_cli.planning.plan import plan_recipe
 
     torch.set_num_threads(int(child_environment(2)["OMP_NUM_THREADS"]))
-    loaded = {}
-    first = api.load_model
-    api.load_model = lambda *arguments: loaded.get("model") or loaded.setdefault("model", first(*arguments))
-    hardware = api.Hardware(device="cpu")
+    model = load_model(DEFAULT_MODEL, device="cpu")
 
     def go(texts: list[str], samples: int, tokens: int) -> tuple[int, float, float]:
-        keys = {"samples": samples, "max_new_tokens": tokens}
-        changes = [Override(key, ("sampling", key), value) for key, value in keys.items()]
-        recipe = load(str(BENCHMARKS / "recipe.yaml"), changes).with_prompts(texts)
+        recipe = load_recipe(str(BENCHMARKS / "recipe.yaml")).with_prompts(texts)
+        recipe = recipe.with_sampling(samples=samples, max_new_tokens=tokens)
         made, delay = 0, None
         begun = time.perf_counter()
-        for outcome in api.generate(recipe, hardware, score=False):
+        plan = plan_recipe(recipe, model.facts(recipe.bos), tokens)
+        for comparison in complete(model, plan, score=False):
             delay = delay or time.perf_counter() - begun
-            made += sum(len(row.tokens) for row in (*outcome.unsteered, *outcome.steered))
+            made += sum(len(row.tokens) for row in (*comparison.unsteered, *comparison.steered))
         return made, time.perf_counter() - begun, delay
 
     go(prompts(min(count, 32)), min(samples, 32), tokens)
@@ -69,6 +68,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument("--most", type=int, default=2048, help="leave out lines of more rows in an arm")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "many.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -76,10 +76,12 @@ def main() -> None:
         print(json.dumps(work(*map(int, options.one.split(",")), options.tokens)))
         return
     pulled()
+    facts = machine()
+    show_machine(facts)
     titles = ("prompts", "samples", "tokens", "tokens/s", "of a batch", "first s", "MB")
     print("".join(f"{title:>11}" for title in titles))
     entries = []
-    for count, samples in WORK:
+    for count, samples in (work for work in WORK if work[0] * work[1] <= options.most):
         command = [sys.executable, __file__, "--one", f"{count},{samples}", "--tokens", str(options.tokens)]
         child = subprocess.run(command, check=True, capture_output=True, text=True, env=child_environment(2))
         entry = json.loads(child.stdout.splitlines()[-1])
@@ -93,7 +95,7 @@ def main() -> None:
             flush=True,
         )
     options.output.parent.mkdir(exist_ok=True)
-    options.output.write_text(json.dumps({"machine": machine(), "entries": entries}, indent=1) + "\n")
+    options.output.write_text(json.dumps({"machine": facts, "entries": entries}, indent=1) + "\n")
     print(f"written to {options.output}")
 
 

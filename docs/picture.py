@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steer_cli import api
-from steer_cli.recipe import schema as recipe
+from steer_cli.api import generate, load_model, load_recipe
 from steer_cli.report import terminal
 
 WIDTH = 100
@@ -18,7 +17,8 @@ def main() -> None:
     console = Console(
         record=True, width=WIDTH, highlight=False, markup=False, emoji=False, force_terminal=True
     )
-    for comparison in api.generate(recipe.load("love-hate"), api.Hardware(device="cpu")):
+    recipe = load_recipe("love-hate")
+    for comparison in generate(load_model(recipe.model, device="cpu"), recipe):
         console.print(terminal.title(comparison.recipe, comparison.model))
         for part in terminal.comparison_parts(comparison, WIDTH):
             console.print(part)

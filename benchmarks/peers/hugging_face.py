@@ -3,7 +3,14 @@
 import torch
 from protocol import threads
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+)
 
 
 def load_network(job: dict) -> nn.Module:
@@ -25,10 +32,26 @@ def load_tokenizer(job: dict):
 
 def settings(job: dict, new_tokens: int, greedy: bool) -> GenerationConfig:
     draw = {} if greedy else {"temperature": job["temperature"], "top_p": job["top_p"], "top_k": 0}
-    # Without EOS every row has all of its tokens. The pad is never used, and silences a warning.
+    # Without EOS every row has all of its tokens, and the pad is never used but silences a warning.
     return GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=not greedy, eos_token_id=None, pad_token_id=0, **draw
+        max_new_tokens=new_tokens, do_sample=not greedy, eos_token_id=job.get("eos"), pad_token_id=0, **draw
     )
+
+
+class FrequencyPenalty(LogitsProcessor):
+    """Takes the penalty off each token's logit for each of its uses so far; transformers has none itself."""
+
+    def __init__(self, penalty: float):
+        self.penalty = penalty
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        used = torch.full(input_ids.shape, -self.penalty, dtype=scores.dtype)
+        return scores.scatter_add(1, input_ids, used)
+
+
+def processors(job: dict) -> LogitsProcessorList:
+    penalty = job["frequency_penalty"]
+    return LogitsProcessorList([FrequencyPenalty(penalty)] if penalty else [])
 
 
 def blocks(network: nn.Module) -> nn.ModuleList:
@@ -42,9 +65,11 @@ def prompts(job: dict, rows: int) -> dict[str, Tensor]:
 
 
 def completions(job: dict, output: Tensor, tokenizer) -> list[list[int]]:
-    """New ids of each row; the texts are made too, as a user would."""
+    """New ids of each row; the texts are made too, as a user would, and printed by a whole script."""
     new = output[:, len(job["prompt"]) :]
-    tokenizer.batch_decode(new)
+    texts = tokenizer.batch_decode(new, skip_special_tokens=job.get("whole", False))
+    if job.get("whole"):
+        print(*texts, sep="\n---\n")
     return new.tolist()
 
 

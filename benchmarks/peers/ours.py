@@ -1,10 +1,9 @@
-"""steer: what `steer generate` does behind its options, on a model that stays loaded.
+"""steer: what `steer generate` does, on a model that stays loaded.
 
 Two things differ from the command: weights and tokenizer are read once, and no row ends at EOS.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 
 # First of all, as its import starts the clock of the load time.
@@ -16,33 +15,26 @@ RECIPE = Path(__file__).parent.parent / "recipe.yaml"
 def load(job):
     import torch
 
-    from steer_cli import api
-    from steer_cli.models import load as model
-    from steer_cli.recipe.load import load as load_recipe
-    from steer_cli.recipe.schema import Override
+    from steer_cli.answers import complete
+    from steer_cli.api import load_model, load_recipe
+    from steer_cli.planning.plan import plan_recipe
 
     torch.set_num_threads(threads())
-    model.load = functools.cache(model.load)
-    open_tokenizer = api.open_tokenizer
-
-    @functools.cache
-    def open_without_eos(*args):
-        return dataclasses.replace(open_tokenizer(*args), eos=())
-
-    api.open_tokenizer = open_without_eos
+    model = load_model(job["model"], "float32", "cpu")
 
     def work(job, samples, new_tokens, greedy):
-        sampling = {"samples": samples, "max_new_tokens": new_tokens}
-        sampling |= {"temperature": 0.0 if greedy else job["temperature"], "top_p": job["top_p"]}
-        wanted = {("model",): job["model"], ("additions", 0, "layer"): job["layer"]}
-        wanted |= {("sampling", key): value for key, value in sampling.items()}
-        changes = [Override(".".join(map(str, path)), path, value) for path, value in wanted.items()]
-        hardware = api.Hardware(dtype="float32", device="cpu")
-        [outcome] = api.generate(load_recipe(str(RECIPE), changes), hardware, score=False)
-        return [[list(row.tokens) for row in arm] for arm in (outcome.unsteered, outcome.steered)]
+        temperature = 0.0 if greedy else job["temperature"]
+        recipe = load_recipe(str(RECIPE), {"model": job["model"], "additions.0.layer": job["layer"]})
+        recipe = recipe.with_sampling(
+            samples=samples, max_new_tokens=new_tokens, temperature=temperature, top_p=job["top_p"]
+        )
+        facts = model.facts(recipe.bos)
+        endless = dataclasses.replace(facts, tokenizer=dataclasses.replace(facts.tokenizer, eos=()))
+        [comparison] = complete(model, plan_recipe(recipe, endless, new_tokens), score=False)
+        return [[list(row.tokens) for row in arm] for arm in (comparison.unsteered, comparison.steered)]
 
     work(job, 1, 1, True)
     return work
 
 
-serve(load, ("steer-cli", "torch", "transformers"))
+serve(load, ("steer-cli", "torch"))

@@ -1,7 +1,16 @@
 """transformers `generate` and a forward pre-hook: a run for each arm, in one batch or a row at a time."""
 
 import torch
-from hugging_face import blocks, completions, load_network, load_tokenizer, prompts, settings, vector
+from hugging_face import (
+    blocks,
+    completions,
+    load_network,
+    load_tokenizer,
+    processors,
+    prompts,
+    settings,
+    vector,
+)
 from protocol import serve
 
 
@@ -26,7 +35,9 @@ def load(job):
             new = []
             for _ in range(samples // rows):
                 output = network.generate(
-                    **prompts(job, rows), generation_config=settings(job, new_tokens, greedy)
+                    **prompts(job, rows),
+                    generation_config=settings(job, new_tokens, greedy),
+                    logits_processor=processors(job),
                 )
                 new += completions(job, output, tokenizer)
             return new

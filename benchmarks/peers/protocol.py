@@ -1,5 +1,7 @@
 """How a peer talks to the harness: a JSON job on standard input, a JSON result on the last line of output.
 
+A job with `whole` is a script as a user would run it instead: load, complete, print the texts, exit.
+
 Only the standard library is imported here, so that the time of a peer's own imports is in its load time.
 """
 
@@ -23,6 +25,10 @@ GREEDY_TOKENS = 8
 def serve(load: Callable[[dict], Work], packages: tuple[str, ...]) -> None:
     """Load once, then do the work for each number of samples: once to warm up, then the timed run."""
     job = json.load(sys.stdin)
+    if job.get("whole"):
+        [samples] = job["samples"]
+        load(job)(job, samples, job["new_tokens"], False)
+        return
     # Libraries print; standard output is for the result.
     with redirect_stdout(sys.stderr):
         work = load(job)

@@ -1,7 +1,7 @@
-"""steering-vectors: one direction of [width], added behind the block before, at every position and step."""
+"""steering-vectors: one direction of [width], added after the previous block, at every position and step."""
 
 import torch
-from hugging_face import completions, load_network, load_tokenizer, prompts, settings, vector
+from hugging_face import completions, load_network, load_tokenizer, processors, prompts, settings, vector
 from protocol import serve
 from steering_vectors import SteeringVector
 
@@ -15,7 +15,9 @@ def load(job):
 
         def arm():
             output = network.generate(
-                **prompts(job, samples), generation_config=settings(job, new_tokens, greedy)
+                **prompts(job, samples),
+                generation_config=settings(job, new_tokens, greedy),
+                logits_processor=processors(job),
             )
             return completions(job, output, tokenizer)
 
