@@ -37,7 +37,8 @@ from steer_cli.errors import PlanError, SteerError
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.load import Model, load
-from steer_cli.models.resolve import Located, locate
+from steer_cli.models.located import Located
+from steer_cli.models.resolve import locate
 from steer_cli.networks.attention import Causal
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
