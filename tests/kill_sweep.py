@@ -27,8 +27,8 @@ def start(recipe, corpus, store):
 
 
 def run(recipe, corpus, store):
-    from steer_cli.api import Hardware
     from steer_cli.measure.corpus import read_corpus
+    from steer_cli.models.hardware import Hardware
     from steer_cli.recipe.load import load
     from steer_cli.sweeps.plan import SweepOptions, plan_sweep
     from steer_cli.sweeps.sweep import sweep
@@ -46,10 +46,8 @@ def finish(child):
 def main():
     recipe, corpus, folder, trials = sys.argv[1:]
     import torch
-    from transformers import AutoModelForCausalLM  # noqa: F401
-    from transformers.models.gpt2 import modeling_gpt2  # noqa: F401  (loading would import it in each child)
 
-    import steer_cli.api
+    import steer_cli.models.load
     import steer_cli.sweeps.runner
     import steer_cli.sweeps.sweep  # noqa: F401
 

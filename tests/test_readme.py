@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from steer_cli.cli import app
-from steer_cli.recipe import schema as recipe
+from steer_cli.recipe import load as recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -62,14 +62,20 @@ def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]
     return whole
 
 
-def compute(network: Network, alignments: Sequence[Alignment]) -> list[Tensor]:
+def compute(network: Network, alignments: Sequence[Alignment], zero_dims: bool = False) -> list[Tensor]:
     """The vector of every alignment, [positions, width] (one row for `every`), float32.
+
+    Args:
+        zero_dims: whether `dims: 0`, which leaves nothing of a vector, is meant, as a point of a sweep is.
 
     Raises:
         VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
     """
     streams = capture(network, read_by(alignments))
-    return [vector_of(alignment, streams, network) for alignment in alignments]
+    return [
+        vector_of(alignment, streams, network, may_be_zero=zero_dims and alignment.addition.dims == 0)
+        for alignment in alignments
+    ]
 
 
 def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
@@ -107,7 +113,7 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
         vector[:, round(addition.dims * network.width) :] = 0
     if not vector.isfinite().all():
         raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
-    if not addition.adds_nothing and not may_be_zero and not vector.any():
+    if addition.coefficient != 0 and not may_be_zero and not vector.any():
         raise VectorError(
             f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
         )

@@ -127,11 +127,12 @@ def lay_out(
     return tuple(sorted(lines, key=lambda line: -len(line.ids)))
 
 
-def _check_context(length: int, place: str, context: int | None) -> None:
+def _check_context(length: int, place: str, context: int | None, parameter: str | None = None) -> None:
     if context is not None and length > context:
         raise CorpusError(
             f"{place}: a sentence of {length} tokens is longer than the model's context of {context}; "
-            "split it"
+            "split it",
+            parameter=parameter,
         )
 
 
@@ -154,7 +155,7 @@ def with_plus_in_front(
     front = pairs[0].plus.ids
     fronted = tuple(replace(line, ids=front + line.ids[line.offset :], offset=len(front)) for line in lines)
     for line in fronted:
-        _check_context(len(line.ids), f"with the plus text in front of {show(line.text[:40])}", context)
+        _check_context(len(line.ids), f"baseline prompt: {show(line.text[:40])}", context, "baseline")
     return fronted
 
 

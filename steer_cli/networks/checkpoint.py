@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from steer_cli.errors import ModelError
 from steer_cli.networks.kinds import check_names
 from steer_cli.networks.products import Linear
+
+LARGEST = 2**40  # numbers of one tensor
 
 
 class Weights:
@@ -29,7 +32,13 @@ class Weights:
         self.twice: dict[str, str] = {}  # names that files may hold although they are tied to another
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """One tensor in the network's dtype, on its device."""
+        """One tensor in the network's dtype, on its device.
+
+        Raises:
+            ModelError: config.json describes one that no file could hold.
+        """
+        if prod(shape) > LARGEST:
+            raise ModelError(f"config.json describes {name} as {list(shape)}, which is too large; mend it")
         self.asked[name] = shape
         return torch.empty(shape, dtype=self.dtype, device="meta")
 
@@ -63,7 +72,6 @@ class Checkpoint(Weights):
     Args:
         files: of one model.
         outline: the network's, which says what it will ask for.
-        prefix: may be left out in front of names, as in older files.
         where: the model, for errors.
 
     Raises:
@@ -84,9 +92,12 @@ class Checkpoint(Weights):
             except (SafetensorError, OSError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise ModelError(f"{where}: {file.name} cannot be read: {reason}") from None
-        self._prefix = "" if outline.asked.keys() & self._tensors.keys() else _prefix(outline)
-        found = {self._prefix + name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        asked = outline.asked
+        asked, prefix = outline.asked, _prefix(outline)
+        # Older files leave the prefix out.
+        self._names = {name if name in asked else prefix + name: name for name in self._tensors}
+        if next(iter(asked)) in self._tensors:
+            self._names = {name: name for name in self._tensors}
+        found = {name: tuple(self._tensors[stored].shape) for name, stored in self._names.items()}
         check_names(
             missing=[name for name in asked if name not in found],
             misshapen=[name for name, shape in asked.items() if found.get(name, shape) != shape],
@@ -104,7 +115,7 @@ class Checkpoint(Weights):
         return self._stored(name).to(self.device, self.dtype)
 
     def _stored(self, name: str) -> Tensor:
-        return self._tensors[name.removeprefix(self._prefix)]
+        return self._tensors[self._names[name]]
 
 
 def _prefix(outline: Weights) -> str:

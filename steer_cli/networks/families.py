@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from steer_cli.errors import ModelError
 from steer_cli.networks import gemma3, gpt2, llama
 from steer_cli.networks.checkpoint import Checkpoint, Weights
 from steer_cli.networks.config import Config
@@ -55,5 +56,8 @@ def build(
     """
     network = FAMILIES[values["model_type"]].network
     outline = Weights(dtype, torch.device("meta"))
-    network(Config(values), outline)
+    try:
+        network(Config(values), outline)
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from None
     return network(Config(values), Checkpoint(files, outline, dtype, device, where))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steer_cli.networks.fastest import MOST_ADDED, Fastest
+from steer_cli.networks.fastest import Fastest
 from steer_cli.networks.products import Linear
 
 # A packing for a number of rows takes as long as some steps gain, and holds the weights once more.
@@ -50,8 +50,9 @@ class Layout:
 
     def _padded(self, rows: int) -> int:
         """With rows added where so few are slower than more."""
-        found = next((step.rows for size, step in self._found.steps.items() if rows <= size), rows)
-        return found if found <= MOST_ADDED else rows
+        size = next((size for size in self._found.steps if rows <= size), 0)
+        wanted = self._found.steps[size].rows if size else rows
+        return wanted if wanted > size else rows
 
 
 def _enough(size: int) -> float:

@@ -127,12 +127,13 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
                 raise ValueError
         except (InvalidOperation, ValueError, OverflowError):
             what = f"{part.strip() or 'nothing'} is not a value"
-            raise SweepError(f"{option} {text}: {what}; write {EXAMPLES[option]}") from None
+            raise SweepError(f"{option} {text}: {what}; write {EXAMPLES[option]}", option) from None
         if not part_values:
-            raise SweepError(f"{option} {text}: {part.strip()} holds no value; write {EXAMPLES[option]}")
+            fault = f"{part.strip()} holds no value; write {EXAMPLES[option]}"
+            raise SweepError(f"{option} {text}: {fault}", option)
         values += part_values
     if len(values) > LARGEST:
-        raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer")
+        raise SweepError(f"{option} {text}: {len(values)} values; write {LARGEST} or fewer", option)
     # -0.0 + 0 is 0.0: one value, not two.
     return list(dict.fromkeys(value + 0 for value in values))
 

@@ -83,7 +83,8 @@ class Runner:
         recipes = [self.plan.recipe_at(point) for point in group]
         aligned = [align(recipe, self.plan.facts) for recipe in recipes]
         # All in one call: points of one layer mostly read the same streams.
-        vectors = iter(compute(self.model.network, [alignment for point in aligned for alignment in point]))
+        together = [alignment for alignments in aligned for alignment in alignments]
+        vectors = iter(compute(self.model.network, together, zero_dims=True))
         return [Steering(alignments, tuple(islice(vectors, len(alignments)))) for alignments in aligned]
 
     def _perplexity(self, arms: Sequence[Steering]) -> list[tuple[Perplexity, ...]]:

@@ -88,7 +88,7 @@ def _entries(found: Any, measure: str, plan: SweepPlan) -> list[Record]:
     if measure == "counts":
         names, expected = list(found), list(plan.recipe.count)
     elif measure == "kl":
-        names, expected = [entry.get("prompt") for entry in entries], [text for text, _ in plan.prompts]
+        names, expected = [entry.get("prompt") for entry in entries], [prompt.text for prompt in plan.prompts]
     else:
         names = [(entry.get("corpus"), entry.get("label"), entry.get("method")) for entry in entries]
         expected = [(corpus.name, label, plan.method) for corpus in plan.corpora for label in corpus.labels]

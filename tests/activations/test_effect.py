@@ -33,7 +33,7 @@ SILENT = {  # additions, more arguments, what the error says
     "bfloat16": (
         [{**LOVE, "coefficient": 1e-9}],
         ["--dtype", "bfloat16"],
-        "in bfloat16: the coefficient is too small; use a larger one, or dtype float32",
+        "in bfloat16: the coefficient is too small; use a larger one, or --dtype float32",
     ),
 }
 

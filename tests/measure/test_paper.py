@@ -2,7 +2,8 @@
 
 import pytest
 
-from steer_cli.api import plan
+from steer_cli.models.resolve import locate
+from steer_cli.planning.plan import plan_recipe
 from steer_cli.recipe.bundled import shipped
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
@@ -124,7 +125,7 @@ BOS = "<|endoftext|>"
 def rows_of(name, folder):
     changes = [f"model={folder}", *CHANGES.get(name, [])]
     recipe = load(f"gpt2-xl/{name}", [parse_override(change) for change in changes])
-    planned = plan(recipe, weights=False)
+    planned = plan_recipe(recipe, locate(recipe.model, weights=False).facts(recipe.bos))
     return planned.table(planned.prompts[0])
 
 

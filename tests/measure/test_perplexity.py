@@ -212,7 +212,7 @@ def test_every_acts_on_all_positions_and_leaves_none_out(command, recipe_file, t
 @pytest.mark.parametrize(
     ("addition", "arguments", "said"),
     [
-        ({**WEDDING, "position": "back"}, ["--corpus", "five.txt"], "use method overlay"),
+        ({**WEDDING, "position": "back"}, ["--corpus", "five.txt"], "use --method overlay"),
         (WEDDING, [], "add --corpus NAME=FILE"),
         (WEDDING, ["--corpus", "five.txt", "--corpus", "five.txt"], "two corpora"),
         (WEDDING, ["--corpus", "one.txt"], "long enough"),
@@ -332,18 +332,19 @@ def test_the_vocabulary_is_never_opened_for_more_positions_than_fit(
     from reference import placements, tokens
 
     from steer_cli.measure import scoring
+    from steer_cli.networks.gemma3 import Gemma3
 
     folder, every = tiny_folder("gemma3"), {**WEDDING, "position": "every"}
     text = " and ".join(FIVE)
     (tmp_path / "long.txt").write_text(text, encoding="utf-8")
-    seen, read_out = [], scoring.read_out
+    seen, unembed = [], Gemma3.unembed
 
-    def watched(model, stream):
-        logits = read_out(model, stream)
+    def watched(network, stream):
+        logits = unembed(network, stream)
         seen.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(scoring, "read_out", watched)
+    monkeypatch.setattr(Gemma3, "unembed", watched)
     monkeypatch.setattr(scoring, "LOGITS", 10 * 512)
     arguments = ("--corpus", "long.txt", "--lines", "--method", "overlay")
     [record] = figures(command, recipe_file(folder, every), *arguments)

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from steer_cli.errors import RecipeError
-from steer_cli.recipe import schema as format_of
+from steer_cli.recipe import load as format_of
 from steer_cli.recipe.bundled import find, shipped
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override

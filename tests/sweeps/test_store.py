@@ -106,7 +106,7 @@ def test_one_sweep_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("path", ["missing/s.jsonl", ".", "/proc/s.jsonl"])
 def test_a_place_where_no_file_can_be(path, tmp_path):
-    with pytest.raises(SweepError, match="--store") as caught, opened(tmp_path / path):
+    with pytest.raises(SweepError, match="store") as caught, opened(tmp_path / path):
         pass
     assert "another sweep" not in str(caught.value)
 
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(call, tmp_path, monkey
         store.append([Point(1)])
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
-            with pytest.raises(SweepError, match=f"--store .*{os.strerror(errno.ENOSPC)}"):
+            with pytest.raises(SweepError, match=f"store .*{os.strerror(errno.ENOSPC)}"):
                 store.append([Point(2)])
     with opened(path) as store:
         assert store.points[0] == Point(1)

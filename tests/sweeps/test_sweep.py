@@ -9,7 +9,10 @@ from statistics import mean, stdev
 import pytest
 import yaml
 
+from steer_cli.cli.options import error_text
 from steer_cli.errors import SweepError
+from steer_cli.models.hardware import Hardware
+from steer_cli.models.located import Located
 from steer_cli.results import Coordinates, Perplexity, PromptShift, SweepPoint
 from steer_cli.sweeps.grid import parse_grid
 from steer_cli.sweeps.objective import best, parse_objective
@@ -60,7 +63,7 @@ def test_ranges(layers, coefficients, dims, expected):
 def test_bad_ranges_are_one_clear_line(options, said):
     with pytest.raises(SweepError) as caught:
         parse_grid(*options, 30)
-    assert said in str(caught.value)
+    assert said in error_text(caught.value)
 
 
 @pytest.fixture
@@ -117,29 +120,28 @@ def test_counts_are_those_of_generate(swept, command, recipe_file, tiny_folder):
 
 def test_the_unsteered_arm_and_each_prefix_are_computed_once(swept, monkeypatch):
     """Rows that each block works on, over a whole sweep."""
-    from steer_cli import api
+    from steer_cli.models import load as loading
+    from steer_cli.networks.gpt2 import GPT2
 
     work = dict.fromkeys(range(5), 0)
-    load = api.load_model
+    load, attend = loading.load, GPT2._attention
+
+    def counting(network, layer, block, stream, attention):
+        work[layer] += len(stream)
+        return attend(network, layer, block, stream, attention)
 
     def counted(*arguments):
         model = load(*arguments)
-        for number, block in enumerate(model.blocks):
-
-            def count(_, args, number=number):
-                work[number] += args[0].shape[0]
-
-            block.mlp.register_forward_pre_hook(count)
+        monkeypatch.setattr(GPT2, "_attention", counting)
         return model
 
-    monkeypatch.setattr("steer_cli.sweeps.sweep.load_model", counted)
+    monkeypatch.setattr(loading, "load", counted)
     swept("--layers", "0:5", "--coefficients", "1,2,3", "--corpus", "five.txt", "--lines")
     for block, rows in work.items():
         steered = 5 * 3 * (block + 1)  # five sentences, three coefficients, the layers up to this one
         unsteered, prefix = 5, 5 if block < 4 else 0
         vectors = 2 * (4 - block)  # two texts, for every deeper layer
-        one_token = 1  # to see what a block returns
-        assert rows == steered + unsteered + prefix + vectors + one_token, (block, work)
+        assert rows == steered + unsteered + prefix + vectors, (block, work)
 
 
 def test_a_store_is_continued_and_may_grow(swept, tmp_path, monkeypatch):
@@ -152,7 +154,7 @@ def test_a_store_is_continued_and_may_grow(swept, tmp_path, monkeypatch):
     def no_model(*_):
         raise AssertionError("nothing is missing, so nothing is loaded")
 
-    monkeypatch.setattr("steer_cli.sweeps.sweep.load_model", no_model)
+    monkeypatch.setattr("steer_cli.models.load.load", no_model)
     assert swept("--layers", "1,2", "--coefficients", "1,2", *store) == again
 
 
@@ -259,10 +261,11 @@ def test_the_kind_of_device_and_the_precision_of_the_weights(tmp_path, monkeypat
     from steer_cli.models import load as model
 
     (tmp_path / "config.json").write_text('{"torch_dtype": "bfloat16"}', encoding="utf-8")
-    assert model.resolved(tmp_path, "auto", "cpu") == ("float32", "cpu")
-    assert model.resolved(tmp_path, "float16", "cpu") == ("float16", "cpu")
+    located = Located("some", tmp_path)
+    assert model.resolved(located, Hardware("auto", "cpu")) == ("float32", "cpu")
+    assert model.resolved(located, Hardware("float16", "cpu")) == ("float16", "cpu")
     monkeypatch.setattr(model, "_device", lambda _: model.torch.device("cuda:1"))
-    assert model.resolved(tmp_path, "auto", "cuda:1") == ("bfloat16", "cuda")
+    assert model.resolved(located, Hardware("auto", "cuda:1")) == ("bfloat16", "cuda")
 
 
 def test_best_names_the_winner_and_prints_a_recipe_that_gives_it(command, recipe_file, tiny_folder, tmp_path):
@@ -305,7 +308,7 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
     ["", "small a", "min", "min a where", "min a where b", "min a where b <= x", "min a where a < nan"],
 )
 def test_objectives_that_are_none(objective):
-    with pytest.raises(SweepError, match="--best"):
+    with pytest.raises(SweepError, match="best"):
         parse_objective(objective)
 
 
