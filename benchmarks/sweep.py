@@ -20,9 +20,14 @@ import time
 from pathlib import Path
 
 import torch
+from environments import machine, show_machine
+from torch import nn
 
-from steer_cli.api import Hardware, load_model
+from steer_cli.api import load_model
 from steer_cli.measure.corpus import Corpus, read_corpus
+from steer_cli.models.load import Model
+from steer_cli.networks.attention import Causal
+from steer_cli.networks.kinds import find_blocks
 from steer_cli.recipe.load import validate
 from steer_cli.recipe.yaml_source import Document
 from steer_cli.sweeps.plan import SweepOptions, SweepPlan, plan_sweep
@@ -47,7 +52,7 @@ def plan_of(options: argparse.Namespace, layers: int, coefficients: int, sentenc
     return plan_sweep(recipe, [corpus], SweepOptions(f"0:{layers}", values))
 
 
-def tool(model, plan: SweepPlan) -> tuple[float, dict]:
+def tool(model: Model, plan: SweepPlan) -> tuple[float, dict]:
     """Seconds, and point -> ratio."""
     begun = time.perf_counter()
     runner, ratios = Runner(model, plan), {}
@@ -59,37 +64,44 @@ def tool(model, plan: SweepPlan) -> tuple[float, dict]:
 
 
 @torch.inference_mode()
-def token_logprobs(model, ids: torch.Tensor) -> torch.Tensor:
-    logits = model.network(input_ids=ids[None], use_cache=False).logits[0, :-1]
+def token_logprobs(reference: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    logits = reference(input_ids=ids[None], use_cache=False).logits[0, :-1]
     return logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
 
 
-def plain(model, plan: SweepPlan, points: list[tuple[int, float]]) -> tuple[float, float, dict]:
-    """Seconds for the unsteered arm, seconds for the points, and point -> ratio."""
-    begun = time.perf_counter()
+def plain(plan: SweepPlan, points: list[tuple[int, float]]) -> tuple[float, float, dict]:
+    """Seconds for the unsteered arm, seconds for the points, and point -> ratio; transformers with hooks."""
+    reference = loaded_by_transformers(plan.located.folder)
+    blocks = find_blocks(reference, plan.located.blocks, plan.located.name)
     rows = [torch.tensor(line.ids) for line in plan.lines]
-    unsteered = [token_logprobs(model, ids) for ids in rows]
+    token_logprobs(reference, rows[0])  # warm
+    begun = time.perf_counter()
+    unsteered = [token_logprobs(reference, ids) for ids in rows]
     once = time.perf_counter() - begun
     begun, ratios, vectors = time.perf_counter(), {}, {}
     pair = torch.stack([torch.tensor(plan.tokenizer.prompt(text)) for text in (" weddings", " ")])
     for layer, coefficient in points:
         if layer not in vectors:
             with torch.inference_mode():
-                states = model.network(
-                    input_ids=pair, output_hidden_states=True, use_cache=False
-                ).hidden_states
+                states = reference(input_ids=pair, output_hidden_states=True, use_cache=False).hidden_states
             vectors[layer] = states[layer][0] - states[layer][1]
         total, count = 0.0, 0
         for ids, base in zip(rows, unsteered, strict=True):
-            handle = model.blocks[layer].register_forward_pre_hook(
+            handle = blocks[layer].register_forward_pre_hook(
                 adding(coefficient * vectors[layer]), with_kwargs=True
             )
-            steered = token_logprobs(model, ids)
+            steered = token_logprobs(reference, ids)
             handle.remove()
             total += float((steered - base)[len(vectors[layer]) :].double().sum())
             count += len(ids) - 1 - len(vectors[layer])
         ratios[layer, coefficient] = math.exp(-total / count)
     return once, time.perf_counter() - begun, ratios
+
+
+def loaded_by_transformers(folder: Path) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def adding(delta: torch.Tensor):
@@ -115,8 +127,10 @@ def forget_peak() -> None:
 def measured(options: argparse.Namespace) -> dict:
     """One size, in this process: the sweep first, so that the plain loop is not in its memory."""
     plan = plan_of(options, options.layers, options.coefficients, options.sentences)
-    model = load_model(plan.located, Hardware(), lambda *_: None)
-    token_logprobs(model, torch.tensor(plan.lines[0].ids))  # warm
+    model = load_model(options.model, device="cpu")
+    ids = torch.tensor([plan.lines[0].ids])
+    with torch.inference_mode():
+        model.network.next_logits(ids, Causal(ids.shape[1]))  # warm
     forget_peak()
     loaded = memory("VmRSS")
     seconds, ratios = tool(model, plan)
@@ -132,17 +146,17 @@ def measured(options: argparse.Namespace) -> dict:
         "megabytes_over": round(memory("VmHWM") - loaded),
         "threads": torch.get_num_threads(),
     }
-    return result | (compared(model, plan, points, ratios, seconds, options.plain_share))
+    return result | (compared(plan, points, ratios, seconds, options.plain_share))
 
 
-def compared(model, plan, points, ratios: dict, seconds: float, share: float) -> dict:
+def compared(plan: SweepPlan, points: list, ratios: dict, seconds: float, share: float) -> dict:
     """The plain loop on a share of the points, its time scaled up, and how far its ratios are from ours."""
     wanted = round(len(points) * share)
     if not wanted:
         return {}
     # Half a step in, so that a few points stand for all depths.
     some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
-    once, looped, checked = plain(model, plan, some)
+    once, looped, checked = plain(plan, some)
     whole = once + looped * len(points) / len(some)
     return {
         "plain_points_run": len(some),
@@ -177,6 +191,7 @@ def main() -> None:
     if options.here:
         print(json.dumps(measured(options)))
         return
+    show_machine(machine())
     result = child(options, **size)
     print(json.dumps(result), flush=True)
     if result.get("plain_points_run", 0) < result["points"]:
