@@ -54,7 +54,8 @@ def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]
 
     A word and the same word with padding are two of the texts of many recipes.
     """
-    whole, previous = {}, ()
+    whole: dict[tuple[int, ...], tuple[int, ...]] = {}
+    previous: tuple[int, ...] = ()
     # In this order, a text comes right after one that begins with it, if there is any.
     for text in sorted(texts, reverse=True):
         whole[text] = whole[previous] if previous[: len(text)] == text else text
@@ -127,6 +128,7 @@ def _generator(alignment: Alignment) -> torch.Generator:
     what earlier blocks left, equal noises would add up to a direction where independent ones do not. The
     first layer of a list draws what it would draw alone, whichever it is.
     """
+    assert alignment.addition.random is not None
     seed, index, turn = alignment.addition.random.seed, alignment.index, alignment.turn
     if index or turn:
         name = f"{seed}:{index}:{turn}" if turn else f"{seed}:{index}"

@@ -80,7 +80,8 @@ def _show(recipe, shifts, jsonl: bool, display) -> list:
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 
-    screen, found = terminal.console(), []
+    screen = terminal.console()
+    found: list = []
     for shift_found in shifts:
         display.clear()
         if jsonl:

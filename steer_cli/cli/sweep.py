@@ -99,8 +99,18 @@ def sweep(
     chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, samples=samples)
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
-    repeated = (tuple(values or ()) for values in (addition, want, prompt))
-    asked = SweepOptions(layers, coefficients, positions, dims, measures, *repeated, method, samples)
+    asked = SweepOptions(
+        layers,
+        coefficients,
+        positions,
+        dims,
+        measures,
+        tuple(addition or ()),
+        tuple(want or ()),
+        tuple(prompt or ()),
+        method,
+        samples,
+    )
     with Display() as display:
         hardware = Hardware(dtype, device, device_map)
         _run(chosen, corpora, asked, hardware, store, objective, plot, jsonl, display)

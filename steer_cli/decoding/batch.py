@@ -19,11 +19,11 @@ from steer_cli.recipe.schema import Sampling
 
 
 class _Sample(NamedTuple):
-    """Sample number `index` of an arm of a group."""
+    """Sample number `number` of an arm of a group."""
 
     group: SampleGroup
     arm: int
-    index: int
+    number: int
     seat: int  # where its uniform numbers are
 
     @property
@@ -190,7 +190,7 @@ class Batch:
         drawn = self._drawn[ended.slot, : self._run_tokens(ended.slot)].tolist()
         logprob = float(self._logprob[row.seat]) if row.scored else None
         finish = "eos" if eos else "length"
-        row.group.decoded[row.arm, row.index] = Decoded((*drawn, ended.token), finish, logprob)
+        row.group.decoded[row.arm, row.number] = Decoded((*drawn, ended.token), finish, logprob)
         self._free_seats.append(row.seat)
 
     def _copy(self, origins: Sequence[int]) -> None:

@@ -105,7 +105,9 @@ def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tupl
                 parameter="method",
             )
     longest = max(alignment.length for alignment in alignments)
-    return (pad_id(tokenizer, "space", "method pad"),) * (longest - (tokenizer.bos is not None))
+    pad = pad_id(tokenizer, "space", "method pad")
+    assert pad is not None  # only `none` has no id
+    return (pad,) * (longest - (tokenizer.bos is not None))
 
 
 def lay_out(
@@ -116,7 +118,7 @@ def lay_out(
     Raises:
         CorpusError: a sentence is longer than the model's context.
     """
-    lines = []
+    lines: list[Line] = []
     start = () if tokenizer.bos is None else (tokenizer.bos,)
     for corpus in corpora:
         for sentence in corpus.sentences:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float
     return float(effect), float((steered.exp() * (steered - unsteered)).sum())
 
 
-def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, float | None]:
+def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, Any]:
     """The total KL and both entropies; effect and damage are None without wanted tokens."""
     effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
     return {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from steer_cli.errors import TokenError
 from steer_cli.models.pretrained import new_cache
 from steer_cli.networks.adapter import Adapter
@@ -14,7 +12,7 @@ from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.tokens import wrap_tokenizer
 
 
-def held_model(model: nn.Module, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, ModelFacts]:
+def held_model(model: Any, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, ModelFacts]:
     """Its network, and what planning has to know of it.
 
     Args:

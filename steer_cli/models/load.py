@@ -61,6 +61,7 @@ def load(located: Located, hardware: Hardware | None = None, progress: Progress 
     device = _device(hardware.device)
     dtype = _dtype(hardware.dtype, device, hardware.device_map)
     reason = why_not_plain(located, hardware.device_map)
+    network: Network
     if reason is None:
         network = _plain(located, dtype, device)
     else:

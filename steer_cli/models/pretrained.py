@@ -31,7 +31,7 @@ def new_cache() -> Any:
     return DynamicCache()
 
 
-def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> nn.Module:
+def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> Any:
     """A ...ForCausalLM in evaluation mode, with all of its weights.
 
     Args:
@@ -49,7 +49,7 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> nn
         config = _config(values)
         files = [folder / file for file in weight_names(folder, name)]
         check_size(_outline(config), sum(file.stat().st_size for file in files), name)
-        network, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -69,6 +69,7 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> nn
         raise ModelError(
             f"model {show(name)}: cannot be loaded as a causal language model: {reason}"
         ) from None
+    network, info = loaded
     check_weights(network, info, f"model {show(name)}")
     return network.eval().requires_grad_(False)
 
@@ -116,12 +117,16 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _be_silent()
-    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": gguf.parent,
+        "gguf_file": gguf.name,
+        "local_files_only": True,
+    }
     try:
         # Its own progress bar would write over ours; ours stands for the whole conversion.
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
-            network, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -130,6 +135,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{gguf}: cannot be converted: {reason}") from None
+    network, info = loaded
     check_weights(network, info, str(gguf))
     # What was dequantised may be saved; transformers refuses as long as it believes it quantised.
     network.hf_quantizer = None

@@ -32,7 +32,7 @@ class Adapter:
         new_cache: makes an empty cache of transformers that keeps all positions.
     """
 
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, new_cache: Callable[[], Any]):
+    def __init__(self, model: Any, blocks: nn.ModuleList, new_cache: Callable[[], Any]):
         self.model, self.blocks, self._new_cache = model, blocks, new_cache
         self.windows = _windows(model.config.get_text_config())
         embeddings = model.get_input_embeddings().weight
@@ -174,6 +174,7 @@ class Adapter:
                 stack.callback(self.blocks[0].register_forward_hook(look).remove)
                 ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
                 self.model(input_ids=ids, use_cache=False)
+        assert self._returned is not None  # the hook has run
         return self._returned
 
     def _asked(self, attention: Attention) -> dict[str, Any]:
@@ -188,13 +189,12 @@ class Adapter:
                 both = (side.expand(attention.rows, -1, -1, -1) for side in (keys, values))
                 cache.update(*both, block)
             return {"use_cache": True, "past_key_values": cache}
-        masks = {
-            kind: attention.mask(window, self.dtype, always=True) for kind, window in self.windows.items()
-        }
+        rows: Any = attention  # the cache of a batch, which has the masks that transformers takes
+        masks = {kind: rows.mask(window, self.dtype, always=True) for kind, window in self.windows.items()}
         return {
             "use_cache": True,
-            "past_key_values": attention,
-            "position_ids": attention.positions,
+            "past_key_values": rows,
+            "position_ids": rows.positions,
             "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
         }
 

@@ -124,12 +124,12 @@ class AfterPrefix:
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
     ) -> Tensor:
         rows, shares = queries.shape[0], queries.shape[1] // keys.shape[1]
-        both = []
-        for past, new in ((self.prefix.keys[layer], keys), (self.prefix.values[layer], values)):
-            whole = torch.cat([past.expand(rows, -1, -1, -1), new], 2)
-            both.append(_shared(whole, shares))
-        mask = visible(self.positions.to(queries.device), both[0].shape[2], window)[:, None]
-        return scaled_dot_product_attention(queries, *both, attn_mask=mask, scale=scale)
+        all_keys, all_values = (
+            _shared(torch.cat([past.expand(rows, -1, -1, -1), new], 2), shares)
+            for past, new in ((self.prefix.keys[layer], keys), (self.prefix.values[layer], values))
+        )
+        mask = visible(self.positions.to(queries.device), all_keys.shape[2], window)[:, None]
+        return scaled_dot_product_attention(queries, all_keys, all_values, attn_mask=mask, scale=scale)
 
 
 def visible(positions: Tensor, count: int, window: int | None) -> Tensor:

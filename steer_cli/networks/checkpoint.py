@@ -14,7 +14,7 @@ from steer_cli.errors import ModelError
 from steer_cli.networks.kinds import check_names
 from steer_cli.networks.products import Linear
 
-LARGEST = 2**40  # numbers of one tensor
+LARGEST = 2**34  # numbers of one tensor
 
 
 class Weights:
@@ -38,9 +38,11 @@ class Weights:
             ModelError: config.json describes one that no file could hold.
         """
         if prod(shape) > LARGEST:
-            raise ModelError(f"config.json describes {name} as {list(shape)}, which is too large; mend it")
+            raise ModelError(f"config.json describes {name} as {list(shape)}, which is too large; fix it")
         self.asked[name] = shape
-        return torch.empty(shape, dtype=self.dtype, device="meta")
+        # A view of one number has the shape and takes no memory. torch's meta device would do the same, but
+        # takes a second to import.
+        return torch.zeros((), dtype=self.dtype).expand(shape)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool, turned: bool = False) -> Linear:
         """A linear layer; `turned` where the file holds [inputs, outputs]."""
@@ -52,12 +54,15 @@ class Weights:
         """Layers that read the same stream as one, with their outputs side by side."""
         weights = [self.take(f"{name}.weight", count, inputs) for name, count in outputs.items()]
         biases = [self.take(f"{name}.bias", count) for name, count in outputs.items() if bias]
-        return self._add(torch.cat(weights), torch.cat(biases) if bias else None)
+        return self._add(self._joined(weights), self._joined(biases) if bias else None)
+
+    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.zeros((), dtype=self.dtype).expand(sum(map(len, tensors)), *tensors[0].shape[1:])
 
     def head(self, name: str, embedding: Tensor, embedding_name: str, tied: bool) -> Linear:
         """The unembedding: one of its own, or the embedding once more where they are tied."""
         if not tied:
-            return self.linear(name, *embedding.shape, bias=False)
+            return self.linear(name, len(embedding), embedding.shape[1], bias=False)
         self.twice[f"{name}.weight"] = embedding_name
         return self._add(embedding, None)
 
@@ -113,6 +118,9 @@ class Checkpoint(Weights):
 
     def take(self, name: str, *shape: int) -> Tensor:
         return self._stored(name).to(self.device, self.dtype)
+
+    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors))
 
     def _stored(self, name: str) -> Tensor:
         return self._tensors[self._names[name]]

@@ -55,9 +55,9 @@ def build(
         ModelError: the weights do not fit the config.
     """
     network = FAMILIES[values["model_type"]].network
-    outline = Weights(dtype, torch.device("meta"))
+    outline = Weights(dtype, torch.device("cpu"))
     try:
         network(Config(values), outline)
-    except ModelError as error:
+    except (ModelError, RuntimeError) as error:  # RuntimeError: more memory than there is
         raise ModelError(f"{where}: {error}") from None
     return network(Config(values), Checkpoint(files, outline, dtype, device, where))

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, gelu, rms_norm
+from torch.nn.functional import embedding, gelu
 
 from steer_cli.networks.attention import Attention
 from steer_cli.networks.checkpoint import Weights
 from steer_cli.networks.config import Config, Keys, windows
 from steer_cli.networks.network import NO_CHANGES, Changes, Plain
+from steer_cli.networks.norms import rms_norm
 from steer_cli.networks.products import Linear
 from steer_cli.networks.rotary import Rotation, frequencies, rotation
 
@@ -92,7 +93,7 @@ class Gemma3(Plain):
             for windowed in (False, True)
         }
         kinds = config.get("layer_types") or [
-            "sliding_attention" if (layer + 1) % _pattern(config.values) else "full_attention"
+            "sliding_attention" if (layer + 1) % (_pattern(config.values) or 1) else "full_attention"
             for layer in range(self.depth)
         ]
         self._blocks = [
@@ -165,14 +166,16 @@ class Gemma3(Plain):
         keys = turns.turn(self._normed(keys, block.key_norm))
         seen = attention.attend(
             layer,
-            *(part.transpose(1, 2) for part in (queries, keys, values)),
+            queries.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
             scale=self._scale,
             window=block.window,
         )
         return block.attention_out(seen.transpose(1, 2).reshape(rows, positions, -1))
 
     def _normed(self, stream: Tensor, factors: Tensor) -> Tensor:
-        return rms_norm(stream.float(), factors.shape, factors, self._epsilon).to(stream)
+        return rms_norm(stream.float(), factors, self._epsilon).to(stream)
 
 
 def _rope(config: Config, windowed: bool) -> dict[str, Any]:

@@ -103,8 +103,8 @@ class GPT2(Plain):
         )
 
     def _read_norm(self, weights: Weights, name: str) -> _Norm:
-        sides = (weights.take(f"{name}.{side}", self.width) for side in ("weight", "bias"))
-        return _Norm(*sides, self._epsilon)
+        weight, bias = (weights.take(f"{name}.{side}", self.width) for side in ("weight", "bias"))
+        return _Norm(weight, bias, self._epsilon)
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         return embedding(ids, self._embedding) + embedding(positions, self._positions)

@@ -99,7 +99,7 @@ def drop_strays(config: Any) -> None:
             delattr(config, key)
 
 
-def check_kind(network: nn.Module, name: str) -> None:
+def check_kind(network: Any, name: str) -> None:
     """Raises ModelError for models whose rows cannot share a batch at different lengths.
 
     They keep their past in something else than keys and values, or place it by more than positions and
@@ -128,7 +128,7 @@ def check_kind(network: nn.Module, name: str) -> None:
         raise ModelError(f"model {show(name)}: {config.model_type} has no {what} that steer knows")
 
 
-def find_blocks(network: nn.Module, depth: int, name: str) -> nn.ModuleList:
+def find_blocks(network: Any, depth: int, name: str) -> nn.ModuleList:
     """The list of transformer blocks: the outermost list of `depth` modules, whatever its name is.
 
     Raises:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, rms_norm, silu
+from torch.nn.functional import embedding, silu
 
 from steer_cli.networks.attention import Attention
 from steer_cli.networks.checkpoint import Weights
 from steer_cli.networks.config import Config, Keys, windows
 from steer_cli.networks.network import NO_CHANGES, Changes, Plain
+from steer_cli.networks.norms import rms_norm
 from steer_cli.networks.products import Linear
 from steer_cli.networks.rotary import Rotation, frequencies, rotation
 
@@ -155,7 +156,7 @@ class Llama(Plain):
         rows, positions = stream.shape[:2]
         each = block.queries_keys_values(stream).view(rows, positions, -1, self._head_width)
         values = each[:, :, -self._groups :]
-        if block.query_norm is None:
+        if block.query_norm is None or block.key_norm is None:
             turned = turns.turn(each[:, :, : -self._groups])  # queries and keys in one go
         else:
             queries = self._normed(each[:, :, : self._heads], block.query_norm)
@@ -172,7 +173,7 @@ class Llama(Plain):
         return block.attention_out(seen.transpose(1, 2).reshape(rows, positions, -1))
 
     def _normed(self, stream: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(stream, weight.shape, weight, self._epsilon)
+        return rms_norm(stream, weight, self._epsilon)
 
 
 def _windows_of(config: Config, depth: int) -> list[int | None]:

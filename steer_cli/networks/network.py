@@ -27,10 +27,13 @@ class Network(Protocol):
     depth: int  # blocks
     width: int  # of the stream
     vocabulary: int  # logits
-    embeddings: int  # tokens that can be embedded
     dtype: torch.dtype
     device: torch.device  # of the embeddings, where token ids go
     norms_remove_mean: bool  # as LayerNorm does, over the width; RMSNorm does not
+
+    @property
+    def embeddings(self) -> int:
+        """Tokens that can be embedded."""
 
     @property
     def on_one_gpu(self) -> bool:
@@ -73,7 +76,7 @@ class Network(Protocol):
         """The most that `rows_to_run` says in a batch of at most `rows` rows."""
 
 
-class Plain:
+class Plain(Network):
     """What all plain networks have in common."""
 
     depth: int

@@ -27,8 +27,9 @@ def plain_table(*columns: str, left: int = 1) -> Table:
         # Only texts are folded on a narrow screen; a folded figure cannot be read.
         text = index < left
         width = cell_len(column)
-        side = "left" if text else "right"
-        table.add_column(column, justify=side, no_wrap=not text, overflow="fold", min_width=width)
+        table.add_column(
+            column, justify="left" if text else "right", no_wrap=not text, overflow="fold", min_width=width
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -17,6 +18,8 @@ STAGES = {
     "sweep": "sweeping",
 }
 
+Shown = TypeVar("Shown", bound="Display")
+
 
 class Display:
     """A context that shows one stage at a time and leaves nothing behind on the screen."""
@@ -26,7 +29,7 @@ class Display:
         self._bar: Progress | None = None
         self._stage = ""
 
-    def __enter__(self) -> Display:
+    def __enter__(self: Shown) -> Shown:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -146,8 +146,11 @@ def costs(comparison: Comparison) -> Iterator[Text]:
     widest = max(cell_len(name) for name, _ in others)
     head = "cost  "
     for name, arm in others:
-        scores = ([[completion.mean_logprob for completion in side]] for side in (unsteered[1], arm))
-        cost = steering_cost(*scores)
+        before, after = (
+            [[completion.mean_logprob for completion in side if completion.mean_logprob is not None]]
+            for side in (unsteered[1], arm)
+        )
+        cost = steering_cost(before, after)
         error = "" if cost.cost_stderr is None else f" ± {cost.cost_stderr:.2f}"
         yield Text.assemble(
             head,

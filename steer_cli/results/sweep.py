@@ -57,7 +57,7 @@ class SweepPoint:
         yield self.record()
 
     def record(self) -> Record:
-        record = {"recipe": self.recipe, "model": self.model} | self.coordinates.record()
+        record: Record = {"recipe": self.recipe, "model": self.model} | self.coordinates.record()
         for measure in self.measures:
             if measure == "perplexity":
                 record[measure] = [figure.record() for figure in self.perplexity]
@@ -65,6 +65,7 @@ class SweepPoint:
                 record[measure] = [shift.record() for shift in self.kl]
             else:
                 record[measure] = {label: means.record() for label, means in self.counts.items()}
+                assert self.cost is not None  # measured with the counts
                 record["logprob"] = self.cost.record()
         return record
 

@@ -61,8 +61,10 @@ def parse_objective(text: str) -> Objective:
     for part in re.split(r"\s+and\s+", found[3], flags=re.IGNORECASE) if found[3] else ():
         bound = _BOUND.fullmatch(part)
         try:
+            if bound is None:
+                raise ValueError
             bounds.append(Bound(bound[1], bound[2], _limit(bound[3])))
-        except (TypeError, ValueError):
+        except ValueError:
             raise SweepError(
                 f"best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER", parameter="best"
             ) from None

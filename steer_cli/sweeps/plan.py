@@ -82,9 +82,8 @@ class SweepPlan:
     def coordinates(self, point: GridPoint) -> Coordinates:
         """The point in full: what the grid leaves open is what the recipe says."""
         moved = self.recipe_at(point).additions[self.swept[0]]
-        position = moved.position
-        if not isinstance(position, str):
-            [position] = position.model_dump().items()
+        at = moved.position
+        position = at if isinstance(at, str) else next(iter(at.model_dump().items()))
         return Coordinates(point.layer, moved.coefficient, position, moved.dims)
 
     def figure_names(self) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from steer_cli.activations.arms import UNSTEERED, Arm, Steering
 from steer_cli.activations.vectors import compute
@@ -59,7 +60,7 @@ class Runner:
             SteerError: a point cannot be run.
         """
         plan, arms = self.plan, self._arms(group)
-        run = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}
+        run: dict[str, Any] = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}
         # In the order of the measures, as an error of the first is the one to report.
         found = {measure: run[measure](arms) for measure in plan.measures}
         points = []
@@ -149,8 +150,8 @@ class Runner:
                 of_prompts.append([counts[label] for counts in counted])
         # Scored afterwards, when the memory for decoding is free.
         for prompt, of_arms in zip(prompts, rows, strict=True):
-            for arm, logprobs in zip(completed, self._logprobs(prompt, of_arms), strict=True):
-                arm.logprobs.append(logprobs)
+            for scores, logprobs in zip(completed, self._logprobs(prompt, of_arms), strict=True):
+                scores.logprobs.append(logprobs)
         return completed
 
     def _logprobs(self, prompt: PlannedPrompt, arms: Sequence[Sequence[Decoded]]) -> list[list[float]]:

@@ -157,6 +157,7 @@ class Store:
         self.points += points
 
     def _write(self, content: bytes) -> None:
+        assert self._file is not None, "the store is not open"
         view = memoryview(content)
         try:
             while view:

@@ -81,10 +81,12 @@ def _entries(found: Any, measure: str, plan: SweepPlan) -> list[Record]:
         raise ValueError(f"{measure} is missing")
     if not isinstance(found, dict if measure == "counts" else list):
         raise ValueError(f"{measure} is {_short(found)}")
-    entries = list(found.values()) if measure == "counts" else found
+    entries = list(found.values()) if isinstance(found, dict) else list(found)
     for entry in entries:
         if not isinstance(entry, dict):
             raise ValueError(f"{measure} holds {_short(entry)}")
+    names: list[Any]
+    expected: list[Any]
     if measure == "counts":
         names, expected = list(found), list(plan.recipe.count)
     elif measure == "kl":

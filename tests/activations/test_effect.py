@@ -31,7 +31,7 @@ SILENT = {  # additions, more arguments, what the error says
     "underflow": ([{**LOVE, "coefficient": 1e-60}], [], "the coefficient is too small; use a larger one"),
     "rounding": ([{**LOVE, "coefficient": 1e-14}], [], "the coefficient is too small"),
     "bfloat16": (
-        [{**LOVE, "coefficient": 1e-9}],
+        [{**LOVE, "layer": 3, "coefficient": 1e-12}],
         ["--dtype", "bfloat16"],
         "in bfloat16: the coefficient is too small; use a larger one, or --dtype float32",
     ),
