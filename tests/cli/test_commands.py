@@ -677,6 +677,7 @@ HELPS = {
     ("recipes",): recipes.HELP,
     ("models",): models.HELP,
     ("models", "pull"): models.PULL_HELP,
+    ("models", "check"): models.CHECK_HELP,
     ("shift",): shift.HELP,
     ("perplexity",): perplexity.HELP,
     ("norms",): norms.HELP,
