@@ -132,6 +132,14 @@ def test_an_error_of_a_recipe_without_a_name_says_recipe(page):
         steer.generate(page[0]["model"], steer.Recipe(prompt="I hate you because", additions=[addition]))
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"layer": [-1]}, {"layer": [2], "coefficient": "3"}, {"layer": [2], "unknown": 1}]
+)
+def test_a_recipe_written_wrongly_in_python_raises_at_the_call(wrong):
+    with pytest.raises(ValueError):
+        steer.Addition(**{"plus": "Love", "minus": "Hate", "coefficient": 1, **wrong})
+
+
 def test_the_import_is_instant_and_loads_nothing_heavy():
     code = (
         "import sys, time; start = time.perf_counter(); import steer_cli; "
