@@ -37,6 +37,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | None = None,
+    threads: int | None = None,
     progress: Progress = silent,
     note: Note = silent,
 ) -> Model:
@@ -47,13 +48,14 @@ def load_model(
         dtype: float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's elsewhere.
         device: cuda, cuda:1, mps or cpu; auto is the first of these that is there.
         device_map: auto spreads a model over all accelerators and the CPU's memory.
+        threads: how many torch computes with on the CPU, in the whole process; None leaves them as they are.
 
     Raises:
         ModelError: no such model or device, or weights that do not fit.
         CatalogueError: a model of the catalogue cannot be fetched.
     """
     located = locate(name, True, progress, note)
-    return load(located, Hardware(dtype, device, device_map), progress)
+    return load(located, Hardware(dtype, device, device_map, threads), progress)
 
 
 def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -208,7 +210,8 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
     """Within the `with`, a transformers model that the user holds is steered, whatever runs it.
 
     Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
-    `bos: none`. Afterwards, and after an exception, the model is as it was.
+    `bos: none`. Without a KV cache every pass is a prompt, so `back` and `middle` move with each
+    new token. Afterwards, and after an exception, the model is as it was.
 
     Args:
         model: a ...ForCausalLM of transformers.

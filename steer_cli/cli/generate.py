@@ -57,6 +57,7 @@ def generate(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
@@ -73,7 +74,7 @@ def generate(
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
-        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         for index, comparison in enumerate(comparisons):
             display.clear()

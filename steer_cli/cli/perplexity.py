@@ -44,6 +44,7 @@ def perplexity(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
@@ -56,7 +57,7 @@ def perplexity(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
-        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = answers.perplexity_of(loaded, plan, sentences, display.note)
     if jsonl:
         _records(found)

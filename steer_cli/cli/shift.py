@@ -51,6 +51,7 @@ def shift(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
@@ -66,7 +67,7 @@ def shift(
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
-        loaded = answers.load(located, Hardware(dtype, device, device_map), display.progress)
+        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         shifts = answers.shifts(loaded, plan, positions, wanted, top)
         found = _show(chosen, shifts, jsonl, display)
     if plot is not None:

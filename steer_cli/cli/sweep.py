@@ -87,6 +87,7 @@ def sweep(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
+    threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
@@ -112,7 +113,7 @@ def sweep(
         samples,
     )
     with Display() as display:
-        hardware = Hardware(dtype, device, device_map)
+        hardware = Hardware(dtype, device, device_map, threads)
         _run(chosen, corpora, asked, hardware, store, objective, plot, jsonl, display)
 
 

@@ -11,10 +11,10 @@ import torch
 from steer_cli.errors import ModelError
 from steer_cli.events import Progress, silent
 from steer_cli.models.atomic_folder import home
-from steer_cli.models.hardware import Hardware
+from steer_cli.models.hardware import MOST_THREADS, Hardware
 from steer_cli.models.inspect_folder import read_config, weight_names
 from steer_cli.models.located import Located
-from steer_cli.models.self_check import check_once
+from steer_cli.models.self_check import check, check_once
 from steer_cli.networks import families
 from steer_cli.networks.adapter import Adapter
 from steer_cli.networks.fastest import fastest
@@ -26,6 +26,7 @@ from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.token_files import check_vocabulary
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.quoting import show
+from steer_cli.results import ModelCheck
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +57,37 @@ def load(located: Located, hardware: Hardware | None = None, progress: Progress 
         ModelError: no such device, not a causal language model, weights that do not fit it, or a network that
             decodes something else than a full pass computes.
     """
-    hardware = hardware or Hardware()
+    network, _ = _loaded(located, hardware or Hardware(), progress)
+    check_once(network, located.folder, located.name)
+    progress("load", 1, 1)
+    return Model(located, network)
+
+
+def examine(located: Located, hardware: Hardware | None = None, progress: Progress = silent) -> ModelCheck:
+    """Load a model, run its self-test even if it has passed before, and say which way it goes.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    network, reason = _loaded(located, hardware or Hardware(), progress)
+    check(network, located.folder, located.name)
+    progress("load", 1, 1)
+    return ModelCheck(
+        model=located.name,
+        way="plain" if reason is None else "transformers",
+        network=type(network.model if isinstance(network, Adapter) else network).__name__,
+        reason=reason,
+        blocks=network.depth,
+        width=network.width,
+        context=located.context,
+        dtype=str(network.dtype).removeprefix("torch."),
+        device=network.device.type,
+    )
+
+
+def _loaded(located: Located, hardware: Hardware, progress: Progress) -> tuple[Network, str | None]:
+    """A network that is not checked yet, and why it is not a plain one."""
+    _use_threads(hardware.threads)
     progress("load", 0, None)
     device = _device(hardware.device)
     dtype = _dtype(hardware.dtype, device, hardware.device_map)
@@ -67,9 +98,7 @@ def load(located: Located, hardware: Hardware | None = None, progress: Progress 
     else:
         network = _adapted(located, dtype, hardware.device_map or device)
     _check_tokenizer(located.folder, network.embeddings, located.name)
-    check_once(network, located.folder, located.name)
-    progress("load", 1, 1)
-    return Model(located, network)
+    return network, reason
 
 
 def why_not_plain(located: Located, device_map: str | None = None) -> str | None:
@@ -117,6 +146,14 @@ def _saved_dtype(values: dict[str, Any]) -> str:
 
 def _dtype(dtype: str, device: torch.device, device_map: str | None) -> torch.dtype | str:
     return DTYPES.get(dtype, torch.float32 if device.type == "cpu" and device_map is None else "auto")
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if not 1 <= threads <= MOST_THREADS:
+        raise ModelError(f"threads {threads}: 1 to {MOST_THREADS}", "threads")
+    torch.set_num_threads(threads)
 
 
 def _device(device: str) -> torch.device:

@@ -34,22 +34,35 @@ def check_once(network: Network, folder: Path, name: str) -> None:
     Raises:
         ModelError: it decodes something else than a full pass computes.
     """
-    passed = home() / "checked" / _setting(network, folder)
-    if passed.is_file():
-        return
+    if not _passed(network, folder).is_file():
+        check(network, folder, name)
+
+
+def check(network: Network, folder: Path, name: str) -> None:
+    """Check a network, and remember that it has passed.
+
+    Raises:
+        ModelError: it decodes something else than a full pass computes.
+    """
+    passed = _passed(network, folder)
     if (said := fault(network)) is not None:
+        with suppress(OSError):
+            passed.unlink(missing_ok=True)
         raise ModelError(f"model {show(name)}: {said}; it cannot be used, please report it")
     with suppress(OSError):
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.touch()
 
 
-def _setting(network: Network, folder: Path) -> str:
-    """All that decides whether decoding is right; weights do not."""
+def _passed(network: Network, folder: Path) -> Path:
+    """A file that is there once the network has passed; its name holds all that decides
+    whether decoding is right, which weights do not.
+    """
     config = (folder / "config.json").read_text(encoding="utf-8")
     releases = [__version__, torch.__version__, version("transformers")]
     way = [type(network).__name__, str(network.dtype), network.device.type]
-    return hashlib.sha256(json.dumps([config, *releases, *way]).encode()).hexdigest()[:32]
+    setting = hashlib.sha256(json.dumps([config, *releases, *way]).encode()).hexdigest()[:32]
+    return home() / "checked" / setting
 
 
 @torch.inference_mode()

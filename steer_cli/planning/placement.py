@@ -97,7 +97,7 @@ def align_additions(
     """
     aligned = []
     for index, addition in enumerate(recipe.additions):
-        where = f"{recipe.name}: additions.{index}"
+        where = f"{recipe.name or 'recipe'}: additions.{index}"
         # `every` reads each text at its own last token, so it must not be padded.
         pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)

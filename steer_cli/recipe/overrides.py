@@ -38,7 +38,7 @@ def parse_override(assignment: str, label: str | None = None) -> Override:
 def value_override(path: str, value: Any) -> Override:
     """A value for a path such as `additions.0.coefficient`."""
     steps = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in path.split("."))
-    return Override(path, steps, value, str(value))
+    return Override("changes", steps, value, str(value))
 
 
 def override(document: Document, changes: list[Override]) -> Document:

@@ -3,6 +3,7 @@
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
+from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
 from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
@@ -20,6 +21,7 @@ __all__ = [
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "ModelCheck",
     "Norms",
     "Perplexity",
     "PromptShift",

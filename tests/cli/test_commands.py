@@ -677,6 +677,7 @@ HELPS = {
     ("recipes",): recipes.HELP,
     ("models",): models.HELP,
     ("models", "pull"): models.PULL_HELP,
+    ("models", "check"): models.CHECK_HELP,
     ("shift",): shift.HELP,
     ("perplexity",): perplexity.HELP,
     ("norms",): norms.HELP,
@@ -723,6 +724,8 @@ def test_examples_name_commands_options_and_recipes_that_there_are(command):
             if words[:1] != ["steer"]:
                 continue
             chosen = group.commands[words[1]]
+            below = getattr(chosen, "commands", {})
+            chosen = below.get(words[2], chosen) if words[2:] else chosen
             options = {option for parameter in chosen.params for option in parameter.opts}
             assert {word for word in words if word.startswith("--")} <= options
             if words[1] in ("generate", "table"):

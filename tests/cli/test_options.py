@@ -67,7 +67,8 @@ def test_an_error_of_a_parameter_begins_with_its_option():
 def test_help_of_all_commands_looks_alike_and_is_never_cut():
     from typer.testing import CliRunner
 
-    for words in ([], ["generate"], ["sweep"], ["models"], ["models", "pull"], ["recipes"]):
+    below = (["models", "pull"], ["models", "check"])
+    for words in ([], ["generate"], ["sweep"], ["models"], *below, ["recipes"]):
         shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).output
         titles = re.findall(r"^(\w+):", shown, re.MULTILINE)
         assert titles[0] == "Usage" and titles[-1] == "Examples" and "Options" in titles

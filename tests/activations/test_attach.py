@@ -1,0 +1,174 @@
+"""`steer.steering` on a model that the user holds: what transformers generates is what steer would."""
+
+import pytest
+import torch
+from tiny import by_transformers, recipe_of
+
+import steer_cli as steer
+from steer_cli.errors import PlanError, VectorError
+
+torch.set_num_threads(1)
+KINDS = ("gpt2", "llama", "gemma3", "gpt_neox")
+PROMPT = "I went up to my friend and said"
+OTHER = "The wedding of my friend was late because of the rain and"
+POSITIONS = ("front", "back", {"at": 4}, "every")
+NEW = 12
+
+
+class Held:
+    """A tiny model as its user holds it: by transformers, with its tokenizer."""
+
+    def __init__(self, folder):
+        from transformers import AutoTokenizer
+
+        self.folder, self.model = folder, by_transformers(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer.padding_side = "left"
+        self.bos = self.tokenizer.bos_token_id
+        if self.bos is None:
+            self.bos = self.tokenizer.eos_token_id
+
+    def ids(self, text):
+        return [self.bos, *self.tokenizer(text, add_special_tokens=False).input_ids]
+
+    def batch(self, *texts, side="left"):
+        rows = [self.ids(text) for text in texts]
+        longest = max(map(len, rows))
+        pads = [[0] * (longest - len(row)) for row in rows]
+        both = list(zip(rows, pads, strict=True))
+        ids = [pad + row if side == "left" else row + pad for row, pad in both]
+        mask = [
+            [0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad)
+            for row, pad in both
+        ]
+        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+    def generate(self, *texts, **options):
+        """The new tokens of each row, up to its end."""
+        batch = self.batch(*texts)
+        made = self.model.generate(
+            **batch, **{"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0, **options}
+        )
+        return [until_end(row, self.tokenizer.eos_token_id) for row in made[:, batch["input_ids"].shape[1] :]]
+
+    def logits(self, *texts):
+        with torch.no_grad():
+            return self.model(**self.batch(*texts)).logits
+
+    def hooks(self):
+        return sum(
+            len(module._forward_pre_hooks) + len(module._forward_hooks) for module in self.model.modules()
+        )
+
+
+def until_end(row, eos):
+    ids = row.tolist()
+    return ids[: ids.index(eos)] if eos in ids else ids
+
+
+@pytest.fixture(params=KINDS)
+def held(request, tiny_folder):
+    return Held(tiny_folder(request.param))
+
+
+def recipe(position="front", prompt=PROMPT, **more):
+    addition = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 9, "position": position, **more}
+    sampling = {"temperature": 0, "frequency_penalty": 0, "max_new_tokens": NEW, "samples": 1}
+    return recipe_of(addition, prompt=prompt, sampling=sampling)
+
+
+def within(held, wanted):
+    return steer.steering(held.model, wanted, held.tokenizer)
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
+def test_greedy_text_is_that_of_steer(held, position):
+    wanted = recipe(position)
+    (run,) = steer.generate(steer.load_model(str(held.folder), device="cpu"), wanted)
+    eos = held.tokenizer.eos_token_id
+    unsteered, steered = (until_end(torch.tensor(arm[0].tokens), eos) for arm in (run.unsteered, run.steered))
+    assert held.generate(PROMPT) == [unsteered]
+    with within(held, wanted):
+        assert held.generate(PROMPT) == [steered]
+        if position != "back":  # which is elsewhere in each longer row, as without a cache each is a prompt
+            assert held.generate(PROMPT, use_cache=False) == [steered]
+    assert steered != unsteered
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
+def test_a_padded_row_gets_what_it_gets_alone(held, position):
+    with within(held, recipe(position)):
+        alone = [held.generate(text)[0] for text in (PROMPT, OTHER)]
+        assert held.generate(PROMPT, OTHER) == alone
+        # One pass with padding on the right: positions are counted from a row's own first token.
+        batch, ends = held.batch(PROMPT, OTHER, side="right"), [len(held.ids(t)) for t in (PROMPT, OTHER)]
+        with torch.no_grad():
+            rows = held.model(**batch).logits
+        for row, end, text in zip(rows, ends, (PROMPT, OTHER), strict=True):
+            torch.testing.assert_close(row[:end], held.logits(text)[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("position", ["front", "every"])
+def test_the_scores_of_beams_are_those_of_steered_passes(held, position):
+    options = {"num_beams": 3, "num_return_sequences": 3, "do_sample": False, "max_new_tokens": 6}
+    options |= {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.0}
+    batch = held.batch(PROMPT)
+    start = batch["input_ids"].shape[1]
+    plain = held.model.generate(**batch, **options, pad_token_id=0, eos_token_id=-1)
+    with within(held, recipe(position)):
+        made = held.model.generate(**batch, **options, pad_token_id=0, eos_token_id=-1)
+        for row, score in zip(made.sequences, made.sequences_scores, strict=True):
+            # `front` acts on the same tokens of the longer row, `every` on all of it.
+            with torch.no_grad():
+                logits = held.model(input_ids=row[None]).logits[0, start - 1 : -1]
+            sum_of_row = logits.log_softmax(-1).gather(1, row[start:, None]).sum()
+            torch.testing.assert_close(score, sum_of_row, atol=1e-3, rtol=1e-3)
+    assert made.sequences.tolist() != plain.sequences.tolist()
+
+
+def test_it_is_undone_on_exit_and_after_an_exception(held):
+    before, hooks = held.logits(PROMPT, OTHER), held.hooks()
+    with within(held, recipe()):
+        assert held.hooks() > hooks
+        assert not torch.equal(held.logits(PROMPT, OTHER), before)
+    assert held.hooks() == hooks and torch.equal(held.logits(PROMPT, OTHER), before)
+    with pytest.raises(KeyboardInterrupt), within(held, recipe("every")):
+        held.generate(PROMPT)
+        raise KeyboardInterrupt
+    with pytest.raises(PlanError), within(held, recipe({"at": 200})):
+        held.logits(PROMPT)
+    assert held.hooks() == hooks and torch.equal(held.logits(PROMPT, OTHER), before)
+
+
+def test_a_row_without_bos_is_an_error(held):
+    ids = torch.tensor([held.ids(PROMPT)[1:]])
+    with within(held, recipe()), pytest.raises(PlanError, match="does not begin with BOS"):
+        held.model(input_ids=ids)
+    # Said so in the recipe, it is none; `front` then acts on its first tokens.
+    before = held.model(input_ids=ids).logits
+    with within(held, recipe().model_copy(update={"bos": "none"})):
+        assert not torch.equal(held.model(input_ids=ids).logits, before)
+
+
+def test_a_span_that_does_not_fit_a_row_is_an_error(held):
+    with within(held, recipe({"at": 8})), pytest.raises(PlanError, match="8"):
+        held.generate(PROMPT)  # 9 tokens, and the vector has 3
+    with within(held, recipe()), pytest.raises(PlanError):
+        held.generate(OTHER, "I")
+
+
+def test_an_addition_that_does_nothing_is_an_error(held):
+    with pytest.raises(PlanError, match="does nothing"), within(held, recipe(minus="Love")):
+        pass
+    # Rounded away in the stream: found in the pass.
+    with within(held, recipe(coefficient=1e-12)), pytest.raises(VectorError):
+        held.logits(PROMPT)
+    with within(held, recipe(coefficient=0)):
+        held.logits(PROMPT)
+
+
+def test_a_pass_without_ids_is_an_error(held):
+    stream = held.model.get_input_embeddings()(torch.tensor([held.ids(PROMPT)]))
+    with within(held, recipe()), pytest.raises(PlanError, match="input_ids"):
+        held.model(inputs_embeds=stream)
