@@ -19,6 +19,7 @@ check: .venv/ready-test
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/command.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/many.py

@@ -31,12 +31,12 @@ def new_cache() -> Any:
     return DynamicCache()
 
 
-def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> Any:
+def from_pretrained(folder: Path, name: str, dtype: object, place: torch.device | str) -> Any:
     """A ...ForCausalLM in evaluation mode, with all of its weights.
 
     Args:
         dtype: a torch dtype, or auto for the checkpoint's.
-        place: a device, or auto to spread the model over all of them.
+        place: a device, or the name of a device map, such as auto, which spreads the model over all of them.
 
     Raises:
         ModelError: it cannot be loaded as a causal language model.
@@ -53,7 +53,7 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> An
             folder,
             config=config,
             dtype=dtype,
-            device_map=place,
+            device_map=place if isinstance(place, str) else None,  # which needs accelerate
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -71,7 +71,8 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: object) -> An
         ) from None
     network, info = loaded
     check_weights(network, info, f"model {show(name)}")
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network if isinstance(place, str) else network.to(place)
 
 
 def _config(values: dict[str, Any]) -> Any:
