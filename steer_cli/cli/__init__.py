@@ -39,7 +39,7 @@ def _expected_errors() -> Iterator[None]:
     except SteerError as error:
         if Debug.on:
             raise
-        from steer_cli.report.plain import error_line
+        from steer_cli.report.printable import error_line
 
         typer.echo(f"error: {error_line(error_text(error))}", err=True)
         raise typer.Exit(1) from None

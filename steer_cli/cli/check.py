@@ -29,7 +29,7 @@ def check(
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe.load import load
-    from steer_cli.report.plain import error_line, one_line
+    from steer_cli.report.printable import error_line, one_line
 
     faulty = False
     for name in recipes:

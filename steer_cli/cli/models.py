@@ -141,7 +141,7 @@ def check(
 
 
 def _lines(found: ModelCheck) -> list[tuple[str, str]]:
-    from steer_cli.report.plain import one_line
+    from steer_cli.report.printable import one_line
 
     way = "plain network" if found.way == "plain" else "through transformers"
     lines = [("model", found.model), ("computed", f"{way}, {found.network}")]

@@ -64,7 +64,7 @@ def _print(content: bytes, name: str) -> None:
     """Print a recipe's file: unchanged into a file or a pipe, without control characters on a terminal."""
     from steer_cli.recipe.bundled import decode
     from steer_cli.recipe.yaml_source import check_characters
-    from steer_cli.report.plain import visible
+    from steer_cli.report.printable import visible
 
     text = decode(content, name)
     check_characters(text, name)

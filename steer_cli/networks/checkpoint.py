@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steer_cli.errors import ModelError
-from steer_cli.networks.kinds import check_names
 from steer_cli.networks.products import Linear
+from steer_cli.networks.supported import check_names
 
 LARGEST = 2**34  # numbers of one tensor
 

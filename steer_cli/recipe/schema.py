@@ -1,4 +1,4 @@
-"""The recipe format: frozen, validated values, and how to load them.
+"""The recipe format, as frozen, validated values.
 
 Whether a layer exists or a text fits a prompt is checked later, when the model is known.
 """

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
 from steer_cli.report import columns
-from steer_cli.report.plain import cell, visible
+from steer_cli.report.printable import cell, visible
 
 ONWARDS = "→"  # after the token that `every` reads
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from steer_cli.report.plain import one_line, visible
+from steer_cli.report.printable import one_line, visible
 from steer_cli.results import SentenceChange
 
 BRIGHTEST = math.log(100)  # a change by a hundredfold, as in Turner et al. 2023

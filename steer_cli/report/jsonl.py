@@ -6,7 +6,7 @@ import json
 import unicodedata
 from typing import Any
 
-from steer_cli.report.plain import STEERING
+from steer_cli.report.printable import CONTROLS
 
 
 def line(record: dict[str, Any]) -> str:
@@ -19,6 +19,6 @@ def line(record: dict[str, Any]) -> str:
 
 
 def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) not in STEERING:
+    if character.isprintable() or unicodedata.category(character) not in CONTROLS:
         return character
     return json.dumps(character)[1:-1]

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steer_cli.report.plain import cell, visible
+from steer_cli.report.printable import cell, visible
 from steer_cli.results import Norms, Perplexity, Shift
 
 SHOWN_POSITIONS = 10

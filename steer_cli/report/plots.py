@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
-from steer_cli.report.plain import cell
+from steer_cli.report.printable import cell
 from steer_cli.results import AXES, Norms, Shift, SweepPoint, axis_values
 
 if TYPE_CHECKING:

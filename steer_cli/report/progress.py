@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from steer_cli.report.plain import visible
+from steer_cli.report.printable import visible
 
 STAGES = {
     "fetch": "fetching the model",

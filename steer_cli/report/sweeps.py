@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.report.measures import DAMAGED, plain_table
-from steer_cli.report.plain import visible
+from steer_cli.report.printable import visible
 from steer_cli.results import AXES, STUMBLES, WORD_SALAD, SweepPoint, axis_values, reads_like
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from steer_cli.recipe.schema import Recipe
 from steer_cli.report.alignment import alignment
-from steer_cli.report.plain import cell, visible
+from steer_cli.report.printable import cell, visible
 from steer_cli.results import Comparison, Completion, Receipt, Sum, reads_like, steering_cost
 
 SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all

@@ -16,7 +16,7 @@ from steer_cli.cli.options import Debug
 from steer_cli.recipe.bundled import find
 from steer_cli.report import columns
 from steer_cli.report.jsonl import line
-from steer_cli.report.plain import LONGEST_ERROR, error_line
+from steer_cli.report.printable import LONGEST_ERROR, error_line
 
 RECIPE = "prompt: a\nadditions:\n  - {plus: Love, layer: 1}\n"
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 SPACE, PAD = "·", "␣"
 LONGEST_ERROR = 500  # characters: a few lines of a terminal
 # Unicode categories that control a terminal or break lines; private and unassigned characters are harmless.
-STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def visible(text: str) -> str:
@@ -37,7 +37,7 @@ def _shown(character: str) -> str:
     code = ord(character)
     if code < 0x20:
         return chr(0x2400 + code)
-    return "\ufffd" if unicodedata.category(character) in STEERING else character
+    return "\ufffd" if unicodedata.category(character) in CONTROLS else character
 
 
 @lru_cache(10_000)
