@@ -62,7 +62,7 @@ def perplexities(figures: Sequence[Perplexity]) -> Table:
     """A row for each corpus, label and method."""
     labels = any(figure.label is not None for figure in figures)
     names = ("corpus", *(("label",) if labels else ()), "method")
-    columns = ("unsteered", "steered", "ratio", "std. error", "sentences", "tokens")
+    columns = ("unsteered", "steered", "ratio", "stderr", "sentences", "tokens")
     table = plain_table(*names, *columns, left=len(names))
     for figure in figures:
         table.add_row(

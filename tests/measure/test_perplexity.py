@@ -188,7 +188,7 @@ def test_the_screen_names_corpora_and_ratios(command, recipe_file, tiny_folder):
         "--sentences",
     )
     assert code == 0
-    assert "ratio" in out and "std. error" in out and "People flock to Rome." in out
+    assert "ratio" in out and "stderr" in out and "People flock to Rome." in out
 
 
 def test_every_acts_on_all_positions_and_leaves_none_out(command, recipe_file, tiny_folder):
