@@ -97,7 +97,7 @@ def generate(
     Args:
         prompts: instead of the recipe's.
         samples, seed: instead of the recipe's.
-        control: a third arm, random, embedding, prompt or shuffled; see `steering.baselines`.
+        control: a third arm, random, embedding, prompt or shuffled; see `activations.baselines`.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
@@ -138,7 +138,7 @@ def norms(model: Model, recipe: Recipe, centre: bool = False) -> tuple[Norms, ..
     """|vector| and |stream| of every addition at every layer, on every prompt.
 
     Args:
-        centre: take the mean over the width away first; for models with LayerNorm.
+        centre: subtract the mean over the width first; for models with LayerNorm.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt.

@@ -40,9 +40,7 @@ class Weights:
         if prod(shape) > LARGEST:
             raise ModelError(f"config.json describes {name} as {list(shape)}, which is too large; fix it")
         self.asked[name] = shape
-        # A view of one number has the shape and takes no memory. torch's meta device would do the same, but
-        # takes a second to import.
-        return torch.zeros((), dtype=self.dtype).expand(shape)
+        return self._outlined(*shape)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool, turned: bool = False) -> Linear:
         """A linear layer; `turned` where the file holds [inputs, outputs]."""
@@ -57,7 +55,12 @@ class Weights:
         return self._add(self._joined(weights), self._joined(biases) if bias else None)
 
     def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.zeros((), dtype=self.dtype).expand(sum(map(len, tensors)), *tensors[0].shape[1:])
+        return self._outlined(sum(map(len, tensors)), *tensors[0].shape[1:])
+
+    def _outlined(self, *shape: int) -> Tensor:
+        # A view of one number has the shape and takes no memory. torch's meta device would do the same, but
+        # takes a second to import.
+        return torch.zeros((), dtype=self.dtype).expand(shape)
 
     def head(self, name: str, embedding: Tensor, embedding_name: str, tied: bool) -> Linear:
         """The unembedding: one of its own, or the embedding once more where they are tied."""
