@@ -23,7 +23,7 @@ class Layout:
         may_pack = sum(linear.weight.nbytes for linear in linears) <= MOST_BYTES
         self._packs = found.packs if may_pack else ()
         for linear in linears:
-            linear.lay_out({rows: step.way for rows, step in found.steps.items()})
+            linear.lay_out({rows: step.way for rows, step in found.steps.items()}, keep=bool(self._packs))
 
     def rows_to_run(self, rows: int, most: int, steps: int) -> int:
         """How many rows a pass of `rows` rows is best run with; those beyond them mean nothing.

@@ -104,14 +104,21 @@ class Linear:
         self._beyond = plain(weight, bias)
         self._packed: tuple[int, Product] | None = None  # for exactly so many rows
 
-    def lay_out(self, ways: Mapping[int, Way]) -> None:
-        """Multiply up to each number of rows by that way; the greatest also serves all beyond."""
+    def lay_out(self, ways: Mapping[int, Way], keep: bool = True) -> None:
+        """Multiply up to each number of rows by that way; the greatest also serves all beyond.
+
+        Args:
+            keep: whether `pack_for` may be called later; otherwise only copies that `ways` made are held.
+        """
         made = {way: way.product(self.weight, self.bias) for way in set(ways.values())}
         steps = [(most, made[way]) for most, way in sorted(ways.items())]
         # Neighbours of one way are one step.
         after = [*[product for _, product in steps[1:]], None]
         self._up_to = [step for step, other in zip(steps, after, strict=True) if step[1] is not other]
         self._beyond = self._up_to.pop()[1]
+        if not keep:
+            # Only the shape is asked for from now on; ways that need the weights hold them themselves.
+            self.weight = self.weight.new_empty(1).expand(self.weight.shape)
 
     def pack_for(self, rows: int) -> None:
         """Also hold a copy of the weights that MKL has laid out for passes of just so many rows."""

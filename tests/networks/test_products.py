@@ -1,6 +1,7 @@
 """Every way to multiply gives the plain product, and the fastest that was measured is chosen."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -102,6 +103,22 @@ def test_a_packed_layer_serves_its_number_of_rows_and_all_others():
         for rows in (1, 15, 16, 17, 32):
             stream = torch.randn(rows, 1, 48)
             close(linear(stream), stream, weight, bias)
+
+
+@pytest.mark.skipif(ONEDNN not in available(torch.float32), reason="nothing is packed here")
+@torch.inference_mode()
+def test_weights_are_not_held_twice_once_only_their_packed_copy_is_used():
+    weight, bias = weights(96, 48, bias=True)
+    stream, gone = torch.randn(3, 1, 48), weakref.ref(weight)
+    expected = Linear(weight, bias)(stream)
+    packed, transposed = Linear(weight, bias), Linear(weight, bias)
+    transposed.lay_out({1: TRANSPOSED, 64: ONEDNN}, keep=False)
+    packed.lay_out(dict.fromkeys(GRID, ONEDNN), keep=False)
+    del weight
+    assert gone() is not None, "the transposed way needs them"
+    del transposed
+    assert gone() is None
+    torch.testing.assert_close(packed(stream), expected)
 
 
 # ---- which way is chosen
