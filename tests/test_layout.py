@@ -138,6 +138,7 @@ def test_each_command_is_one_file_of_its_name():
         "__init__",
         "inputs",
         "options",
+        "output",
     }
 
 

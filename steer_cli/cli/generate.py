@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
     "Complete prompts with and without steering, side by side.\n\nThe screen shows which token"
     " is where (the alignment table), where and how strongly the vectors acted (the receipt), and the"
     " completions. Sample i uses the same random numbers in all columns, so any difference comes from the"
-    " steering.",
+    " steering. --jsonl prints a record per prompt and sample.",
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
     "steer generate love-hate --control random",
@@ -41,9 +41,7 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="SEED", help="Seed for sampling.")] = None,
     set: options.Set = None,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", metavar="", help="Print a JSON record per prompt and sample.")
-    ] = False,
+    jsonl: output.Jsonl = False,
     batch_rows: Annotated[
         int | None,
         typer.Option(
@@ -66,23 +64,14 @@ def generate(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import terminal
-    from steer_cli.report.jsonl import line
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
-    screen = terminal.console()
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
-        for index, comparison in enumerate(comparisons):
-            display.clear()
-            if jsonl:
-                for record in comparison.records():
-                    print(line(record), flush=True)
-                continue
-            if index == 0:
-                screen.print(terminal.title(comparison.recipe, comparison.model))
-            for part in terminal.comparison_parts(comparison, screen.width):
-                screen.print(part)
+        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        for comparison in comparisons:
+            shown.show(comparison.records(), terminal.comparison_parts(comparison, shown.width))

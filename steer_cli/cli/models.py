@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 if TYPE_CHECKING:
     from steer_cli.results import ModelCheck
@@ -27,7 +27,7 @@ CHECK_HELP = options.help_text(
     "steer knows; every other model goes through transformers, and the reason is shown. The self-test "
     "compares decoding beside another row with full passes; a model that fails it is refused.",
     "steer models check smollm2-135m",
-    "steer models check ./my-model --dtype bfloat16 --json",
+    "steer models check ./my-model --dtype bfloat16 --jsonl",
 )
 
 
@@ -47,13 +47,13 @@ app = typer.Typer(
 @app.callback()
 def models(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record per model.")] = False,
+    jsonl: output.Jsonl = False,
     debug: options.Debug.option = False,
 ) -> None:
     if context.invoked_subcommand is not None:
         return
     from steer_cli.models import catalogue
-    from steer_cli.report import jsonl, terminal
+    from steer_cli.report import terminal
 
     rows: list[dict[str, Any]] = []
     for entry in catalogue.CATALOGUE.values():
@@ -70,10 +70,6 @@ def models(
                 "folder": str(folder) if folder else None,
             }
         )
-    if json:
-        for row in rows:
-            print(jsonl.line(row))
-        return
     shown = [
         row
         | {
@@ -85,7 +81,7 @@ def models(
         for row in rows
     ]
     columns = ("name", "title", "blocks", "download", "on disk", "licence", "state")
-    terminal.console().print(terminal.listing(columns, shown))
+    output.Output(jsonl).show(rows, [terminal.listing(columns, shown)])
 
 
 @app.command(cls=options.Command, help=PULL_HELP.text, epilog="\n".join(PULL_HELP.examples))
@@ -116,7 +112,7 @@ def check(
             autocompletion=options.model_names,
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record.")] = False,
+    jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -127,20 +123,14 @@ def check(
     from steer_cli.models.hardware import Hardware
     from steer_cli.models.load import examine
     from steer_cli.models.resolve import locate
-    from steer_cli.report import jsonl
 
     with Display() as display:
         located = locate(model, True, display.progress, display.note)
         found = examine(located, Hardware(dtype, device, device_map, threads), display.progress)
-    if json:
-        for record in found.records():
-            print(jsonl.line(record))
-        return
-    for name, value in _lines(found):
-        typer.echo(f"{name:<10}{value}")
+        output.Output(jsonl, display).show(found.records(), _lines(found), wrap=False)
 
 
-def _lines(found: ModelCheck) -> list[tuple[str, str]]:
+def _lines(found: ModelCheck) -> list[str]:
     from steer_cli.report.printable import one_line
 
     way = "plain network" if found.way == "plain" else "through transformers"
@@ -153,4 +143,4 @@ def _lines(found: ModelCheck) -> list[tuple[str, str]]:
         ("weights", f"{found.dtype}, on {found.device}"),
         ("self-test", "passed: decodes what a full pass computes"),
     ]
-    return [(name, one_line(value)) for name, value in lines]
+    return [f"{name:<10}{one_line(value)}" for name, value in lines]

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
-    " the vector at every layer, compared with the prompt's stream there, all in one pass.",
+    " the vector at every layer, compared with the prompt's stream there, all in one pass. --jsonl"
+    " prints a record per prompt, addition and layer.",
     "steer norms love-hate",
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
@@ -27,9 +28,7 @@ def norms(
         typer.Option("--centre", help="Subtract the mean over the width first (LayerNorm models)."),
     ] = False,
     plot: options.Plot = None,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print a JSON record per prompt, addition and layer.")
-    ] = False,
+    jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -41,7 +40,6 @@ def norms(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import measures, terminal
-    from steer_cli.report.jsonl import line
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -50,14 +48,9 @@ def norms(
         plan = plan_recipe(chosen, facts, 0)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = list(answers.norms_of(loaded, plan, centre))
-    if jsonl:
-        for record in (record for norms_found in found for record in norms_found.records()):
-            print(line(record))
-    else:
-        screen = terminal.console()
-        screen.print(terminal.title(chosen, found[0].model))
-        for part in measures.norms_parts(found, screen.width):
-            screen.print(part)
+        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        records = (record for norms_found in found for record in norms_found.records())
+        shown.show(records, measures.norms_parts(found, shown.width))
     if plot is not None:
         from steer_cli.report import plots
 

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
     "Measure how likely sentences become under steering.\n\nA ratio of perplexities below "
     "1 means that steering makes the text likelier. Each sentence is measured by itself. Predictions made at "
     "the vector's own positions are left out of both perplexities; predictions before it (with middle or a "
-    "number) are counted, though steering does not change them. The standard error is over sentences.",
+    "number) are counted, though steering does not change them. The standard error is over sentences. "
+    "--jsonl prints a record per corpus and label.",
     "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
     "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
     "steer perplexity worst --corpus reviews.csv --column text --label stars",
@@ -40,7 +41,7 @@ def perplexity(
     column: options.Column = None,
     label: options.Label = None,
     group: options.Group = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON record per corpus and label.")] = False,
+    jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -51,6 +52,7 @@ def perplexity(
     from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
     from steer_cli.models.hardware import Hardware
+    from steer_cli.report import measures, terminal
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
@@ -59,24 +61,5 @@ def perplexity(
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = answers.perplexity_of(loaded, plan, sentences, display.note)
-    if jsonl:
-        _records(found)
-    else:
-        _screen(chosen, found)
-
-
-def _records(found) -> None:
-    from steer_cli.report.jsonl import line
-
-    for record in found.records():
-        print(line(record))
-
-
-def _screen(recipe, found) -> None:
-    from steer_cli.report import heat, measures, terminal
-
-    screen = terminal.console()
-    screen.print(terminal.title(recipe, found.model))
-    for part in heat.heat_parts(found.sentences, screen.width) if found.sentences else ():
-        screen.print(part)
-    screen.print(measures.perplexities(found.figures))
+        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown.show(found.records(), measures.perplexity_parts(found, shown.width))

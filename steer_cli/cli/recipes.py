@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
-    "List the recipes that ship with the tool, or print one.\n\nWith --json each record also has what was "
+    "List the recipes that ship with the tool, or print one.\n\nWith --jsonl each record also has what was "
     "measured with the recipe.",
     "steer recipes",
     "steer recipes love-hate > mine.yaml",
-    "steer recipes --json | jq -r .name",
+    "steer recipes --jsonl | jq -r .name",
 )
 
 
@@ -28,13 +28,13 @@ def recipes(
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON record per recipe.")] = False,
+    jsonl: output.Jsonl = False,
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.errors import RecipeError
     from steer_cli.recipe.bundled import find, read, shipped
     from steer_cli.recipe.load import load
-    from steer_cli.report import jsonl, terminal
+    from steer_cli.report import terminal
 
     if name is not None:
         if name == "-":
@@ -53,11 +53,7 @@ def recipes(
                 "source": recipe.source,
             }
         )
-    if json:
-        for row in rows:
-            print(jsonl.line(row))
-        return
-    terminal.console().print(terminal.listing(("name", "description"), rows))
+    output.Output(jsonl).show(rows, [terminal.listing(("name", "description"), rows)])
 
 
 def _print(content: bytes, name: str) -> None:

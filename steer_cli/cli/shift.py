@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
     "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of either "
     "after the prompt: both probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered "
     "|| unsteered), in nats. With --want, effect is the log ratio of the wanted words' total probability, "
-    "and damage is the KL among all other tokens.",
+    "and damage is the KL among all other tokens. --jsonl prints a record per prompt.",
     "steer shift wedding-shift",
     "steer shift wedding-shift --want wedding --want weddings --top 20",
     "steer shift love-hate --at 3 --jsonl | jq .kl",
@@ -47,7 +47,7 @@ def shift(
     want: options.Want = None,
     top: Top = 10,
     plot: options.Plot = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON record per prompt.")] = False,
+    jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -59,6 +59,7 @@ def shift(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.planning.targets import place_in, wanted_ids
+    from steer_cli.report import measures, terminal
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -69,29 +70,12 @@ def shift(
         positions = [place_in(planned, at) for planned in plan.prompts]
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         shifts = answers.shifts(loaded, plan, positions, wanted, top)
-        found = _show(chosen, shifts, jsonl, display)
+        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        found = []
+        for shift_found in shifts:
+            shown.show(shift_found.records(), measures.shift_parts(shift_found))
+            found.append(shift_found)
     if plot is not None:
         from steer_cli.report import plots
 
         plots.shift(found, plot)
-
-
-def _show(recipe, shifts, jsonl: bool, display) -> list:
-    """Each prompt's shift when it comes; all of them, for the plot."""
-    from steer_cli.report import measures, terminal
-    from steer_cli.report.jsonl import line
-
-    screen = terminal.console()
-    found: list = []
-    for shift_found in shifts:
-        display.clear()
-        if jsonl:
-            for record in shift_found.records():
-                print(line(record), flush=True)
-        else:
-            if not found:
-                screen.print(terminal.title(recipe, shift_found.model))
-            for part in measures.shift_parts(shift_found):
-                screen.print(part)
-        found.append(shift_found)
-    return found

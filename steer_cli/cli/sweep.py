@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options
+from steer_cli.cli import options, output
 
 HELP = options.help_text(
     "Measure a recipe over layers, coefficients, positions, dims.\n\nAxes are lists (6,16) or "
@@ -15,9 +15,9 @@ HELP = options.help_text(
     " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
     "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
     "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
-    "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage; with "
-    "--jsonl the winning record comes once more as the last line, with the objective as `best` and its "
-    "recipe as `best_recipe`.",
+    "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage. "
+    "--jsonl prints a record per point; with --best the winning one comes once more as the last line, with "
+    "the objective as `best` and its recipe as `best_recipe`.",
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
@@ -83,7 +83,7 @@ def sweep(
     store: Store = None,
     best: Best = None,
     plot: options.Plot = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON record for each point.")] = False,
+    jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -159,36 +159,22 @@ def _left(plan, store: Path | None) -> str:
 
 def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
     """Records as they come, or a table when all points are there; the winner and its recipe last."""
-    from steer_cli.report.jsonl import line
+    from steer_cli.recipe.yaml_source import as_yaml
+    from steer_cli.report import sweeps, terminal
     from steer_cli.sweeps.grid import as_values
     from steer_cli.sweeps.objective import best, cost_warning
 
+    shown = output.Output(jsonl, display, terminal.title(plan.recipe, plan.located.name))
     points = []
     for point in measured:
         points.append(point)
-        if jsonl:
-            print(line(point.record()), flush=True)
-    display.clear()
+        shown.records(point.records())
     winner = None if objective is None else best(objective, points)
-    recipe = None if winner is None else as_values(plan.recipe_of(winner))
-    if not jsonl:
-        _screen(plan, points, objective, winner, recipe)
-    elif winner is not None:
-        print(line(winner.record() | {"best": objective.text, "best_recipe": recipe}), flush=True)
-    if winner is not None and (warning := cost_warning(objective, winner)):
-        display.note(warning)
-    return points, winner
-
-
-def _screen(plan, points, objective, winner, recipe: dict | None) -> None:
-    from steer_cli.recipe.yaml_source import as_yaml
-    from steer_cli.report import sweeps, terminal
-
-    screen = terminal.console()
-    screen.print(terminal.title(plan.recipe, plan.located.name))
-    for part in sweeps.table(points, winner, screen.width):
-        screen.print(part)
+    shown.screen(sweeps.table(points, winner, shown.width))
     if winner is not None:
-        for part in sweeps.winner(objective.text, winner, as_yaml(recipe)):
-            # Never folded: the recipe is to be pasted into a file.
-            screen.print(part, soft_wrap=True)
+        recipe = as_values(plan.recipe_of(winner))
+        record = winner.record() | {"best": objective.text, "best_recipe": recipe}
+        shown.show([record], sweeps.winner(objective.text, winner, as_yaml(recipe)), wrap=False)
+        if warning := cost_warning(objective, winner):
+            display.note(warning)
+    return points, winner

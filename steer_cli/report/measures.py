@@ -13,8 +13,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from steer_cli.report.heat import heat_parts
 from steer_cli.report.printable import cell, visible
-from steer_cli.results import Norms, Perplexity, Shift
+from steer_cli.results import CorpusFindings, Norms, Perplexity, Shift
 
 SHOWN_POSITIONS = 10
 DAMAGED = 1.05  # a ratio from here on is marked as damage
@@ -56,6 +57,13 @@ def shift_parts(shift: Shift) -> Iterator[RenderableType]:
     if shift.effect is not None:
         lines.append(f"  wanted words  effect {shift.effect:+.3f}  damage {shift.damage:.4f} nats")
     yield Text("\n".join(lines))
+
+
+def perplexity_parts(found: CorpusFindings, width: int) -> Iterator[RenderableType]:
+    """The sentences, where they were asked for, above the figures of all corpora."""
+    if found.sentences:
+        yield from heat_parts(found.sentences, width)
+    yield perplexities(found.figures)
 
 
 def perplexities(figures: Sequence[Perplexity]) -> Table:
