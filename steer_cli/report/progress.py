@@ -40,10 +40,10 @@ class Display:
         self._console.print(visible(text), style="dim", soft_wrap=True)
 
     def clear(self) -> None:
-        """Take the bar away, so that results can be printed where it was."""
-        if self._bar is not None:
+        """Take the bar away until more progress is made, so that results can be printed where it was."""
+        # On a terminal that cannot move its cursor, every stop prints a line.
+        if self._bar is not None and self._bar.live.is_started:
             self._bar.stop()
-            self._bar = None
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """The state of a stage; total is None while it is not known."""
@@ -53,9 +53,12 @@ class Display:
             self.clear()
             amount = DownloadColumn() if stage == "fetch" else TimeRemainingColumn(compact=True)
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), amount)
-            self._bar, self._stage = Progress(*columns, console=self._console, transient=True), stage
+            # Rich redirects what is printed meanwhile to the bar's stream: records would miss their file.
+            self._bar = Progress(*columns, console=self._console, transient=True, redirect_stdout=False)
+            self._stage = stage
             self._bar.add_task(STAGES.get(stage, stage), total=total)
-            self._bar.start()
+        self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         if total is not None and done >= total:
             self.clear()
+            self._bar = None

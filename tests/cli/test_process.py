@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -345,14 +346,18 @@ def test_records_are_whole_whatever_the_encoding_of_the_terminal(encoding, worde
     assert record["rows"][0]["tokens"][1:3] == ["I", " hate"]
 
 
-def on_terminal(args: list[str], **env: str) -> str:
-    """What the command writes to a terminal of 100 columns."""
+def on_terminal(args: list[str], stdout: IO | None = None, **env: str) -> str:
+    """What the command writes to a terminal of 100 columns, to which `stdout` goes too unless it is given."""
     import pty
 
     ours, theirs = pty.openpty()
     settings = environment(TERM="xterm-256color", COLUMNS="100", **env)
     process = subprocess.Popen(
-        [sys.executable, "-c", START, *args], env=settings, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-c", START, *args],
+        env=settings,
+        stdin=theirs,
+        stdout=theirs if stdout is None else stdout,
+        stderr=theirs,
     )
     os.close(theirs)
     written = b""
@@ -397,3 +402,14 @@ def test_a_terminal_sees_the_work_and_no_escape_sequence_of_a_prompt(love):
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
     assert not any(sequence in written for sequence in ("\x1b[31m", "\x1b]", "\x07", "\x9b"))
     assert "␛[31m␛]0;title␇you\ufffd2J" in re.sub(r"\x1b\[[0-9;]*m", "", written)
+
+
+@posix
+@pytest.mark.parametrize("command", ["generate --samples 2", "sweep --layers 0,1 --measure kl"])
+def test_records_reach_the_file_while_the_terminal_shows_the_work(command, love, tmp_path):
+    name, *arguments = command.split()
+    with open(tmp_path / "records.jsonl", "w") as file:
+        written = on_terminal([name, str(love), *arguments, "--jsonl"], stdout=file)
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    assert "{" not in written and ("decoding" in written or "sweeping" in written)
