@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from steer_cli.version import __version__
+
 if TYPE_CHECKING:
     from steer_cli.api import (
         generate,
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from steer_cli.measure.corpus import read_corpus
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
-
-__version__ = "0.2.0"
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),

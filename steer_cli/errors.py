@@ -20,13 +20,19 @@ class RecipeError(SteerError):
     """A recipe, or a change made to one, does not follow the format.
 
     `problems` holds one line per fault, up to a limit; `unsaid` counts the faults beyond it. The message is
-    the first problem.
+    the first problem, and says that `rest` shows the others.
     """
 
-    def __init__(self, problems: list[str], unsaid: int = 0, parameter: str | None = None):
+    def __init__(
+        self,
+        problems: list[str],
+        unsaid: int = 0,
+        parameter: str | None = None,
+        rest: str = "`steer check`",
+    ):
         self.problems, self.unsaid = tuple(problems), unsaid
         more = len(problems) - 1 + unsaid
-        also = f" (and {more} more: see `steer check`)" if more else ""
+        also = f" (and {more} more: see {rest})" if more else ""
         super().__init__(problems[0] + also, parameter)
 
 

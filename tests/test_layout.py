@@ -12,13 +12,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # makes them, so that every stage may give them back; models stand below decoding, which checks them when they
 # are loaded.
 ORDER = [
-    *("errors", "events", "recipe", "planning", "results"),
+    *("version", "errors", "events", "recipe", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
     *("measure", "sweeps", "answers", "api"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
-SHOWN = {"errors", "events", "recipe", "planning", "results", "report"}
+SHOWN = {"version", "errors", "events", "recipe", "planning", "results", "report"}
 WITH_TORCH = {"models", "networks", "activations", "decoding", "measure", "sweeps", "answers", "api"}
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,
@@ -30,7 +30,7 @@ ROOMS = {  # library -> the only places that import it
     "tokenizers": {"planning"},
     "huggingface_hub": {"models"},
 }
-LIGHT = {"errors", "events", "recipe", "planning", "results"}
+LIGHT = {"version", "errors", "events", "recipe", "planning", "results"}
 
 
 def place(file: Path) -> str:
@@ -56,13 +56,9 @@ def imports(file: Path) -> list[tuple[str, int]]:
 
 
 def inside(file: Path) -> list[tuple[str, int]]:
-    """The places of ORDER that a file imports from."""
-    modules = [(name.split("."), line) for name, line in imports(file)]
-    return [
-        (parts[1], line)
-        for parts, line in modules
-        if parts[0] == "steer_cli" and parts[1:] and parts[1:] != ["__version__"]
-    ]
+    """The places of ORDER that a file imports from; the package itself, which is above all of them, is ""."""
+    modules = [(name.partition("."), line) for name, line in imports(file)]
+    return [(below.split(".")[0], line) for (package, _, below), line in modules if package == "steer_cli"]
 
 
 def names(files: list[Path]) -> list[str]:
@@ -145,3 +141,10 @@ def test_each_command_is_one_file_of_its_name():
 def test_the_files_that_the_tests_read_are_there():
     assert len(FILES) > 20
     assert {place(file) for file in FILES} >= {*ORDER}
+
+
+def test_the_package_and_its_project_have_one_version():
+    from steer_cli.version import __version__
+
+    project = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'\nversion = "{__version__}"\n' in project

@@ -40,7 +40,8 @@ def test_the_page_runs_from_top_to_bottom_and_prints_what_it_says(page):
     assert re.fullmatch(r"weddings 0\.\d+ 0\.\d+ 3\n", printed[6])
     assert names["shift"].tokens[0].token == " wedding"
     errors = printed[-1].splitlines()
-    assert len(errors) == 2 and "-1 is not a block" in errors[0] and "overflow: clip" in errors[1]
+    assert len(errors) == 3 and "-1 is not a block" in errors[0] and "overflow: clip" in errors[2]
+    assert errors[1].startswith("Addition: coefficient: '3' is not a finite number such as 5")
 
 
 def test_the_page_uses_every_function(page):
@@ -136,7 +137,7 @@ def test_an_error_of_a_recipe_without_a_name_says_recipe(page):
     "wrong", [{"layer": [-1]}, {"layer": [2], "coefficient": "3"}, {"layer": [2], "unknown": 1}]
 )
 def test_a_recipe_written_wrongly_in_python_raises_at_the_call(wrong):
-    with pytest.raises(ValueError):
+    with pytest.raises(steer.SteerError, match=r"^Addition: "):
         steer.Addition(**{"plus": "Love", "minus": "Hate", "coefficient": 1, **wrong})
 
 

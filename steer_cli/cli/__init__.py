@@ -114,7 +114,7 @@ app.add_typer(models.app, name="models")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from steer_cli import __version__
+        from steer_cli.version import __version__
 
         typer.echo(f"steer {__version__}")
         raise typer.Exit()

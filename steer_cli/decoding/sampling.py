@@ -45,37 +45,20 @@ def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
     return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
 
 
-def draw(logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """One token per row.
-
-    Args:
-        logits: [rows, vocabulary].
-        counts: [rows, vocabulary], uses of each token so far; None where the penalty is 0.
-        uniform: [rows], one number in [0, 1) per row; not looked at when temperature is 0.
-
-    Returns:
-        [rows] token ids. With temperature 0 the most probable token after the penalty.
-    """
-    slots = torch.arange(len(logits), device=logits.device)
-    token, conclusive = draw_from_candidates(logits, counts, sampling, uniform, slots)
-    if conclusive.all():
-        return token
-    return draw_from_more(token, conclusive, logits, counts, sampling, uniform, slots)
-
-
 def draw_from_candidates(
     logits: Tensor, counts: Tensor | None, sampling: Sampling, uniform: Tensor, slots: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `draw`, but from the few most probable tokens alone, and without waiting for the device.
+    """One token per row from the few most probable ones, without waiting for the device.
 
     Args:
-        logits: [slots, vocabulary]; `counts` likewise.
-        uniform: [rows].
+        logits: [slots, vocabulary].
+        counts: [slots, vocabulary], uses of each token so far; None where the penalty is 0.
+        uniform: [rows], one number in [0, 1) per row; not looked at when temperature is 0.
         slots: the slot that each row draws from, [rows].
 
     Returns:
         Token ids, and whether the candidates were enough to know them, [rows] each. They are not where the
-        largest of the logits is not finite.
+        largest of the logits is not finite. With temperature 0 the most probable token after the penalty.
     """
     return _look(_scores(logits, counts, sampling), sampling, uniform, LOOKS[0], slots)
 

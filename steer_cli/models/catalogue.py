@@ -8,7 +8,6 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +34,6 @@ class Entry:
     archives: tuple[Archive, ...]
     gguf_sha256: str
     bos: str  # text of the token that starts the model's documents, or "auto"
-    parameters: str
     blocks: int
     width: int
     gguf_bytes: int
@@ -81,7 +79,6 @@ SMOLLM2 = Entry(
     archives=(SMOLLM2_WHEEL,),
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     bos="<|endoftext|>",
-    parameters="135M",
     blocks=30,
     width=576,
     gguf_bytes=98362432,
@@ -95,7 +92,6 @@ GEMMA3 = Entry(
     archives=GEMMA3_WHEELS,
     gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     bos="auto",
-    parameters="270M",
     blocks=18,
     width=640,
     gguf_bytes=253113024,
@@ -130,13 +126,6 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
 
     space = entry.disk_bytes + entry.gguf_bytes + 2 * max(archive.size for archive in entry.archives)
     return made_once(_folder(entry), _identity(entry), space, fill, note, name, "fetching again")
-
-
-def installed_gguf(gguf: Path) -> Path | None:
-    """The folder that `converted` made from this .gguf file as it is now, or None."""
-    with suppress(CatalogueError):
-        return whole(*_of_file(gguf))
-    return None
 
 
 def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from steer_cli import __version__
 from steer_cli.decoding.kv_cache import KVCache
 from steer_cli.errors import ModelError
 from steer_cli.models.atomic_folder import home
@@ -20,6 +19,7 @@ from steer_cli.networks.adapter import Adapter
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Network
 from steer_cli.recipe.quoting import show
+from steer_cli.version import __version__
 
 LENGTHS = (3, 6)  # of rows that decode side by side
 STEPS = 2

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import overrides
 from steer_cli.recipe import yaml_source as document
 from steer_cli.recipe.bundled import decode, find, is_file, read
 from steer_cli.recipe.messages import describe
-from steer_cli.recipe.schema import Addition, Pair, Random, Recipe, Sampling
+from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Document, Override
 
 
@@ -54,16 +54,6 @@ def validate(written: Document) -> Recipe:
         return Recipe.model_validate(written.values)
     except ValidationError as error:
         faults: list[Any] = error.errors(include_url=False)
-        raise RecipeError(*describe(faults, written, _known_keys)) from None
+        raise RecipeError(*describe(faults, written, Recipe.known_keys)) from None
     except RecursionError:
         raise RecipeError([f"{written.source}: nested too deeply"]) from None
-
-
-def _known_keys(parent: str) -> list[str]:
-    kinds: dict[str, type[BaseModel]] = {
-        "additions": Addition,
-        "pairs": Pair,
-        "sampling": Sampling,
-        "random": Random,
-    }
-    return list(kinds.get(parent, Recipe).model_fields)

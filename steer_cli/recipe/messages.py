@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from steer_cli.recipe import bounds
-from steer_cli.recipe.quoting import dotted, show
+from steer_cli.recipe.quoting import Path, dotted, show
 from steer_cli.recipe.yaml_source import Document
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
@@ -59,12 +60,31 @@ LONGEST_QUOTED = 60  # characters; a longer value is not repeated in the remedy
 Fault = dict[str, Any]  # as pydantic reports it
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Values that a program passed in order to make a part of a recipe."""
+
+    part: str
+    values: dict[str, Any]
+
+    def place(self, path: Path) -> str:
+        """The part that was to be made, and the path."""
+        return f"{self.part}: {dotted(path)}" if path else self.part
+
+    def written(self, path: Path) -> str | None:
+        """Always None: a value of Python has no text of its own."""
+        return None
+
+
+Source = Document | Arguments
+
+
 def describe(
-    errors: list[Fault], written: Document, known_keys: Callable[[str], list[str]]
+    errors: list[Fault], written: Source, known_keys: Callable[[str], list[str]]
 ) -> tuple[list[str], int]:
     """One line for each of the first SHOWN faulty values, in the order of the file's keys.
 
-    `known_keys` returns the keys allowed in the mapping under a key ("" is the document).
+    `known_keys` returns the keys allowed in the mapping under a key ("" is the document or the part).
 
     Returns:
         The lines, and the number of further faulty values.
@@ -80,15 +100,14 @@ def describe(
             path = (*path, fault["loc"][-1])
         first.setdefault(path, (value, fault))
     lines = [
-        f"{written.place(path)}: {dotted(path) or 'the document'}: "
-        + _message(path, *at_fault, written, known_keys)
+        f"{written.place(path)}: {_message(path, *at_fault, written, known_keys)}"
         for path, at_fault in islice(first.items(), SHOWN)
     ]
     return lines, len(first) - len(lines)
 
 
 def _message(
-    path: tuple, value: Any, fault: Fault, written: Document, known_keys: Callable[[str], list[str]]
+    path: tuple, value: Any, fault: Fault, written: Source, known_keys: Callable[[str], list[str]]
 ) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown key; {_nearest(path, known_keys)}"
@@ -104,7 +123,7 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     path: tuple = ()
     for step in loc:
         if (isinstance(values, dict) and step in values) or (
-            isinstance(values, list) and isinstance(step, int) and step < len(values)
+            isinstance(values, (list, tuple)) and isinstance(step, int) and step < len(values)
         ):
             path, values = (*path, step), values[step]
         # Pydantic reports every form that one of these may take; one error is enough.
@@ -113,7 +132,7 @@ def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     return path, values
 
 
-def _right(path: tuple, value: Any, fault: Fault, written: Document) -> str:
+def _right(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     keys = [step for step in path if isinstance(step, str)]
     key = keys[-1] if keys else ""
     inside_list = bool(path) and isinstance(path[-1], int)
@@ -127,7 +146,7 @@ def _right(path: tuple, value: Any, fault: Fault, written: Document) -> str:
     return RIGHT.get(key, "a valid value")
 
 
-def _right_text(path: tuple, value: Any, fault: Fault, written: Document) -> str:
+def _right_text(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     if isinstance(value, str):
         longest = fault.get("ctx", {}).get("max_length")
         ways = {

@@ -20,7 +20,9 @@ def show(value: Any) -> str:
     """A value as one short line."""
     short = _Short()
     short.maxstring = short.maxother = 60
-    return _shortened(short.repr(value))
+    shown = short.repr(value)
+    # A tensor, for example, is written on many lines; a text has no line break in its repr.
+    return _shortened(shown if shown.isprintable() else " ".join(shown.split()))
 
 
 def dotted(path: Path) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
-from steer_cli.recipe.messages import RIGHT
+from steer_cli.recipe.messages import Arguments, describe
 from steer_cli.recipe.quoting import show
 
 Layers = Annotated[
@@ -40,7 +40,37 @@ ONE_KIND_OF_PROMPT: dict[str, Any] = {
 
 
 class _Part(BaseModel):
+    """A mapping of the format. Wrong values raise the same errors in Python as in a file."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        """
+        Raises:
+            RecipeError: one line per fault.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            faults: list[Any] = error.errors(include_url=False)
+            made = Arguments(type(self).__name__, values)
+            lines, unsaid = describe(faults, made, self.known_keys)
+            raise RecipeError(lines, unsaid, rest="`problems`") from None
+
+    # The mark of pydantic's own __init__. Without it, pydantic calls this one for each part of a recipe, and
+    # the first fault hides all others and the path that leads to it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def known_keys(cls, parent: str) -> list[str]:
+        """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
+        below: dict[str, type[_Part]] = {
+            "additions": Addition,
+            "pairs": Pair,
+            "sampling": Sampling,
+            "random": Random,
+        }
+        return list(below.get(parent, cls).model_fields)
 
 
 class At(_Part):
@@ -216,10 +246,4 @@ class Recipe(_Part):
         given = {key: value for key, value in changes.items() if value is not None}
         if not given:
             return self
-        try:
-            sampling = Sampling.model_validate(self.sampling.model_dump() | given)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            key = str(fault["loc"][0])
-            raise RecipeError([f"sampling.{key}: {show(given[key])} is not {RIGHT[key]}"]) from None
-        return self.model_copy(update={"sampling": sampling})
+        return self.model_copy(update={"sampling": Sampling(**self.sampling.model_dump() | given)})

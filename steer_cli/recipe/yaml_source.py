@@ -101,12 +101,12 @@ class Document:
     overrides: tuple[Override, ...] = field(default=())
 
     def place(self, path: Path) -> str:
-        """Where the value at `path` was written, or else the nearest parent that was."""
+        """Where the value at `path` was written, or else the nearest parent that was; and the path."""
         for override in reversed(self.overrides):
             shared = min(len(override.path), len(path))
             if path and override.path[:shared] == path[:shared]:
-                return override.label
-        return f"{self.source}:{self._find(path)[0]}"
+                return f"{override.label}: {dotted(path)}"
+        return f"{self.source}:{self._find(path)[0]}: {dotted(path) or 'the document'}"
 
     def written(self, path: Path) -> str | None:
         """The text of a plain value, before YAML turned it into a number or a flag."""

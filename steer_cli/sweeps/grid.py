@@ -185,7 +185,7 @@ def _moved(addition: Addition, point: GridPoint) -> Addition:
     for key in ("coefficient", "dims"):
         if getattr(point, key) is not None:
             values[key] = getattr(point, key)
-    return Addition.model_validate(addition.model_dump() | values)
+    return Addition(**addition.model_dump() | values)
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:

@@ -405,7 +405,7 @@ def test_a_terminal_sees_the_work_and_no_escape_sequence_of_a_prompt(love):
 
 
 @posix
-@pytest.mark.parametrize("command", ["generate -p one -p two", "sweep --layers 0,1 --measure kl"])
+@pytest.mark.parametrize("command", ["generate --samples 2", "sweep --layers 0,1 --measure kl"])
 def test_records_reach_the_file_while_the_terminal_shows_the_work(command, love, tmp_path):
     name, *arguments = command.split()
     with open(tmp_path / "records.jsonl", "w") as file:

@@ -8,7 +8,6 @@ import torch
 from scipy.stats import chisquare
 
 from steer_cli.decoding.sampling import (
-    draw,
     draw_from_candidates,
     draw_from_more,
     row_generator,
@@ -42,6 +41,13 @@ def exact(logits, counts, sampling):
     result = np.zeros_like(shares)
     result[kept] = shares[kept]
     return result / result.sum()
+
+
+def draw(logits, counts, sampling, uniform):
+    """One token per row, each from a slot of its own, as a step of a batch draws them."""
+    facts = (logits, counts, sampling, uniform, torch.arange(len(logits)))
+    token, enough = draw_from_candidates(*facts)
+    return token if enough.all() else draw_from_more(token, enough, *facts)
 
 
 def drawn(logits, counts, sampling, uniform):

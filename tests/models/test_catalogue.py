@@ -24,7 +24,7 @@ import pytest
 from steer_cli.errors import CatalogueError
 from steer_cli.models import catalogue, fingerprint
 from steer_cli.models import download as wheels
-from steer_cli.models.catalogue import CATALOGUE, Archive, Entry, converted, installed, installed_gguf, pull
+from steer_cli.models.catalogue import CATALOGUE, Archive, Entry, converted, installed, pull
 
 PYTHON = sys.executable
 ROOT = Path(catalogue.__file__).parents[2]
@@ -61,7 +61,6 @@ def entry_of(*archives: Archive, gguf: bytes = WEIGHTS) -> Entry:
         archives=archives,
         gguf_sha256=sha256(gguf),
         bos="auto",
-        parameters="0M",
         blocks=1,
         width=1,
         gguf_bytes=len(gguf),
@@ -535,23 +534,25 @@ def own(shelf, tmp_path):
     return path
 
 
+def not_again(gguf: Path, folder: Path) -> None:
+    pytest.fail(f"{gguf} was converted again")
+
+
 def test_a_gguf_is_converted_once(own, tmp_path, monkeypatch):
-    assert installed_gguf(own) is None
     notes = []
     folder = converted(own, convert, note=notes.append)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
     assert notes == [f"converting {own}, once"]
-    assert converted(own, lambda *_: pytest.fail("converted again")) == folder == installed_gguf(own)
+    assert converted(own, not_again) == folder
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.gguf").symlink_to(own)
-    assert installed_gguf(Path("own.gguf")) == installed_gguf(Path("link.gguf")) == folder
+    assert converted(Path("own.gguf"), not_again) == converted(Path("link.gguf"), not_again) == folder
     assert left_in_staging() == []
 
 
 def test_a_gguf_that_changed_is_converted_again(own):
     before = converted(own, convert)
     own.write_bytes(WEIGHTS + b"more")
-    assert installed_gguf(own) is None
     after = converted(own, convert)
     assert after != before and (after / "model.safetensors").read_bytes() == (WEIGHTS + b"more")[::-1]
 
@@ -563,13 +564,14 @@ def test_a_gguf_that_changes_meanwhile(own):
 
     with pytest.raises(CatalogueError, match=r"own\.gguf: changed while it was converted"):
         converted(own, convert_slowly)
-    assert left_in_staging() == [] and installed_gguf(own) is None
+    assert left_in_staging() == []
+    folder = converted(own, convert)  # nothing was kept of the first attempt
+    assert (folder / "model.safetensors").read_bytes() == (WEIGHTS + b"more")[::-1]
 
 
 def test_a_gguf_of_the_same_size_and_time_is_converted_again(own):
     before = converted(own, convert)
     change_a_byte(own)
-    assert installed_gguf(own) is None
     after = converted(own, convert)
     assert after != before and (after / "model.safetensors").read_bytes() == own.read_bytes()[::-1]
 
@@ -578,8 +580,9 @@ def test_a_damaged_conversion_is_made_again(own):
     folder = converted(own, convert)
     change_a_byte(folder / "model.safetensors")
     notes = []
-    assert converted(own, convert, note=notes.append) == folder == installed_gguf(own)
+    assert converted(own, convert, note=notes.append) == folder
     assert notes == [f"the conversion of {own}: damaged; converting again", f"converting {own}, once"]
+    assert converted(own, not_again) == folder
 
 
 @posix
@@ -587,7 +590,6 @@ def test_a_damaged_conversion_is_made_again(own):
 def test_what_is_no_file(shelf, tmp_path, place):
     path = tmp_path / "own.gguf"
     place(path, path)
-    assert installed_gguf(path) is None
     with pytest.raises(CatalogueError, match=r"own\.gguf: .*: give a \.gguf file that can be read"):
         converted(path, convert)
 
@@ -597,7 +599,6 @@ def test_what_is_no_gguf(own, tmp_path):
     with pytest.raises(CatalogueError, match=r"own\.gguf: not a GGUF file: it starts with b'<htm'"):
         converted(own, convert)
     for path in (tmp_path / "absent.gguf", tmp_path):
-        assert installed_gguf(path) is None
         with pytest.raises(CatalogueError, match=r"give a \.gguf file that can be read"):
             converted(path, convert)
 
