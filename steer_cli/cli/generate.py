@@ -52,6 +52,12 @@ def generate(
         ),
     ] = None,
     control: Control = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Show every receipt in full: lengths, ratio and cosine at each position."
+        ),
+    ] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -63,7 +69,8 @@ def generate(
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report import terminal
+    from steer_cli.report.comparison import comparison_parts
+    from steer_cli.report.title import title
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
     with Display() as display:
@@ -72,6 +79,6 @@ def generate(
         baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown = output.Output(jsonl, display, title(chosen, located.name))
         for comparison in comparisons:
-            shown.show(comparison.records(), terminal.comparison_parts(comparison, shown.width))
+            shown.show(comparison.records(), comparison_parts(comparison, shown.width, explain))

@@ -39,7 +39,8 @@ def norms(
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report import measures, terminal
+    from steer_cli.report import measures
+    from steer_cli.report.title import title
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -48,7 +49,7 @@ def norms(
         plan = plan_recipe(chosen, facts, 0)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = list(answers.norms_of(loaded, plan, centre))
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown = output.Output(jsonl, display, title(chosen, located.name))
         records = (record for norms_found in found for record in norms_found.records())
         shown.show(records, measures.norms_parts(found, shown.width))
     if plot is not None:

@@ -52,7 +52,8 @@ def perplexity(
     from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
     from steer_cli.models.hardware import Hardware
-    from steer_cli.report import measures, terminal
+    from steer_cli.report import measures
+    from steer_cli.report.title import title
 
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
     corpora = read_corpora(corpus, lines, column, label, group)
@@ -61,5 +62,5 @@ def perplexity(
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = answers.perplexity_of(loaded, plan, sentences, display.note)
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown = output.Output(jsonl, display, title(chosen, located.name))
         shown.show(found.records(), measures.perplexity_parts(found, shown.width))

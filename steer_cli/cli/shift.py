@@ -59,7 +59,8 @@ def shift(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.planning.targets import place_in, wanted_ids
-    from steer_cli.report import measures, terminal
+    from steer_cli.report import measures
+    from steer_cli.report.title import title
 
     chosen = recipe_from(recipe, set, prompt, None, model)
     plot_file(plot)
@@ -70,7 +71,7 @@ def shift(
         positions = [place_in(planned, at) for planned in plan.prompts]
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         shifts = answers.shifts(loaded, plan, positions, wanted, top)
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown = output.Output(jsonl, display, title(chosen, located.name))
         found = []
         for shift_found in shifts:
             shown.show(shift_found.records(), measures.shift_parts(shift_found))

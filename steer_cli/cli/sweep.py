@@ -160,11 +160,12 @@ def _left(plan, store: Path | None) -> str:
 def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
     """Records as they come, or a table when all points are there; the winner and its recipe last."""
     from steer_cli.recipe.yaml_source import as_yaml
-    from steer_cli.report import sweeps, terminal
+    from steer_cli.report import sweeps
+    from steer_cli.report.title import title
     from steer_cli.sweeps.grid import as_values
     from steer_cli.sweeps.objective import best, cost_warning
 
-    shown = output.Output(jsonl, display, terminal.title(plan.recipe, plan.located.name))
+    shown = output.Output(jsonl, display, title(plan.recipe, plan.located.name))
     points = []
     for point in measured:
         points.append(point)

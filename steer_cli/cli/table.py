@@ -24,13 +24,14 @@ def table(
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.planning.alignment_table import table_record
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report import alignment, terminal
+    from steer_cli.report import alignment
+    from steer_cli.report.title import title
 
     with Display() as display:
         chosen = recipe_from(recipe, set, prompt, None, model)
         located, facts = found_model(chosen, display, weights=False)
         plan = plan_recipe(chosen, facts)
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        shown = output.Output(jsonl, display, title(chosen, located.name))
         for planned in plan.prompts:
             rows = plan.table(planned)
             record = table_record(chosen.name, located.name, planned.text, rows)

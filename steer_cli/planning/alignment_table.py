@@ -16,6 +16,7 @@ class TableRow:
 
     `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
     is the index of the one token whose stream is used, and `start` the first position where it is added.
+    `text` is the side's text as the recipe has it.
     """
 
     addition: int | None  # index in the recipe
@@ -27,6 +28,7 @@ class TableRow:
     ids: tuple[int, ...]
     padding: int = 0
     read: int | None = None
+    text: str = ""
 
     @property
     def end(self) -> int:
@@ -60,8 +62,9 @@ def table_rows(
         alignment = placement.alignment
         addition = alignment.addition
         share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
-        for pair in alignment.pairs:
-            for role, sign, row in (("plus", 1, pair.plus), ("minus", -1, pair.minus)):
+        for texts, pair in zip(addition.texts, alignment.pairs, strict=True):
+            sides = (("plus", 1, texts.plus, pair.plus), ("minus", -1, texts.minus, pair.minus))
+            for role, sign, text, row in sides:
                 if row is None or (placement.every and not row.ids):
                     continue
                 first = placement.first_row
@@ -78,6 +81,7 @@ def table_rows(
                         ids=ids,
                         padding=min(len(ids), max(0, row.pads - max(0, cut))),
                         read=len(ids) - 1 if placement.every else None,
+                        text=text or "",
                     )
                 )
     return rows

@@ -13,72 +13,53 @@ from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
 from steer_cli.report import columns
-from steer_cli.report.printable import cell, visible
+from steer_cli.report.numbers import plain
+from steer_cli.report.printable import PAD, SPACE, cell, visible
+from steer_cli.report.title import layer_range
 
 ONWARDS = "→"  # after the token that `every` reads
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
-def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) -> Iterator[RenderableType]:
+def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
     """Positions as columns, a row for each text; folded into several tables on a narrow screen.
 
     Args:
         width: columns of the screen.
-        texts: show this many texts, and no parts that hold the prompt alone; None shows all.
     """
-    merged, left_out = _merge_layers(rows, texts)
+    merged = _merge_layers(rows)
     end = max(row.end for row, _ in merged)
     widths = [len(str(position)) for position in range(end)]
     for row, _ in merged:
         for position in range(row.start, row.end):
-            widths[position] = max(widths[position], cell_len(_token(row, position)))
+            widths[position] = max(widths[position], cell_len(shown_token(row, position)))
     labels = max(cell_len(label) for _, label in merged)
-    room = width - max(5, labels) - 5 - 6 * 2
-    start = untouched = 0
-    while start < end:
-        stop = start + 1
-        while stop < end and sum(widths[start : stop + 1]) + 2 * (stop + 1 - start) <= room:
-            stop += 1
-        if texts is None or any(_reaches(row, start, stop) for row, _ in merged[1:]):
-            yield _alignment_part(merged, start, stop, width)
-        else:
-            untouched += stop - start
-        start = stop
-    if untouched:
-        yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
-    if left_out:
-        yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
-    legend = "  · space   ␣ padding"
+    coefficients = max(cell_len(plain(row.coefficient)) for row, _ in merged)
+    room = width - max(5, labels) - max(4, coefficients + 1) - 2 * columns.GAP
+    for start, stop in columns.folds(widths, room):
+        yield _alignment_part(merged, start, stop, width)
+    legend = f"{SPACE} space   {PAD} padding"
     if any(row.read is not None for row, _ in merged):
         legend += f"   {ONWARDS} read at this token alone, added at every position from here on"
     yield Text(legend, style="dim")
 
 
-def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tuple[TableRow, str]], int]:
+def _merge_layers(rows: Sequence[TableRow]) -> list[tuple[TableRow, str]]:
     """Rows that differ in nothing but the layer become one, labelled with all of them."""
     layers: dict[tuple, list] = {}
     for row in rows:
         key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read)
         layers.setdefault(key, []).append(row)
-    merged = [(same[0], _range([row.layer for row in same])) for same in layers.values()]
-    merged = [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
-    kept = merged if texts is None else merged[: texts + 1]
-    return kept, len(merged) - len(kept)
-
-
-def _range(layers: Sequence[int | str]) -> str:
-    unique = list(dict.fromkeys(layers))
-    first = unique[0]
-    if len(unique) > 2 and isinstance(first, int) and unique == list(range(first, first + len(unique))):
-        return f"{unique[0]}-{unique[-1]}"
-    return ", ".join(map(str, unique))
+    merged = [(same[0], layer_range([row.layer for row in same])) for same in layers.values()]
+    return [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
 
 
 def _reaches(row: TableRow, start: int, stop: int) -> bool:
     return row.start < stop and start < row.end
 
 
-def _token(row: TableRow, position: int) -> str:
+def shown_token(row: TableRow, position: int) -> str:
+    """What stands in a text's row at a position; empty beside the text."""
     if not row.start <= position < row.end:
         return ""
     if row.read is not None:
@@ -98,8 +79,14 @@ def _alignment_part(
             continue
         style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding
         cells = [
-            (_token(row, position), "dim" if position - row.start >= whole else style)
+            (shown_token(row, position), "dim" if position - row.start >= whole else style)
             for position in range(start, stop)
         ]
-        lines.append([(visible(label), ""), (f"{row.coefficient:+.4g}", ""), *cells])
+        lines.append(
+            [
+                (visible(label), ""),
+                (("" if row.coefficient < 0 else "+") + plain(row.coefficient), ""),
+                *cells,
+            ]
+        )
     return columns.drawn(lines, width)

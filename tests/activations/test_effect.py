@@ -196,4 +196,7 @@ def test_the_sum_is_on_the_screen_and_in_the_records(command, recipe_file, tiny_
     assert (met["layer"], met["span"], len(met["ratio"]), len(met["cosine"])) == (2, [0, 3], 3, 3)
     assert "sum" not in record["additions"][0]
     code, out, _ = command("generate", recipe, "--samples", 1)
+    (row,) = (line for line in out.splitlines() if line.startswith("together, layer 2 "))
+    assert len(row.removeprefix("together, layer 2").split()) == 3
+    code, out, _ = command("generate", recipe, "--samples", 1, "--explain")
     assert "together: layer 2  [0, 3)" in out and "|sum|" in out

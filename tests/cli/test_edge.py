@@ -134,7 +134,7 @@ def test_tokens_in_columns_look_like_a_table_of_rich(width):
         for _ in range(generator.randint(1, 4)):
             cells = [(generator.choice(texts), "green") for _ in range(count)]
             lines.append([("0 (prompt)", ""), (f"{generator.choice([1, -2.5, 1e-7]):+.4g}", ""), *cells])
-        assert plain(columns.drawn(lines, width), width) == plain(columns._folding_table(lines), width)
+        assert plain(columns.drawn(lines, width), width) == plain(columns._folding_table(lines, (1,)), width)
 
 
 def plain(renderable, width: int) -> str:

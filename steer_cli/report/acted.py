@@ -1,0 +1,125 @@
+"""One table of where the texts stand on the prompt, and under them how hard they acted there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.text import Text
+
+from steer_cli.planning.alignment_table import TableRow
+from steer_cli.report import columns
+from steer_cli.report.alignment import ONWARDS, ROLE_STYLE, shown_token
+from steer_cli.report.numbers import short
+from steer_cli.report.printable import PAD, SPACE, cell
+from steer_cli.report.title import SHOWN_ADDITIONS, layer_range, quoted
+from steer_cli.results import Comparison, Receipt
+
+SHOWN_TEXTS = 4  # of an addition: two pairs
+LABEL = 20  # characters of a text in its label
+RATIO = "|added| / |stream|"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A label, and what stands at some positions."""
+
+    label: str
+    cells: Mapping[int, str]
+    style: str = ""
+
+
+def acted(comparison: Comparison, width: int) -> Iterator[RenderableType]:
+    """The table, folded into several on a narrow screen.
+
+    Positions that hold nothing but the prompt are left out where it is folded.
+
+    Args:
+        width: columns of the screen.
+    """
+    several = len(comparison.recipe.additions) > 1
+    rows, left_out = [_Row("prompt", dict(enumerate(map(cell, comparison.pieces))), "bold")], 0
+    for index in range(min(len(comparison.recipe.additions), SHOWN_ADDITIONS)):
+        number = f"{index + 1} " if several else ""
+        texts = _texts_of(comparison.table, index)
+        rows += [_text_row(row, number) for row in texts[:SHOWN_TEXTS]]
+        left_out += len(texts[SHOWN_TEXTS:])
+        receipts = [receipt for receipt in comparison.receipts if receipt.placement.alignment.index == index]
+        rows.append(_strength(receipts, number))
+    for total in comparison.sums:
+        cells = dict(enumerate(map(short, total.ratio), total.start))
+        rows.append(_Row(f"together, layer {total.layer}", cells, "bold"))
+    yield from _parts(rows, len(comparison.pieces), width)
+    yield from _remarks(rows, left_out, len(comparison.recipe.additions))
+
+
+def _texts_of(table: Sequence[TableRow], index: int) -> list[TableRow]:
+    """The texts of an addition, once, whatever the number of its layers."""
+    rows = [row for row in table if row.addition == index]
+    return [row for row in rows if row.layer == rows[0].layer]
+
+
+def _text_row(row: TableRow, number: str) -> _Row:
+    sign, text = "+" if row.role == "plus" else "-", quoted(row.text, LABEL) if row.text else ""
+    cells = {position: shown_token(row, position) for position in range(row.start, row.end)}
+    return _Row(f"{number}{sign} {text}".rstrip(), cells, ROLE_STYLE[row.role])
+
+
+def _strength(receipts: Sequence[Receipt], number: str) -> _Row:
+    """The ratio at each position; the least and the most of it where there are several layers."""
+    added = [
+        {
+            receipt.placement.start + index: abs(receipt.placement.coefficient) * ratio
+            for index, ratio in enumerate(receipt.ratio)
+        }
+        for receipt in receipts
+    ]
+    label = f"{number}{RATIO}"
+    if len(added) > 1:
+        label = f"{number}at layers {layer_range([receipt.placement.layer for receipt in receipts])}"
+    cells = {}
+    for position in sorted({position for values in added for position in values}):
+        found = [values[position] for values in added if position in values]
+        least, most = short(min(found)), short(max(found))
+        cells[position] = least if least == most else f"{least} to {most}"
+    return _Row(label, cells, "bold")
+
+
+def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableType]:
+    widths = [
+        max(len(str(position)), *(cell_len(row.cells.get(position, "")) for row in rows))
+        for position in range(end)
+    ]
+    labels = max(cell_len(row.label) for row in rows)
+    untouched = 0
+    for start, stop in columns.folds(widths, width - labels - columns.GAP):
+        kept = [row for row in rows[1:] if any(start <= position < stop for position in row.cells)]
+        if not kept:
+            untouched += stop - start
+            continue
+        head = [
+            (f"{'position':{labels}}", "dim"),
+            *((str(position), "dim") for position in range(start, stop)),
+        ]
+        lines = [head]
+        for row in (rows[0], *kept):
+            cells = [(row.cells.get(position, ""), row.style) for position in range(start, stop)]
+            lines.append([(row.label, row.style), *cells])
+        yield columns.drawn(lines, width, right=())
+    if untouched:
+        yield Text(f"and {untouched} positions of the prompt alone (--explain shows all)", style="dim")
+
+
+def _remarks(rows: Sequence[_Row], left_out: int, additions: int) -> Iterator[Text]:
+    """What was left out, and what the signs mean that occur."""
+    if left_out:
+        yield Text(f"and {left_out} more texts (--explain shows all)", style="dim")
+    if additions > SHOWN_ADDITIONS:
+        yield Text(f"and {additions - SHOWN_ADDITIONS} more additions (--explain shows all)", style="dim")
+    shown = "".join(text for row in rows for text in row.cells.values())
+    signs = {SPACE: "space", PAD: "padding", ONWARDS: "read at this token, added at every position from here"}
+    legend = "   ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in shown)
+    if legend:
+        yield Text(legend, style="dim")

@@ -1,0 +1,70 @@
+"""The whole receipt of a run: where each addition acted and how strongly, position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from steer_cli.report.numbers import exact, plain
+from steer_cli.report.printable import cell, visible
+from steer_cli.results import Receipt, Sum
+
+
+def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
+    """Where each addition acted: tokens, norms, their ratio and cosine, one line per position.
+
+    `added` is how large the change was, in norms of the stream: the ratio times the coefficient.
+    """
+    for acted in receipts:
+        placement = acted.placement
+        addition = placement.alignment.addition
+        position = addition.position
+        where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
+        also = " and every new token" if placement.every else ""
+        yield Text.assemble(
+            "  acted: ",
+            (visible(placement.alignment.label), "bold"),
+            f"  layer {placement.alignment.layer}  coefficient {plain(addition.coefficient)}",
+            f"  {visible(where)} [{placement.start}, {placement.end}){also}",
+        )
+        added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in acted.ratio]
+        figures = {"|vector|": acted.vector, "|stream|": acted.stream, "ratio": acted.ratio}
+        yield from _positions(placement.start, pieces, figures, acted.cosine, added)
+
+
+def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:
+    """What was in fact added where several additions overlap, one line per position."""
+    for total in totals:
+        yield Text.assemble("  together: ", f"layer {total.layer}  [{total.start}, {total.end})")
+        figures = {"|sum|": total.sum, "|stream|": total.stream, "ratio": total.ratio}
+        yield from _positions(total.start, pieces, figures, total.cosine)
+
+
+def _positions(
+    start: int,
+    pieces: Sequence[str],
+    figures: Mapping[str, Sequence[float]],
+    cosine: Sequence[float],
+    added: Sequence[str] = (),
+) -> Iterator[RenderableType]:
+    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
+    table.add_column("position", justify="right", overflow="fold")
+    table.add_column("token", overflow="fold", style="bold")
+    for name in (*figures, "cosine", *(["added"] if added else [])):
+        table.add_column(name, justify="right", overflow="fold")
+    sizes = [figures[name] for name in figures if name != "ratio"]
+    ratio = figures["ratio"]
+    for index in range(len(ratio)):
+        table.add_row(
+            str(start + index),
+            cell(pieces[start + index]),
+            *(exact(values[index]) for values in sizes),
+            f"{ratio[index]:.3f}",
+            f"{cosine[index]:+.2f}",
+            *added[index : index + 1],
+        )
+    yield Padding(table, (0, 0, 0, 2))

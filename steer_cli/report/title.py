@@ -1,0 +1,77 @@
+"""The first lines of every screen: the recipe's name, what it adds and where, and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from steer_cli.recipe.schema import Addition, At, Recipe
+from steer_cli.report.numbers import plain
+from steer_cli.report.printable import one_line, visible
+
+SHOWN_ADDITIONS = 4
+ONE_LINE = 72  # characters of name, addition and model, to stand on one line of a small terminal
+LONGEST_TEXT = 24  # characters of a text in a title
+
+
+def title(recipe: Recipe, model: str) -> Text:
+    """Name, additions and model of a run, and what the recipe says of itself.
+
+    Several additions stand on lines of their own, numbered as in the table under the completions.
+    """
+    name, model, additions = visible(recipe.name), visible(model), recipe.additions
+    head, only = Text.assemble((name, "bold")), summary(additions[0])
+    if len(additions) > 1:
+        head.append(f"   {model}", style="dim")
+        for number, addition in enumerate(additions[:SHOWN_ADDITIONS], 1):
+            head.append(f"\n{number}  {summary(addition)}")
+        if len(additions) > SHOWN_ADDITIONS:
+            head.append(f"\nand {len(additions) - SHOWN_ADDITIONS} more additions", style="dim")
+    elif len(name) + len(only) + len(model) <= ONE_LINE:
+        head.append(f"   {only}").append(f"   {model}", style="dim")
+    else:
+        head.append(f"   {model}", style="dim").append(f"\n{only}")
+    if recipe.description:
+        head.append("\n" + visible(recipe.description).strip(), style="dim")
+    return head
+
+
+def summary(addition: Addition) -> str:
+    """An addition in a few words: Love - Hate × 2, layer 2, front."""
+    first, more = addition.texts[0], len(addition.texts) - 1
+    texts = quoted(first.plus) if first.minus is None else f"{quoted(first.plus)} - {quoted(first.minus)}"
+    if more:
+        texts += f" and {more} more pair{'s' if more > 1 else ''}"
+    noise = ", as noise" if addition.random is not None else ""
+    layer = f"layer{'s' if len(addition.layers) > 1 else ''} {layer_range(addition.layers)}"
+    return f"{texts} × {plain(addition.coefficient)}{noise}, {layer}, {_position(addition)}"
+
+
+def _position(addition: Addition) -> str:
+    position = addition.position
+    if isinstance(position, str):
+        return "every position" if position == "every" else position
+    return f"at {position.at}" if isinstance(position, At) else f"at {quoted(position.token)}"
+
+
+def quoted(text: str, most: int = LONGEST_TEXT) -> str:
+    """A text on one line, shortened; in quotes where it is empty or has a space at an end."""
+    line = one_line(text)
+    line = line if len(line) <= most else line[: most - 1] + "…"
+    return line if line and text == text.strip() else f'"{_edges(text, line)}"'
+
+
+def _edges(text: str, line: str) -> str:
+    before = " " if text[:1].isspace() else ""
+    after = " " if line and text[-1:].isspace() and not line.endswith("…") else ""
+    return f"{before}{line}{after}"
+
+
+def layer_range(layers: Sequence[int | str]) -> str:
+    """Layers in one word: 6, or 6-9 where they follow each other, or 6, 16."""
+    unique = list(dict.fromkeys(layers))
+    first = unique[0]
+    if len(unique) > 2 and isinstance(first, int) and unique == list(range(first, first + len(unique))):
+        return f"{unique[0]}-{unique[-1]}"
+    return ", ".join(map(str, unique))

@@ -1,0 +1,182 @@
+"""The screen of `generate`: it holds the figures of the records, and no more lines than a person reads."""
+
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from steer_cli.api import generate
+from steer_cli.recipe.schema import Addition, Recipe
+from steer_cli.report.acted import RATIO, acted
+from steer_cli.report.comparison import comparison_parts
+from steer_cli.report.numbers import exact, plain, short
+from steer_cli.report.title import quoted, summary, title
+from tests.tiny import PROMPT, open_model
+
+LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": -3.0}
+WEDDING = {"plus": " wedding", "minus": " ", "layer": 2, "coefficient": 0.5, "position": "every"}
+PAIRS = {"pairs": [{"plus": f"I am {n}", "minus": f"You are {n}"} for n in range(50)], "layer": 1}
+
+
+def lines_of(parts, width: int = 200) -> list[str]:
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+@pytest.fixture
+def compared(tiny_folder):
+    def of(*additions, prompt=PROMPT, **more):
+        model = open_model(tiny_folder("llama"))
+        sampling = {"max_new_tokens": 6, "samples": 2}
+        recipe = Recipe.model_validate(
+            {"name": "mine", "prompt": prompt, "additions": additions, "sampling": sampling, **more}
+        )
+        return generate(model, recipe)[0]
+
+    return of
+
+
+def table(lines: list[str]) -> dict[str, dict[int, str]]:
+    """The rows of the table, folded or not: label -> position -> what stands there."""
+    rows: dict[str, dict[int, str]] = {}
+    starts: list[tuple[int, int]] = []
+    for line in lines:
+        if line.startswith("position "):
+            starts = [(int(found[0]), found.start()) for found in re.finditer(r"\d+", line)]
+        elif starts and "─" not in line and starts[0][1] > 0:
+            label = line[: starts[0][1]].strip()
+            for (position, left), (_, right) in zip(starts, [*starts[1:], (0, 1000)], strict=True):
+                if line[left:right].strip():
+                    rows.setdefault(label, {})[position] = line[left:right].strip()
+    return rows
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("position", ["front", "back", "every", {"at": 3}], ids=str)
+def test_the_table_says_how_hard_each_addition_acted_where(position, width, compared):
+    comparison = compared(LOVE | {"position": position})
+    (receipt,) = comparison.receipts
+    added = [3.0 * v / s for v, s in zip(receipt.vector, receipt.stream, strict=True)]
+    rows = table(lines_of(acted(comparison, width), width))
+    start = receipt.placement.start
+    assert rows[RATIO] == {start + index: short(value) for index, value in enumerate(added)}
+    if position == "front":
+        assert [rows["+ Love"][at] for at in range(3)] == ["<s>", "Love", "␣"]
+        assert rows["- Hate"].keys() == {0, 1, 2}
+    if position == "every":
+        assert {text: [*rows[text].values()] for text in ("+ Love", "- Hate")} == {
+            "+ Love": ["Love →"],
+            "- Hate": ["ate →"],
+        }
+
+
+def test_several_additions_are_numbered_in_the_title_and_in_the_table(compared):
+    comparison = compared(LOVE, WEDDING)
+    head = title(comparison.recipe, "m").plain.splitlines()
+    assert head == [
+        "mine   m",
+        "1  Love - Hate × -3, layer 2, front",
+        '2  " wedding" - " " × 0.5, layer 2, every position',
+    ]
+    rows = table(lines_of(acted(comparison, 200)))
+    assert {f"1 {RATIO}", f"2 {RATIO}", "1 + Love", '2 + " wedding"', "together, layer 2"} <= rows.keys()
+    (total,) = comparison.sums
+    assert [*rows["together, layer 2"].values()] == [short(ratio) for ratio in total.ratio]
+
+
+def test_layers_of_one_addition_share_a_row_from_least_to_most(compared):
+    comparison = compared(LOVE | {"layer": [0, 1, 2, 3]})
+    row = table(lines_of(acted(comparison, 200)))["at layers 0-3"]
+    for position in (1, 2):
+        added = [3.0 * receipt.ratio[position] for receipt in comparison.receipts]
+        assert row[position] == f"{short(min(added))} to {short(max(added))}"
+    assert row[0] == "0"
+
+
+def test_fifty_pairs_take_a_few_lines_and_explain_shows_all(compared):
+    comparison = compared(PAIRS)
+    lines = lines_of(acted(comparison, 80), 80)
+    assert len(lines) < 12 and "and 96 more texts (--explain shows all)" in lines
+    assert summary(comparison.recipe.additions[0]).startswith(
+        "I am 0 - You are 0 and 49 more pairs × 1, layer 1"
+    )
+    rows = [line for line in lines_of(comparison_parts(comparison, 200, explain=True)) if line[:2] == "1 "]
+    assert len(rows) == 100
+
+
+def test_completions_come_first_and_their_shared_beginning_is_dim(compared):
+    comparison = compared(LOVE, count={"a": ["a"]})
+    lines = lines_of(comparison_parts(comparison, 200))
+    order = [
+        next(index for index, line in enumerate(lines) if line.startswith(start))
+        for start in (PROMPT, "unsteered", "a     ", "cost", "position")
+    ]
+    assert order == sorted(order)
+    same = compared(LOVE | {"coefficient": 0})
+    (text, other) = (
+        next(iter(column.cells))
+        for column in next(part for part in comparison_parts(same, 80) if hasattr(part, "columns")).columns
+    )
+    for shown in (text, other):
+        assert any(span.style == "dim" and span.end >= len(shown) - 2 for span in shown.spans)
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 80, 140])
+@pytest.mark.parametrize("prompt", [PROMPT, "😀 日本語 " + PROMPT, "I\nhate\tyou" + 50 * "x"])
+def test_no_line_is_wider_than_the_screen(prompt, width, compared):
+    comparison = compared(LOVE, WEDDING, prompt=prompt)
+    for explain in (False, True) if width > 20 else (False,):
+        lines = lines_of(comparison_parts(comparison, width, explain), width)
+        assert max(map(cell_len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (0.004, "0"),
+        (0.04, "0.04"),
+        (0.5, "0.5"),
+        (1.73, "1.7"),
+        (14.2, "14"),
+        (20560, "20,560"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_have_the_digits_that_count_and_no_exponent(value, shown):
+    assert short(value) == shown
+    assert "e" not in exact(20560.3) + plain(20560.0) + plain(-0.001) + plain(2000)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Love", "Love"),
+        (" wedding", '" wedding"'),
+        ("", '""'),
+        (" ", '" "'),
+        ("a b ", '"a b "'),
+        ("x" * 40, "x" * 23 + "…"),
+    ],
+)
+def test_a_text_in_a_title_shows_its_spaces(text, shown):
+    assert quoted(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Love × 1, layer 2, front"),
+        ({"layer": "25%"}, "Love × 1, layer 25%, front"),
+        ({"layer": [2, 3, 4, 9]}, "Love × 1, layers 2, 3, 4, 9, front"),
+        ({"position": {"at": 3}}, "Love × 1, layer 2, at 3"),
+        ({"position": {"token": " friend"}}, 'Love × 1, layer 2, at " friend"'),
+        ({"random": {"seed": 1}}, "Love × 1, as noise, layer 2, front"),
+    ],
+)
+def test_a_title_says_what_is_added_and_where(changes, said):
+    assert summary(Addition.model_validate({"plus": "Love", "layer": 2} | changes)) == said
