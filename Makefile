@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check bench clean
 
 demo: .venv/ready
-	$(BIN)/steer generate love-hate
+	$(BIN)/steer generate king-james
 
 test: .venv/ready-test
 	$(BIN)/python -m pytest

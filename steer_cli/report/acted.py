@@ -93,7 +93,7 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         for position in range(end)
     ]
     labels = max(cell_len(row.label) for row in rows)
-    untouched = 0
+    untouched, first = 0, True
     for start, stop in columns.folds(widths, width - labels - columns.GAP):
         kept = [row for row in rows[1:] if any(start <= position < stop for position in row.cells)]
         if not kept:
@@ -107,6 +107,9 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         for row in (rows[0], *kept):
             cells = [(row.cells.get(position, ""), row.style) for position in range(start, stop)]
             lines.append([(row.label, row.style), *cells])
+        if not first:
+            yield Text()
+        first = False
         yield columns.drawn(lines, width, right=())
     if untouched:
         yield Text(f"and {untouched} positions of the prompt alone (--explain shows all)", style="dim")
