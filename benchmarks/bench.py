@@ -1,4 +1,4 @@
-"""The same work by `steer` and by its peers, in alternation. See README.md for what is measured."""
+"""Time the same work in `steer` and its peers, in turn; README.md says what is measured."""
 
 import argparse
 import functools
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
 
 
 def job_of(options: argparse.Namespace) -> dict:
-    """What all peers are told: ids and positions as `steer` plans them, so that nobody differs in those."""
+    """The job for all peers: ids and positions as planned by `steer`, so that all use the same."""
     if options.model == DEFAULT_MODEL:
         folder, model, layer = environments.pulled(), options.model, 4
     else:
@@ -77,17 +77,17 @@ def work_of(plan: Plan) -> dict:
 
 @functools.cache
 def quantised(model: str) -> dict:
-    """What llama.cpp needs beside: its API gives no stream of a block, so the vector is made for it."""
+    """What llama.cpp also needs: its API does not expose the stream, so the vector is computed for it."""
     command = [sys.executable, BENCHMARKS / "direction.py", model]
     made = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"gguf": str(environments.gguf()), "direction": json.loads(made.stdout)}
 
 
 def once(peer: Peer, python: Path, job: dict, options: argparse.Namespace) -> dict:
-    """One round of one peer, in a process of its own.
+    """Run one round of one peer in its own process.
 
     Raises:
-        RuntimeError: it failed; says how.
+        RuntimeError: the peer failed; the message says how.
     """
     job = {**job, "variant": peer.variant}
     if peer.environment == "llama-cpp":

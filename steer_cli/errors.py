@@ -6,7 +6,7 @@ the library's functions in backticks, as in "use `dtype=float32`"; `cli` turns t
 
 
 class SteerError(Exception):
-    """The input is at fault; `str(error)` is the one line that the user reads.
+    """Bad input; `str(error)` is the one line shown to the user.
 
     `parameter` is the name of the argument at fault. The message begins with it, without backticks.
     """
@@ -19,7 +19,7 @@ class SteerError(Exception):
 class RecipeError(SteerError):
     """A recipe, or a change made to one, does not follow the format.
 
-    `problems` holds one line per fault, up to a limit; `unsaid` counts the faults beyond it. The message is
+    `problems` holds one line per fault, up to a limit; `unsaid` counts the rest. The message is
     the first problem.
     """
 
@@ -31,7 +31,7 @@ class RecipeError(SteerError):
 
 
 class TokenError(SteerError):
-    """A text, padding or BOS that the tokenizer cannot produce."""
+    """A text, pad or BOS that the tokenizer cannot encode."""
 
 
 class PlanError(SteerError):
@@ -39,7 +39,7 @@ class PlanError(SteerError):
 
 
 class VectorError(SteerError):
-    """A vector that does nothing, or steering that leads to values that are not finite."""
+    """A vector that does nothing, or steering that makes values infinite or NaN."""
 
 
 class CatalogueError(SteerError):

@@ -77,7 +77,7 @@ def shift(
 
 
 def _show(recipe, shifts, jsonl: bool, display) -> list:
-    """Each prompt's shift when it comes; all of them, for the plot."""
+    """Show each prompt's shift as it is ready; return all of them, for the plot."""
     from steer_cli.report import measures, terminal
     from steer_cli.report.jsonl import line
 

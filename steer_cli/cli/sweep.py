@@ -118,7 +118,7 @@ def sweep(
 
 
 def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, display) -> None:
-    """Check all that can be wrong; then show points as they come, the winner, the plot."""
+    """Check all input, then show points as they are ready, the winner and the plot."""
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
     from steer_cli.sweeps.objective import check_measured
@@ -158,7 +158,7 @@ def _left(plan, store: Path | None) -> str:
 
 
 def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
-    """Records as they come, or a table when all points are there; the winner and its recipe last."""
+    """Show records as they are ready, or a table of all points; then the winner and its recipe."""
     from steer_cli.report.jsonl import line
     from steer_cli.sweeps.grid import as_values
     from steer_cli.sweeps.objective import best, cost_warning
@@ -190,5 +190,5 @@ def _screen(plan, points, objective, winner, recipe: dict | None) -> None:
         screen.print(part)
     if winner is not None:
         for part in sweeps.winner(objective.text, winner, as_yaml(recipe)):
-            # Never folded: the recipe is to be pasted into a file.
+            # Never folded, so that the recipe can be pasted into a file.
             screen.print(part, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The alignment table as plain rows: which token of which text stands at which position."""
+"""The alignment table as plain rows: which token of which text falls at which position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TableRow:
     """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
 
     `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
-    is the index of the one token whose stream is used, and `start` the first position where it is added.
+    is the index of the single token whose stream is used, and `start` the first position where it is added.
     """
 
     addition: int | None  # index in the recipe

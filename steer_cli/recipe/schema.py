@@ -21,7 +21,7 @@ Layers = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
 
-# What the validators below check beyond the types, written as JSON Schema.
+# The checks of the validators below, written as JSON Schema.
 ONE_KIND_OF_TEXT: dict[str, Any] = {
     "oneOf": [
         {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
@@ -114,12 +114,12 @@ class Addition(_Part):
 
     @property
     def adds_nothing(self) -> bool:
-        """Whether the stream stays as it is, by a coefficient or a share of the width of 0."""
+        """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
         return self.coefficient == 0 or self.dims == 0
 
     @property
     def texts(self) -> tuple[Pair, ...]:
-        """The addition's pairs, one or more."""
+        """The addition's pairs, at least one."""
         if self.plus is None:
             return self.pairs
         return (Pair(plus=self.plus, minus=self.minus),)
@@ -170,7 +170,7 @@ class Recipe(_Part):
     sampling: Sampling = Sampling()
     count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
 
-    # Of the file's bytes and the changes made to it; not a key of the file.
+    # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
 
     @model_validator(mode="after")
@@ -189,10 +189,10 @@ class Recipe(_Part):
         return (self.prompt,) if self.prompt is not None else self.prompts
 
     def with_prompts(self, prompts: list[str]) -> Recipe:
-        """The same recipe with other prompts; with none given, its own.
+        """The same recipe with other prompts, or with its own if none are given.
 
         Raises:
-            RecipeError: there is no prompt at all, or one is not valid UTF-8.
+            RecipeError: there is no prompt, or one is not valid UTF-8.
         """
         if not prompts and not self.all_prompts:
             raise RecipeError(
@@ -211,7 +211,7 @@ class Recipe(_Part):
         """The same recipe with some keys of `sampling` changed; None leaves one as it is.
 
         Raises:
-            RecipeError: a value that the key does not take.
+            RecipeError: a key does not accept the value.
         """
         given = {key: value for key, value in changes.items() if value is not None}
         if not given:

@@ -1,6 +1,6 @@
-"""The alignment table: positions as columns, a row for each text.
+"""Draw the alignment table: one column per position, one row per text.
 
-Colours are few and never carry meaning alone.
+Colour never carries meaning alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
 def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) -> Iterator[RenderableType]:
-    """Positions as columns, a row for each text; folded into several tables on a narrow screen.
+    """One column per position, one row per text; folded into several tables on a narrow screen.
 
     Args:
-        width: columns of the screen.
-        texts: show this many texts, and no parts that hold the prompt alone; None shows all.
+        width: of the screen, in columns.
+        texts: show at most this many texts, and no parts with only the prompt; None shows all.
     """
     merged, left_out = _merge_layers(rows, texts)
     end = max(row.end for row, _ in merged)
@@ -55,7 +55,7 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
 
 
 def _merge_layers(rows: Sequence[TableRow], texts: int | None) -> tuple[list[tuple[TableRow, str]], int]:
-    """Rows that differ in nothing but the layer become one, labelled with all of them."""
+    """Merge rows that differ only in the layer into one, labelled with all layers."""
     layers: dict[tuple, list] = {}
     for row in rows:
         key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read)
@@ -93,7 +93,7 @@ def _alignment_part(
     head = [("layer", "dim"), ("coef", "dim"), *((str(position), "dim") for position in range(start, stop))]
     lines = [head]
     for row, label in rows:
-        # A folded part leaves out texts without a token in it.
+        # A folded part omits texts without a token in it.
         if row.role != "prompt" and not _reaches(row, start, stop):
             continue
         style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding

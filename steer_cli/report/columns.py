@@ -16,9 +16,9 @@ Line = Sequence[tuple[str, str]]  # text and style of each cell
 
 
 def drawn(lines: Sequence[Line], width: int) -> RenderableType:
-    """A heading and lines, on a screen of `width` columns; the second column is aligned to the right."""
+    """A heading and lines on a screen of `width` columns; the second column is right-aligned."""
     widths = [max(cell_len(text) for text, _ in column) for column in zip(*lines, strict=True)]
-    # A table of rich takes milliseconds, and a long text needs thousands; but only rich folds a cell.
+    # A rich table takes milliseconds, and a long text needs thousands of them; but only rich folds cells.
     return _plain_table(lines, widths) if _total(widths) <= width else _folding_table(lines)
 
 
@@ -27,7 +27,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _plain_table(lines: Sequence[Line], widths: Sequence[int]) -> Segments:
-    """What `_folding_table` draws where nothing has to be folded."""
+    """Draw the same as `_folding_table` when nothing has to be folded."""
     segments: list[Segment] = []
     for line_index, line in enumerate(lines):
         for index, ((text, style), width) in enumerate(zip(line, widths, strict=True)):

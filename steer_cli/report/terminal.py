@@ -1,6 +1,6 @@
-"""The screen of a comparison: the alignment table, the receipt, completions side by side.
+"""Draw the screen of a comparison: alignment table, receipt, completions side by side.
 
-Colours are few and never carry meaning alone.
+Colour never carries meaning alone.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from steer_cli.report.alignment import alignment
 from steer_cli.report.printable import cell, visible
 from steer_cli.results import Comparison, Completion, Receipt, Sum, reads_like, steering_cost
 
-SHOWN_TEXTS = 8  # texts of an addition on the screen of `generate`; `table` shows all
-SHOWN_ADDITIONS = 50  # receipts on the screen, one for each layer of an addition; the records hold all
-SHOWN_POSITIONS = 12  # positions of a receipt; the records hold all
+SHOWN_TEXTS = 8  # texts of an addition shown by `generate`; `table` shows all
+SHOWN_ADDITIONS = 50  # receipts shown, one per layer of an addition; the records have all
+SHOWN_POSITIONS = 12  # positions shown of a receipt; the records have all
 
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would exit with code 1, but a reader that has seen enough is no error.
+        # Rich would exit with code 1, but a reader that stops early is not an error.
         raise BrokenPipeError
 
 
 def console() -> Console:
-    """Standard output, on which no text is ever read as markup."""
+    """Standard output, with markup disabled."""
     return _Screen(highlight=False, markup=False, emoji=False)
 
 
 def title(recipe: Recipe, model: str) -> Text:
-    """Name and model of a run, and what the recipe says of itself."""
+    """The name and model of a run, and the recipe's description."""
     head = Text.assemble((visible(recipe.name), "bold"), "  on ", visible(model))
     return (
         head.append("\n" + visible(recipe.description).strip(), style="dim") if recipe.description else head
@@ -47,7 +47,7 @@ def title(recipe: Recipe, model: str) -> Text:
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
     """Where each addition acted: tokens, norms, their ratio and cosine, one line per position.
 
-    `added` is how large the change was, in norms of the stream: the ratio times the coefficient.
+    `added` is the size of the change relative to the stream: the ratio times the coefficient.
     """
     for acted in receipts:
         placement = acted.placement
@@ -67,7 +67,7 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
 
 
 def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:
-    """What was in fact added where several additions overlap, one line per position."""
+    """The change actually made where several additions overlap, one line per position."""
     for total in totals:
         yield Text.assemble("  together: ", f"layer {total.layer}  [{total.start}, {total.end})")
         figures = {"|sum|": total.sum, "|stream|": total.stream, "ratio": total.ratio}
@@ -105,7 +105,7 @@ def _positions(
 
 
 def completions(comparison: Comparison) -> Table:
-    """Unsteered on the left, then steered, then a control; a row for each sample, the prompt in bold."""
+    """Unsteered, steered and any control side by side; one row per sample, the prompt in bold."""
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, header_style="dim", padding=(0, 1))
     for name in comparison.columns:
         table.add_column(name, ratio=1, overflow="fold")
@@ -117,7 +117,7 @@ def completions(comparison: Comparison) -> Table:
 def _completion(prompt: str, completion: Completion) -> Text:
     text = Text(visible(completion.text))
     for spans in completion.counted.values():
-        for start, end in spans:  # `visible` puts one character for one
+        for start, end in spans:  # `visible` keeps the number of characters
             text.stylize("underline cyan", start, end)
     return Text.assemble((visible(prompt), "bold"), text)
 
@@ -139,7 +139,7 @@ def _mean(arm: Sequence[Completion], label: str) -> float:
 
 
 def costs(comparison: Comparison) -> Iterator[Text]:
-    """The cost of each arm's texts, and how texts at that cost read; nothing if they were not scored."""
+    """The cost of each arm's texts, and how such texts read; nothing if they were not scored."""
     unsteered, *others = comparison.columns.items()
     if any(completion.mean_logprob is None for completion in unsteered[1]):
         return
@@ -178,7 +178,7 @@ def comparison_parts(comparison: Comparison, width: int) -> Iterator[RenderableT
 
 
 def listing(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
-    """A plain table of text, for the lists of recipes and models."""
+    """A plain text table, for the lists of recipes and models."""
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")
