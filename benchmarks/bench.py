@@ -22,13 +22,15 @@ from steer_cli.planning.plan import Plan, plan_recipe
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=[DEFAULT_MODEL, MODEL_SHAPE], default=DEFAULT_MODEL)
-    parser.add_argument("--samples", type=int, nargs="+", help="an arm; default 1 8 32 (gpt2-xl-shape: 1 8)")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", help="samples per arm; default 1 8 32 (gpt2-xl-shape: 1 8)"
+    )
     parser.add_argument("--tokens", type=int, help="new tokens per row; default 40 (gpt2-xl-shape: 8)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="steer is always among them")
-    parser.add_argument("--limit", type=float, default=1200, help="seconds for a peer in a round")
-    parser.add_argument("--install-limit", type=float, default=1800, help="seconds to install a peer")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="peers to run; steer always runs")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds allowed per peer and round")
+    parser.add_argument("--install-limit", type=float, default=1800, help="seconds allowed to install a peer")
     parser.add_argument("--output", type=Path, help="default results/latest.json or results/MODEL.json")
     options = parser.parse_args()
     small = options.model == DEFAULT_MODEL
@@ -103,9 +105,9 @@ def once(peer: Peer, python: Path, job: dict, options: argparse.Namespace) -> di
             env=environments.child_environment(options.threads),
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not done within {options.limit:.0f} s") from None
+        raise RuntimeError(f"not finished within {options.limit:.0f} s") from None
     if child.returncode:
-        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()] or ["said nothing"]
+        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()] or ["no output"]
         raise RuntimeError(f"failed ({child.returncode}): {lines[-1][:300]}")
     return json.loads(child.stdout.splitlines()[-1])
 

@@ -62,10 +62,10 @@ class Processes:
             for child in children:
                 _, complaint = child.communicate(timeout=self._limit)
                 if child.returncode:
-                    lines = complaint.strip().splitlines() or ["said nothing"]
+                    lines = complaint.strip().splitlines() or ["no output"]
                     raise RuntimeError(f"failed ({child.returncode}): {lines[-1][:300]}")
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not done within {self._limit:.0f} s") from None
+            raise RuntimeError(f"not finished within {self._limit:.0f} s") from None
         finally:
             for child in children:
                 child.kill()
@@ -187,8 +187,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="*", choices=WHOLE, default=list(WHOLE), metavar="NAME")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for a command")
-    parser.add_argument("--install-limit", type=float, default=1800, help="seconds to install a peer")
+    parser.add_argument("--limit", type=float, default=600, help="seconds allowed per command")
+    parser.add_argument("--install-limit", type=float, default=1800, help="seconds allowed to install a peer")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "command.json")
     return parser.parse_args()
 

@@ -58,7 +58,7 @@ PEERS = (
         "plain_transformers",
         **TRANSFORMERS,
         variant="one at a time",
-        note="the same, a row at a time",
+        note="the same, one row at a time",
     ),
     Peer(
         "steering-vectors",
@@ -106,7 +106,7 @@ def ready(peer: Peer, limit: float) -> Path:
     if seal.is_file() and seal.read_text() == wanted:
         return python
     if log.is_file() and not folder.is_dir():
-        raise RuntimeError(f"could not be installed before, see {log.name}; remove it to try again")
+        raise RuntimeError(f"an earlier installation failed, see {log.name}; remove that file to try again")
     PLACE.mkdir(exist_ok=True)
     constraints = PLACE / "constraints.txt"
     # Only torch, whose other releases are gigabytes; each peer chooses its own release of transformers.

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=1200, help="seconds for a round of ours")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds allowed per round of steer")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "limit.json")
     options = parser.parse_args()
     options.model = DEFAULT_MODEL

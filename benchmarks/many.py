@@ -68,7 +68,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=20)
-    parser.add_argument("--most", type=int, default=2048, help="leave out lines of more rows in an arm")
+    parser.add_argument("--most", type=int, default=2048, help="leave out lines with more rows per arm")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "many.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -54,10 +54,10 @@ def show(result: dict) -> None:
     machine, work = result["machine"], result["work"]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     console.print(", ".join(f"{key} {value}" for key, value in work.items()))
-    table = Table(title="tokens per second (times that steer is as fast), the first run's, peak memory")
+    table = Table(title="tokens per second (how many times as fast steer is), first run, peak memory")
     table.add_column("peer")
     for run in result["peers"][0]["runs"] if result["peers"] else []:
-        table.add_column(f"{run['samples']} an arm", justify="right")
+        table.add_column(f"{run['samples']} per arm", justify="right")
         table.add_column("first", justify="right")
         table.add_column("MB", justify="right")
     table.add_column("load s", justify="right")

@@ -180,12 +180,14 @@ def child(options: argparse.Namespace, **size: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--plain-share", type=float, default=1.0, help="of the points the plain loop runs")
+    parser.add_argument(
+        "--plain-share", type=float, default=1.0, help="share of the points for the plain loop"
+    )
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--coefficients", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=50)
     parser.add_argument("--no-growth", action="store_true", help="leave out the part on growth")
-    parser.add_argument("--here", action="store_true", help="this size alone, in this process")
+    parser.add_argument("--here", action="store_true", help="only this size, in this process")
     options = parser.parse_args()
     size = {name: getattr(options, name) for name in ("layers", "coefficients", "sentences", "plain_share")}
     if options.here:
@@ -195,7 +197,7 @@ def main() -> None:
     result = child(options, **size)
     print(json.dumps(result), flush=True)
     if result.get("plain_points_run", 0) < result["points"]:
-        print("the plain loop ran a share of the points; its time is scaled up linearly")
+        print("the plain loop ran only a share of the points; its time is scaled up linearly")
     for coefficients, sentences in () if options.no_growth else GROWTH:
         grown = child(options, layers=6, coefficients=coefficients, sentences=sentences, plain_share=0)
         print(json.dumps(grown), flush=True)

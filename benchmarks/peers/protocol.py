@@ -50,7 +50,7 @@ def run(work: Work, job: dict, samples: int) -> dict:
     seconds = time.perf_counter() - begin
     lengths = [[len(row) for row in rows] for rows in arms]
     if lengths != [[job["new_tokens"]] * samples] * 2:
-        raise SystemExit(f"not the work that was asked for: rows of {lengths} tokens")
+        raise SystemExit(f"not the work requested: rows of {lengths} tokens")
     tokens = sum(map(sum, lengths))
     return {
         "samples": samples,

@@ -55,7 +55,9 @@ class _Pass:
 
     def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
         if ids is None:
-            raise PlanError("steering: a pass without input_ids; where its tokens stand cannot be seen")
+            raise PlanError(
+                "steering: a pass without input_ids, so token positions are unknown; pass input_ids"
+            )
         cache = arguments.get("past_key_values")
         mask = arguments.get("attention_mask")
         if cache is not None and cache.get_seq_length():
@@ -72,7 +74,7 @@ class _Pass:
         bos = self._tokenizer.bos
         if bos is not None and row[:1] != (bos,):
             raise PlanError(
-                f"steering: a row that does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
+                f"steering: a row does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
                 "front of the text, or set `bos: none` in the recipe"
             )
         text = self._tokenizer.decode(row)

@@ -78,7 +78,7 @@ def with_plus_text(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) 
     texts = {pair.plus for addition in recipe.additions for pair in addition.texts}
     if len(texts) > 1:
         raise PlanError(
-            f"control prompt: {recipe.name} has {len(texts)} plus texts and one goes in front; "
+            f"control prompt: {recipe.name} has {len(texts)} plus texts, but only one can go in front; "
             "use another control",
             parameter="control",
         )

@@ -243,6 +243,6 @@ Plot = Annotated[
 Want = Annotated[
     list[str] | None,
     typer.Option(
-        "--want", metavar="WORD", help="With KL: a word that effect and damage are about; repeatable."
+        "--want", metavar="WORD", help="With KL: a word to compute effect and damage for; repeatable."
     ),
 ]

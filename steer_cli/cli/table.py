@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options
 
 HELP = options.help_text(
-    "Show which token of each text is at which position.\n\nNeeds only the model's tokenizer, no "
+    "Show which token of each text falls at which position.\n\nNeeds only the model's tokenizer, no "
     "weights: for your own model, a folder with tokenizer.json is enough.",
     "steer table love-hate",
     "steer table gpt2-xl/praise --model ./gpt2-tokenizer",

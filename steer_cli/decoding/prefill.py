@@ -75,7 +75,7 @@ def _receipts(taker: ReceiptTaker | None) -> ArmReceipts:
 def check_finite(logits: Tensor) -> None:
     """Raise VectorError if logits are not finite, since no token could be drawn."""
     if not logits.isfinite().all():
-        raise VectorError("the logits are not finite any more; use a smaller coefficient or `dtype=float32`")
+        raise VectorError("the logits are no longer finite; use a smaller coefficient or `dtype=float32`")
 
 
 @torch.inference_mode()

@@ -115,10 +115,10 @@ def _decode(file: Path) -> str:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
-    if len(content) > MOST_BYTES:  # a device, say, which has no end
-        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give a part of it")
+    if len(content) > MOST_BYTES:  # a device, for example, has no end
+        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give part of it")
     if b"\0" in content:
-        raise CorpusError(f"{file}: not a text file (it holds zero bytes); give UTF-8 text")
+        raise CorpusError(f"{file}: not a text file (it contains NUL bytes); give UTF-8 text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -83,11 +83,11 @@ def check_corpora(corpora: Sequence[Corpus]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise CorpusError(
-            f"corpus {twice}: two corpora have this name; write NAME=FILE with names of their own",
+            f"corpus {twice}: two corpora have this name; write NAME=FILE with different names",
             parameter="corpus",
         )
     if not names:
-        raise CorpusError("corpus: there is none; add `corpus=NAME=FILE`", parameter="corpus")
+        raise CorpusError("corpus: none given; add `corpus=NAME=FILE`", parameter="corpus")
 
 
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -150,8 +150,8 @@ def with_plus_in_front(
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
     if len({pair.plus for pair in pairs}) > 1:
         raise PlanError(
-            f"baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
-            "use a recipe of one pair",
+            f"baseline prompt: the recipe has {len(pairs)} texts, but only one can go in front; "
+            "use a recipe with one pair",
             parameter="baseline",
         )
     front = pairs[0].plus.ids

@@ -175,7 +175,7 @@ def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> P
     mean = sum(sums) / tokens
     if -min(mean, plain / tokens, (plain + sum(sums)) / tokens) > LARGEST_EXPONENT:
         raise VectorError(
-            f"corpus {figure_name(*figure)}: the perplexity is no number any more; use a smaller coefficient"
+            f"corpus {figure_name(*figure)}: the perplexity is no longer finite; use a smaller coefficient"
         )
     return Perplexity(
         *figure,

@@ -26,8 +26,8 @@ def home() -> Path:
     named = os.environ.get("STEER_HOME")
     try:
         return Path(named).expanduser().absolute() if named else user_cache_path("steer")
-    except (RuntimeError, OSError) as error:  # an unknown user; a relative name in a deleted folder
-        raise CatalogueError(f"STEER_HOME {named}: {error}; write the full path of a folder") from None
+    except (RuntimeError, OSError) as error:  # an unknown user, or a relative name in a deleted folder
+        raise CatalogueError(f"STEER_HOME {named}: {error}; use the full path of a folder") from None
 
 
 def memory() -> Path:

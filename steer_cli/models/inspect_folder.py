@@ -117,15 +117,15 @@ def check_code_paths(folder: Path, name: str) -> None:
             )
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        raise ModelError(f"model {show(name)}: {place}: model_type is missing, which names the network")
+        raise ModelError(f"model {show(name)}: {place}: no model_type, which names the network")
     for file in folder.iterdir():
         if file.name == "adapter_config.json":
             raise ModelError(
-                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model and save both"
+                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model first"
             )
         if file.name.startswith("shard-") and file.suffix == ".safetensors":
             raise ModelError(
-                f"model {show(name)}: {file}: a part of a distributed checkpoint; merge them first"
+                f"model {show(name)}: {file}: part of a distributed checkpoint; merge the parts first"
             )
 
 
@@ -148,7 +148,7 @@ def _read(folder: Path, file: str, name: str, most_bytes: int | None = None) -> 
 def _refuse_named_weights(content: dict[str, Any], place: Path, name: str) -> None:
     if content.get("transformers_weights") is not None:
         raise ModelError(
-            f"model {show(name)}: {place}: transformers_weights names another file of weights, which is not "
+            f"model {show(name)}: {place}: transformers_weights names another weight file, which is not "
             f"opened; rename the file to {WEIGHTS} and remove the key"
         )
 

@@ -104,7 +104,7 @@ def _loaded(located: Located, hardware: Hardware, progress: Progress) -> tuple[N
 def why_not_plain(located: Located, device_map: str | None = None) -> str | None:
     """Why transformers runs a model; None if a plain network does."""
     if device_map is not None:
-        return "a model that is spread over devices goes through transformers"
+        return "a model spread over devices is run by transformers"
     return families.why_not(read_config(located.folder, located.name))
 
 

@@ -133,7 +133,7 @@ class Located:
             if length is None:
                 raise ModelError(
                     f"model {show(self.name)}: config.json: {rope} positions without "
-                    f"{CHANGING_ROPE[rope]}: the length beyond which rows influence each other is unknown"
+                    f"{CHANGING_ROPE[rope]}: the length beyond which rows affect each other is unknown"
                 )
 
 

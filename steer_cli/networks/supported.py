@@ -44,8 +44,8 @@ def check_size(outline: nn.Module | None, file_bytes: int, name: str) -> None:
     buffers = sum(buffer.numel() for buffer in outline.buffers())
     if weights > file_bytes or buffers > max(file_bytes, MOST_BUFFERED):
         raise ModelError(
-            f"model {show(name)}: config.json describes {weights} weights and {buffers} numbers beside them, "
-            f"and the files of weights have {file_bytes} bytes; fetch the model again, or mend config.json"
+            f"model {show(name)}: config.json describes {weights} weights and {buffers} other numbers, but "
+            f"the weight files have {file_bytes} bytes; fetch the model again, or correct config.json"
         )
 
 
@@ -73,16 +73,18 @@ def check_names(
     """Raise ModelError unless a folder's weights are exactly those that a network asks for."""
     for names, fault in (
         (missing, "missing from the files"),
-        (misshapen, "of another shape than config.json says"),
+        (misshapen, "of a different shape from config.json"),
         (
             (name for name in unexpected if not SAVED_BUFFERS.search(name)),
-            "in the files, and config.json describes a network without them",
+            "in the files but not in the network that config.json describes",
         ),
     ):
         if ordered := sorted(names):
             count = "1 weight is" if len(ordered) == 1 else f"{len(ordered)} weights are"
             shown = ", ".join(map(show, ordered[:3])) + (", ..." if ordered[3:] else "")
-            raise ModelError(f"{where}: {count} {fault}: {shown}; fetch the model again, or mend config.json")
+            raise ModelError(
+                f"{where}: {count} {fault}: {shown}; fetch the model again, or correct config.json"
+            )
 
 
 def drop_strays(config: Any) -> None:
@@ -118,7 +120,7 @@ def check_kind(network: Any, name: str) -> None:
             "use a model with plain or sliding attention, such as Llama, Gemma, Qwen or GPT-2"
         )
     if _looks_ahead(network, config):
-        raise ModelError(f"model {show(name)}: its attention is not causal; it completes no texts")
+        raise ModelError(f"model {show(name)}: its attention is not causal, so it cannot complete texts")
     lacking = [key for key in ("num_hidden_layers", "hidden_size") if not hasattr(config, key)]
     if lacking or _weight(network.get_output_embeddings()) is None:
         what = lacking[0] if lacking else "output embeddings"

@@ -63,7 +63,7 @@ def check_ids(folder: Path, ids: Mapping[str, Sequence[int]], embeddings: int | 
         if id < 0 or (embeddings is not None and id >= embeddings):
             size = "" if embeddings is None else f", which has embeddings for {embeddings}"
             raise TokenError(
-                f"{folder}: {key}: token {id} is none of the model's{size}; correct config.json, "
+                f"{folder}: {key}: token {id} is not in the model{size}; correct config.json, "
                 "generation_config.json or tokenizer_config.json"
             )
 
@@ -79,7 +79,7 @@ def _ids(folder: Path, config: dict[str, Any], key: str) -> tuple[int, ...]:
     value = config.get(key)
     ids = [id for id in (value if isinstance(value, list) else [value]) if id is not None]
     if not all(_is_id(id) for id in ids):
-        raise TokenError(f"{folder}: config.json: {key}: not the number of a token, or a list of such")
+        raise TokenError(f"{folder}: config.json: {key}: not a token id or a list of token ids")
     return tuple(ids)
 
 

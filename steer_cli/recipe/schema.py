@@ -80,9 +80,11 @@ class Addition(_Part):
         None
     )
     pairs: Annotated[
-        tuple[Pair, ...], Field(strict=False, description="several, instead of plus, minus")
+        tuple[Pair, ...], Field(strict=False, description="several pairs, instead of plus and minus")
     ] = ()
-    combine: Annotated[Literal["mean", "sum"], Field(description="how pairs become one vector")] = "mean"
+    combine: Annotated[Literal["mean", "sum"], Field(description="how to combine pairs into one vector")] = (
+        "mean"
+    )
     layer: Annotated[
         bounds.Block | bounds.Share | Layers,
         Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
@@ -93,13 +95,15 @@ class Addition(_Part):
         Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
     ] = "front"
     pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
-    overflow: Annotated[Literal["error", "clip"], Field(description="for a span that does not fit")] = "error"
+    overflow: Annotated[
+        Literal["error", "clip"], Field(description="what to do with a span that does not fit")
+    ] = "error"
     source_layer: Annotated[
         bounds.Block | bounds.Share | None, Field(description="record here instead of at `layer`")
     ] = None
     match_norm: Annotated[bool, Field(description="rescale to the pair's norm at `layer`")] = False
     random: Annotated[
-        Random | None, Field(description="a control: noise of the same norm, drawn anew at each layer")
+        Random | None, Field(description="a control: noise of the same norm, different at each layer")
     ] = None
     dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
@@ -134,7 +138,7 @@ class Sampling(_Part):
     """How tokens are drawn from the logits. The defaults are those of Turner et al. 2023."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions of each prompt and arm")] = 3
+    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions per prompt and arm")] = 3
     temperature: Annotated[bounds.Temperature, Field(description="0 is greedy")] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
     top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
@@ -155,7 +159,7 @@ class Recipe(_Part):
     name: Annotated[str, Field(max_length=bounds.LONGEST_NAME)] = ""
     description: Annotated[bounds.Text, Field(description="what the recipe does, in one short line")] = ""
     measured: Annotated[
-        bounds.Text, Field(description="what was found with it: the effect, with figures, in a few lines")
+        bounds.Text, Field(description="the measured effect, with figures, in a few lines")
     ] = ""
     source: Annotated[bounds.Text, Field(description="where the recipe comes from")] = ""
     model: Annotated[bounds.Name, Field(description="hub id, folder, .gguf file or catalogue name")] = (

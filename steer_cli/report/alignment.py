@@ -45,12 +45,12 @@ def alignment(rows: Sequence[TableRow], width: int, texts: int | None = None) ->
             untouched += stop - start
         start = stop
     if untouched:
-        yield Text(f"  and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
+        yield Text(f"  and {untouched} positions with only the prompt (`steer table` shows all)", style="dim")
     if left_out:
         yield Text(f"  and {left_out} more texts (`steer table` shows all)", style="dim")
     legend = "  · space   ␣ padding"
     if any(row.read is not None for row, _ in merged):
-        legend += f"   {ONWARDS} read at this token alone, added at every position from here on"
+        legend += f"   {ONWARDS} read only at this token, added at every position from here on"
     yield Text(legend, style="dim")
 
 

@@ -19,7 +19,7 @@ BRIGHTEST = math.log(100)  # a change by a hundredfold, as in Turner et al. 2023
 SIGNS = ((10, "#", "="), (1.5, "+", "-"))
 LEGEND = (
     "  + likelier (1.5 times), # tenfold; - less likely, = to a tenth; . left out\n"
-    "  green and red are brightest at a hundredfold; in front stands the mean change"
+    "  green and red are brightest at a hundredfold; the mean change is in front"
 )
 
 

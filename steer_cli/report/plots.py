@@ -54,7 +54,8 @@ def check_axes(varying: Sequence[str], path: Path) -> None:
     """Raise PlotError if more axes vary than a plot has."""
     if len(varying) > 2:
         raise PlotError(
-            f"plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer", parameter="plot"
+            f"plot {path}: {', '.join(varying)} vary, but a plot has only two axes; sweep fewer",
+            parameter="plot",
         )
 
 

@@ -125,7 +125,7 @@ def _completion(prompt: str, completion: Completion) -> Text:
 def counts(comparison: Comparison) -> Table:
     """Counted words, as means over the completions of each arm."""
     table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-    table.add_column("words a completion")
+    table.add_column("words per completion")
     for name in comparison.columns:
         table.add_column(name, justify="right")
     for label in comparison.recipe.count:

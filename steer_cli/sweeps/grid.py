@@ -162,7 +162,7 @@ def _positions(text: str | None) -> list[str | int | None]:
         known = part in ("front", "middle", "back", "every")
         if not known and not (part.isdecimal() and len(part) <= len(str(LARGEST_POSITION))):
             raise SweepError(
-                f"positions {text}: {part!r} is none; write front, middle, back, every or a number",
+                f"positions {text}: {part!r} is not a position; write front, middle, back, every or a number",
                 parameter="positions",
             )
         values.append(int(part) if part.isdecimal() else part)

@@ -66,7 +66,7 @@ def parse_objective(text: str) -> Objective:
             bounds.append(Bound(bound[1], bound[2], _limit(bound[3])))
         except ValueError:
             raise SweepError(
-                f"best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER", parameter="best"
+                f"best {text}: {part.strip()!r} is not a condition; write NAME <= NUMBER", parameter="best"
             ) from None
     return Objective(text, found[1].lower() == "max", found[2], tuple(bounds))
 
@@ -84,7 +84,7 @@ def check_measured(objective: Objective, measured: Sequence[str]) -> None:
         if name not in measured:
             known = ", ".join(measured)
             raise SweepError(
-                f"best {objective.text}: {name} is not measured; there is {known}", parameter="best"
+                f"best {objective.text}: {name} is not measured; choose from {known}", parameter="best"
             )
 
 

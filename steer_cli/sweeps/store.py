@@ -50,7 +50,8 @@ class Store:
     def __enter__(self) -> Store:
         if not self.path.absolute().parent.is_dir():
             raise SweepError(
-                f"store {self.path}: there is no folder {self.path.parent}; make it first", parameter="store"
+                f"store {self.path}: there is no folder {self.path.parent}; create it first",
+                parameter="store",
             )
         # Reading a device or pipe might never end, and a lock file should not be created next to one.
         if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
@@ -60,7 +61,7 @@ class Store:
         except Timeout:
             # The lock also times out if no file can be created.
             made = os.path.exists(self._lock.lock_file)
-            fault = "another sweep is writing to it; wait, or" if made else "no file can be made there;"
+            fault = "another sweep is writing to it; wait, or" if made else "no file can be created there;"
             raise SweepError(f"store {self.path}: {fault} use another file", parameter="store") from None
         except OSError as error:
             raise SweepError(f"store {self.path}: {error.strerror or error}", parameter="store") from None
@@ -105,11 +106,11 @@ class Store:
             try:
                 point = self._parse(record)
                 if point.coordinates in points:
-                    raise ValueError("the point of a line above again")
+                    raise ValueError("repeats the point of an earlier line")
             except ValueError as fault:
                 raise SweepError(
-                    f"store {self.path}:{line_number}: not a finished point: {fault}; delete this line, "
-                    "and the point is computed again",
+                    f"store {self.path}:{line_number}: not a finished point: {fault}; delete this line "
+                    "to compute the point again",
                     parameter="store",
                 ) from None
             points[point.coordinates] = point
@@ -145,7 +146,7 @@ class Store:
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(
-                    f"store {self.path}: holds a sweep of another {key} ({_short(found.get(key))}, now "
+                    f"store {self.path}: holds a sweep with a different {key} ({_short(found.get(key))}, now "
                     f"{_short(wanted)}); use another file, or delete this one",
                     parameter="store",
                 )
@@ -165,8 +166,8 @@ class Store:
             os.fsync(self._file)
         except OSError as error:
             raise SweepError(
-                f"store {self.path}: {error.strerror or error}; make room and start again, which goes on "
-                "from the points that are there",
+                f"store {self.path}: {error.strerror or error}; make room and start again to continue "
+                "from the stored points",
                 parameter="store",
             ) from None
 

@@ -45,7 +45,7 @@ def sweep(
         finished = {point.coordinates: point for point in (held.points if held else ())}
         stored = sum(coordinates in finished for coordinates in wanted)
         if stored:
-            note(f"{store}: {stored} of {len(wanted)} points are there already")
+            note(f"{store}: {stored} of {len(wanted)} points are already there")
         fresh = _missing(plan, source, set(finished), progress, note)
         for done, coordinates in enumerate(wanted):
             progress("sweep", done, len(wanted))
