@@ -1,4 +1,4 @@
-"""The same work by `steer` and by its peers, in alternation. See README.md for what is measured."""
+"""Time the same work in `steer` and its peers, in turn; README.md says what is measured."""
 
 import argparse
 import functools
@@ -22,13 +22,15 @@ from steer_cli.planning.plan import Plan, plan_recipe
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=[DEFAULT_MODEL, MODEL_SHAPE], default=DEFAULT_MODEL)
-    parser.add_argument("--samples", type=int, nargs="+", help="an arm; default 1 8 32 (gpt2-xl-shape: 1 8)")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", help="samples per arm; default 1 8 32 (gpt2-xl-shape: 1 8)"
+    )
     parser.add_argument("--tokens", type=int, help="new tokens per row; default 40 (gpt2-xl-shape: 8)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="steer is always among them")
-    parser.add_argument("--limit", type=float, default=1200, help="seconds for a peer in a round")
-    parser.add_argument("--install-limit", type=float, default=1800, help="seconds to install a peer")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="peers to run; steer always runs")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds allowed per peer and round")
+    parser.add_argument("--install-limit", type=float, default=1800, help="seconds allowed to install a peer")
     parser.add_argument("--output", type=Path, help="default results/latest.json or results/MODEL.json")
     options = parser.parse_args()
     small = options.model == DEFAULT_MODEL
@@ -40,7 +42,7 @@ def arguments() -> argparse.Namespace:
 
 
 def job_of(options: argparse.Namespace) -> dict:
-    """What all peers are told: ids and positions as `steer` plans them, so that nobody differs in those."""
+    """The job for all peers: ids and positions as planned by `steer`, so that all use the same."""
     if options.model == DEFAULT_MODEL:
         folder, model, layer = environments.pulled(), options.model, 4
     else:
@@ -77,17 +79,17 @@ def work_of(plan: Plan) -> dict:
 
 @functools.cache
 def quantised(model: str) -> dict:
-    """What llama.cpp needs beside: its API gives no stream of a block, so the vector is made for it."""
+    """What llama.cpp also needs: its API does not expose the stream, so the vector is computed for it."""
     command = [sys.executable, BENCHMARKS / "direction.py", model]
     made = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"gguf": str(environments.gguf()), "direction": json.loads(made.stdout)}
 
 
 def once(peer: Peer, python: Path, job: dict, options: argparse.Namespace) -> dict:
-    """One round of one peer, in a process of its own.
+    """Run one round of one peer in its own process.
 
     Raises:
-        RuntimeError: it failed; says how.
+        RuntimeError: the peer failed; the message says how.
     """
     job = {**job, "variant": peer.variant}
     if peer.environment == "llama-cpp":
@@ -103,9 +105,9 @@ def once(peer: Peer, python: Path, job: dict, options: argparse.Namespace) -> di
             env=environments.child_environment(options.threads),
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not done within {options.limit:.0f} s") from None
+        raise RuntimeError(f"not finished within {options.limit:.0f} s") from None
     if child.returncode:
-        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()] or ["said nothing"]
+        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()] or ["no output"]
         raise RuntimeError(f"failed ({child.returncode}): {lines[-1][:300]}")
     return json.loads(child.stdout.splitlines()[-1])
 

@@ -1,7 +1,7 @@
-"""Whole commands, each a process from start to exit, in alternation. See README.md.
+"""Time whole commands, each a process from start to exit, in turn. See README.md.
 
-What a user waits for: imports, weights, vectors, tokens and the print. A round runs every command once, so
-that a machine that slows down slows all of them alike; medians over rounds are compared.
+The time includes all that a user waits for: imports, weights, vectors, tokens and printing. A round runs
+every command once, so that a slow machine slows all of them equally; medians over rounds are compared.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from steer_cli.planning.plan import plan_recipe
 RECIPE = "love-hate"
 WHOLE = ("transformers", "steering-vectors", "repeng")
 CORPUS = BENCHMARKS / "corpora" / "weddings.txt"  # 48 sentences
-# What a first token needs at the least: torch, every byte of the weights, the tokenizer.
+# The minimum for a first token: torch, every byte of the weights, the tokenizer.
 FLOOR = """
 import sys, torch
 from safetensors import safe_open
@@ -40,10 +40,10 @@ Run = Callable[[], float]  # -> seconds
 
 
 class Processes:
-    """Starts commands that all have the same environment, and waits for them.
+    """Run commands with the same environment, and wait for them.
 
     Args:
-        job: a file that the scripts of peers read on standard input.
+        job: a file that the peers' scripts read on standard input.
     """
 
     def __init__(self, threads: int, limit: float, job: Path):
@@ -51,10 +51,10 @@ class Processes:
         self._limit, self._job = limit, job
 
     def seconds(self, *commands: list) -> float:
-        """From the start of the first to the exit of the last of commands that run at once.
+        """Seconds from the start of the first command to the exit of the last; all run at once.
 
         Raises:
-            RuntimeError: one failed or took too long; says how.
+            RuntimeError: a command failed or took too long; the message says how.
         """
         begin, children = time.perf_counter(), []
         try:
@@ -62,10 +62,10 @@ class Processes:
             for child in children:
                 _, complaint = child.communicate(timeout=self._limit)
                 if child.returncode:
-                    lines = complaint.strip().splitlines() or ["said nothing"]
+                    lines = complaint.strip().splitlines() or ["no output"]
                     raise RuntimeError(f"failed ({child.returncode}): {lines[-1][:300]}")
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not done within {self._limit:.0f} s") from None
+            raise RuntimeError(f"not finished within {self._limit:.0f} s") from None
         finally:
             for child in children:
                 child.kill()
@@ -77,7 +77,7 @@ class Processes:
             return subprocess.Popen(
                 command,
                 stdin=job,
-                # Output is a few lines, which a pipe holds until it is read.
+                # The output is a few lines, which fit in a pipe until they are read.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -118,7 +118,7 @@ def peer_runs(processes: Processes, options: argparse.Namespace, skipped: dict[s
 
 
 def job_of(folder: Path, options: argparse.Namespace) -> dict:
-    """The same recipe for the scripts of peers: its ids and sampling, and rows that end at EOS as ours do."""
+    """The same recipe for the peers' scripts: its ids and sampling, with rows that end at EOS as ours do."""
     recipe = load_recipe(RECIPE)
     facts = locate(recipe.model).facts(recipe.bos)
     return work_of(plan_recipe(recipe, facts, options.tokens)) | {
@@ -132,7 +132,7 @@ def job_of(folder: Path, options: argparse.Namespace) -> dict:
 
 
 def measured(runs: dict[str, Run], rounds: int, skipped: dict[str, str]) -> dict[str, list[float]]:
-    """Seconds of every run in each round but the first, which fills the disk's cache and writes byte code."""
+    """Seconds of every run per round, without the first, which fills the disk cache and writes bytecode."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -150,7 +150,7 @@ def measured(runs: dict[str, Run], rounds: int, skipped: dict[str, str]) -> dict
 
 
 def entries_of(taken: dict[str, list[float]], options: argparse.Namespace) -> list[dict]:
-    """Medians, and the ratio of each to the command that it is compared with."""
+    """Medians, and the ratio of each to the command it is compared with."""
     compared = {
         peer: ("steer generate", "at least 4" if peer == "transformers" else "") for peer in options.peers
     }
@@ -187,8 +187,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="*", choices=WHOLE, default=list(WHOLE), metavar="NAME")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for a command")
-    parser.add_argument("--install-limit", type=float, default=1800, help="seconds to install a peer")
+    parser.add_argument("--limit", type=float, default=600, help="seconds allowed per command")
+    parser.add_argument("--install-limit", type=float, default=1800, help="seconds allowed to install a peer")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "command.json")
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""What steering costs: steered against unsteered rows, for 1 and for 56 additions. See README.md.
+"""Time steered against unsteered rows, with 1 and with 56 additions. See README.md.
 
-The same rows decode each time, two arms of `--samples`; only what is added to the second arm differs. They
-draw from the whole distribution, so that in either arm samples part at once: until then they share a row, and
-an arm that is surer of its words would seem to cost less. Vectors are made anew for every run, and their time
-stands in a column of its own.
+The same rows decode each time, two arms of `--samples`; only the additions to the second arm differ. Rows
+sample from the whole distribution, so that samples diverge at once in both arms: until they diverge they
+share a row, so an arm with a more peaked distribution would seem to cost less. Vectors are computed again in
+every run, and their time has its own column.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main() -> None:
     ids = model.facts().tokenizer.prompt(PROMPT)
     taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for number in range(options.rounds + 1):
-        # In turn and back again, so that a machine that slows down slows all of them alike.
+        # Forwards and backwards in turn, so that a slow machine slows all of them equally.
         for kind in KINDS if number % 2 else reversed(KINDS):
             seconds = once(model, ids, kind, options)
             if number:

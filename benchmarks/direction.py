@@ -1,4 +1,4 @@
-"""Print the recipe's vector at its last position, coefficient included: what peers without positions add."""
+"""Print the recipe's vector at its last position, times the coefficient, for peers without positions."""
 
 import json
 import sys

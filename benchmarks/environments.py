@@ -1,4 +1,4 @@
-"""The peers, a virtual environment for each, the files that they share, and the machine."""
+"""The peers, their virtual environments, the files they share, and facts about the machine."""
 
 import hashlib
 import os
@@ -17,7 +17,11 @@ from steer_cli.models import catalogue, resolve
 BENCHMARKS = Path(__file__).parent
 PLACE = BENCHMARKS.parent / ".venv-bench"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-EXTENSIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}  # the first that a processor has
+EXTENSIONS = {
+    "amx_tile": "AMX",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}  # the first one that the processor has is named
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 LLAMA_CPP_NOTE = "Q4_1 weights, one direction everywhere (no positions)"
 EVERY_NOTE = "one direction everywhere (no positions)"
@@ -25,15 +29,15 @@ EVERY_NOTE = "one direction everywhere (no positions)"
 
 @dataclass(frozen=True)
 class Peer:
-    """A row of the table."""
+    """A tool to measure: one row of the table."""
 
     name: str
     script: str
-    packages: tuple[str, ...] = ()  # empty for ours, which runs where the harness runs
+    packages: tuple[str, ...] = ()  # empty for steer, which runs in the harness's environment
     environment: str = ""
     variant: str = ""
     note: str = ""
-    positions: bool = True  # it acts where the recipe says, so its greedy text must equal ours
+    positions: bool = True  # it steers where the recipe says, so its greedy text must equal ours
     families: tuple[str, ...] = field(default=("llama",))
 
 
@@ -54,7 +58,7 @@ PEERS = (
         "plain_transformers",
         **TRANSFORMERS,
         variant="one at a time",
-        note="the same, a row at a time",
+        note="the same, one row at a time",
     ),
     Peer(
         "steering-vectors",
@@ -89,7 +93,7 @@ PEERS = (
 
 
 def ready(peer: Peer, limit: float) -> Path:
-    """The Python of a peer's environment, made unless it is there.
+    """The Python of a peer's environment, which is created if needed.
 
     Raises:
         RuntimeError: its packages cannot be installed within `limit` seconds.
@@ -102,10 +106,10 @@ def ready(peer: Peer, limit: float) -> Path:
     if seal.is_file() and seal.read_text() == wanted:
         return python
     if log.is_file() and not folder.is_dir():
-        raise RuntimeError(f"could not be installed before, see {log.name}; remove it to try again")
+        raise RuntimeError(f"an earlier installation failed, see {log.name}; remove that file to try again")
     PLACE.mkdir(exist_ok=True)
     constraints = PLACE / "constraints.txt"
-    # Only torch's, whose other releases are gigabytes: which transformers it wants, a peer knows itself.
+    # Only torch, whose other releases are gigabytes; each peer chooses its own release of transformers.
     ours = (BENCHMARKS.parent / "constraints.txt").read_text().splitlines()
     constraints.write_text("".join(f"{line}\n" for line in ours if line.startswith("torch==")))
     print(f"setting up {peer.environment} ...", file=sys.stderr)
@@ -129,7 +133,7 @@ def pulled(model: str = catalogue.DEFAULT_MODEL) -> Path:
 
 
 def gguf() -> Path:
-    """The GGUF file from which the default model's folder was made; the tool itself does not keep it."""
+    """The GGUF file from which the default model was converted; steer itself does not keep it."""
     entry = catalogue.CATALOGUE[catalogue.DEFAULT_MODEL]
     file = PLACE / f"{entry.name}.gguf"
     if file.is_file() and file.stat().st_size == entry.gguf_bytes:
@@ -148,7 +152,7 @@ def gguf() -> Path:
 
 
 def child_environment(threads: int) -> dict[str, str]:
-    """Every peer has the same number of threads, its own way of waiting for them, and no hub to ask."""
+    """The environment of every peer: the same number of threads, each tool's own wait policy, no hub."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     offline = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
     kept = {name: value for name, value in os.environ.items() if name not in WAITING}
@@ -156,7 +160,7 @@ def child_environment(threads: int) -> dict[str, str]:
 
 
 def machine() -> dict:
-    """What the figures were taken on, and how busy it was: with other work beside it they mean little."""
+    """Facts about the machine and its load; on a busy machine, the figures mean little."""
     facts = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -171,5 +175,5 @@ def machine() -> dict:
 
 
 def show_machine(facts: dict) -> None:
-    """The line that stands above every table."""
+    """Print the line above every table."""
     print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -1,11 +1,11 @@
-"""The physical limit of the same work on this machine, and our share of it. See README.md.
+"""The physical limit of the same work on this machine, and how close `steer` comes to it. See README.md.
 
-A step of decoding reads every weight matrix once and multiplies it with all rows. For each matrix no step
-can be faster than the longer of the two: its bytes at the measured bandwidth, its arithmetic at the rate
-that this shape reaches with the weights in the processor's cache. The sum over all matrices is the limit;
-caches of keys and values, attention, norms and sampling are taken as free. `in turn` is the softer bound in
-which no reading overlaps arithmetic. It is the limit of steps in which all rows differ: `steer` runs samples
-that have drawn the same so far as one row, which makes its first steps shorter than that.
+A decoding step reads every weight matrix once and multiplies it with all rows. For each matrix, a step takes
+at least the longer of two times: reading its bytes at the measured bandwidth, and the arithmetic at the speed
+reached for this shape with the weights in the processor's cache. The sum over all matrices is the limit; the
+KV cache, attention, norms and sampling are taken as free. `in turn` is the looser bound in which reading and
+arithmetic never overlap. Both assume that all rows differ: `steer` runs samples that have drawn the same
+tokens so far as one row, which makes its first steps shorter.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HEADS = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
 
 
 def fastest(work, seconds: float = 0.5) -> float:
-    """Least seconds that `work` took, of as many goes as fit."""
+    """The least seconds taken by `work`, over as many runs as fit into `seconds`."""
     work()
     times, end = [], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
@@ -40,7 +40,7 @@ def fastest(work, seconds: float = 0.5) -> float:
 
 
 def bandwidths() -> dict[str, float]:
-    """Bytes a second: reading alone (a sum, a matrix by a vector), and copying (read and written bytes)."""
+    """Bytes per second: reading (a sum, a matrix-vector product), and copying (read and written bytes)."""
     buffer = torch.ones(BUFFER // 4096, 4096)
     vector, target = torch.ones(4096), torch.empty_like(buffer)
     size = buffer.nbytes
@@ -66,9 +66,9 @@ def matrices(folder: Path) -> tuple[Counter, tuple[int, int]]:
 
 
 def rate(shape: tuple[int, int], rows: int) -> float:
-    """Operations a second of rows x inputs by a weight that stays in the cache, the better of two layouts."""
+    """Operations per second of rows x inputs times a cached weight, the better of two layouts."""
     outputs, inputs = shape
-    # A slice of a large matrix: the rate is that of the arithmetic, the bytes are counted elsewhere.
+    # A slice of a large matrix: this measures the arithmetic; reading is counted elsewhere.
     outputs = min(outputs, 2048)
     weight, stream = torch.randn(outputs, inputs), torch.randn(rows, inputs)
     transposed = weight.T.contiguous()
@@ -83,7 +83,7 @@ def rate(shape: tuple[int, int], rows: int) -> float:
 
 
 def pass_seconds(shapes: dict[tuple[int, int], int], rows: int, bandwidth: float) -> tuple[float, float]:
-    """Seconds of one pass over these weights: the longer of reading and arithmetic, and both in turn."""
+    """Seconds of one pass over these weights: the longer of reading and arithmetic, and their sum."""
     overlapped = in_turn = 0.0
     for shape, count in shapes.items():
         reading = 4 * shape[0] * shape[1] / bandwidth
@@ -94,7 +94,7 @@ def pass_seconds(shapes: dict[tuple[int, int], int], rows: int, bandwidth: float
 
 
 def limits(job: dict, samples: int, bandwidth: float) -> dict:
-    """Of the whole work: one pass over both prompts, then a step for every further token."""
+    """Limits of the whole work: one pass over both prompts, then one step per further token."""
     blocks, head = matrices(Path(job["folder"]))
     rows = 2 * samples
     step = pass_seconds({**blocks, head: blocks[head] + 1}, rows, bandwidth)
@@ -115,13 +115,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit", type=float, default=1200, help="seconds for a round of ours")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds allowed per round of steer")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "limit.json")
     options = parser.parse_args()
     options.model = DEFAULT_MODEL
     torch.set_num_threads(options.threads)
     job, measured = job_of(options), []
-    # In alternation, so that a machine that slows down slows both; the best of each counts.
+    # In turn, so that a slow machine slows both; the best of each is used.
     for _ in range(options.rounds):
         bandwidth = bandwidths()
         ours = once(PEERS[0], Path(sys.executable), job, options)["runs"]

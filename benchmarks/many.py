@@ -1,6 +1,6 @@
-"""Do speed and memory hold for hundreds of samples and thousands of prompts? See README.md.
+"""Do speed and memory hold up for hundreds of samples and thousands of prompts? See README.md.
 
-Each line runs in a process of its own. What one full batch reaches is the measure of the others.
+Each line of the table runs in its own process and is compared with one full batch.
 """
 
 import argparse
@@ -18,19 +18,19 @@ sys.path.insert(0, str(BENCHMARKS / "peers"))
 from protocol import forget_peak, peak_mb
 
 WORDS = (BENCHMARKS / "corpora" / "weddings.txt").read_text(encoding="utf-8").split()
-WORK = (  # (prompts, samples of each)
+WORK = (  # (prompts, samples per prompt)
     *((1, 32), (1, 128), (1, 512)),
     *((32, 1), (256, 1), (2048, 1)),
 )
 
 
 def prompts(count: int) -> list[str]:
-    """Prompts of 3 to 12 words; no two lengths in a row are the same."""
+    """Prompts of 3 to 12 words; neighbours differ in length."""
     return [" ".join(WORDS[(7 * number) % 600 :][: 3 + 5 * number % 10]) for number in range(count)]
 
 
 def work(count: int, samples: int, tokens: int) -> dict:
-    """Tokens per second and memory of what `steer generate` does, on a loaded model."""
+    """Tokens per second and memory of the work of `steer generate`, on a loaded model."""
     import torch
 
     from steer_cli.answers import complete
@@ -68,7 +68,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=20)
-    parser.add_argument("--most", type=int, default=2048, help="leave out lines of more rows in an arm")
+    parser.add_argument("--most", type=int, default=2048, help="leave out lines with more rows per arm")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "many.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
-"""How soon commands without a model answer, as ratios to importing typer and rich. See README.md.
+"""How long commands without a model take, relative to importing typer and rich. See README.md.
 
-Every pair is run in alternation, each command in a process of its own, and medians are compared. What takes a
-model, the first token too, is timed by command.py.
+The commands of a pair run in turn, each in its own process, and medians are compared. command.py times
+everything that needs a model, including the first token.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def measurements() -> list[dict]:
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> float:
-    """From start to exit."""
+    """Seconds from start to exit."""
     begin = time.perf_counter()
     child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if child.returncode:
@@ -40,7 +40,7 @@ def measure(entry: dict, rounds: int, environment: dict[str, str]) -> dict:
     ours, floors = [], []
     for number in range(rounds + 1):
         pair = seconds(entry["command"], environment), seconds(entry["floor"], environment)
-        if number:  # the first round fills the disk cache and writes byte code
+        if number:  # the first round fills the disk cache and writes bytecode
             ours.append(pair[0])
             floors.append(pair[1])
     taken, floor = statistics.median(ours), statistics.median(floors)

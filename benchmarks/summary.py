@@ -1,4 +1,4 @@
-"""Rounds -> medians and ratios -> the table on the screen."""
+"""Turn rounds into medians and ratios, and print the table."""
 
 from statistics import median
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def medians(peers: list[Peer], rounds: dict[str, list[dict]]) -> list[dict]:
-    """A record a peer; `ratio` is our tokens per second over the peer's."""
+    """One record per peer; `ratio` is steer's tokens per second over the peer's."""
     records = [_record(peer, rounds[peer.name]) for peer in peers]
     ours = next((record for record in records if record["name"] == "steer"), None)
     for record in records:
@@ -49,15 +49,15 @@ def _record(peer: Peer, results: list[dict]) -> dict:
 
 
 def show(result: dict) -> None:
-    # A pipe has no width; the table must not be cut there.
+    # A pipe has no width, and the table must not be cut.
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 160)
     machine, work = result["machine"], result["work"]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     console.print(", ".join(f"{key} {value}" for key, value in work.items()))
-    table = Table(title="tokens per second (times that steer is as fast), the first run's, peak memory")
+    table = Table(title="tokens per second (how many times as fast steer is), first run, peak memory")
     table.add_column("peer")
     for run in result["peers"][0]["runs"] if result["peers"] else []:
-        table.add_column(f"{run['samples']} an arm", justify="right")
+        table.add_column(f"{run['samples']} per arm", justify="right")
         table.add_column("first", justify="right")
         table.add_column("MB", justify="right")
     table.add_column("load s", justify="right")

@@ -1,12 +1,12 @@
-"""How fast is a sweep against the plain loop over points and sentences, and does its cost grow linearly?
+"""How fast is a sweep compared with a plain loop over points and sentences, and does it scale linearly?
 
     python benchmarks/sweep.py [--plain-share 0.02] [--layers 30] [--coefficients 5] [--sentences 50]
 
-The plain loop is what one would write with hooks: for every point and sentence one whole steered pass and its
-log-softmax; the unsteered pass of a sentence is done once, before. Both sides compute the same ratios, which
-are compared. The plain loop may run on a share of the points, spread evenly over the layers; its time is
+The plain loop is what one would write with hooks: one whole steered pass and its log-softmax per point and
+sentence; the unsteered pass of each sentence runs once, beforehand. Both sides compute the same ratios, which
+are compared. The plain loop may run only a share of the points, spread evenly over the layers; its time is
 then scaled up linearly, and the output says so. Then sweeps over 6 layers grow to 16 times the points x
-sentences. Every size has a process of its own, whose peak memory the kernel (Linux) tells.
+sentences. Every size has its own process, whose peak memory comes from the kernel (Linux).
 """
 
 from __future__ import annotations
@@ -114,18 +114,18 @@ def adding(delta: torch.Tensor):
 
 
 def memory(field: str) -> float:
-    """Megabytes by the kernel: VmRSS is held now, VmHWM was the most since `forget_peak`."""
+    """Megabytes according to the kernel: VmRSS is the current size, VmHWM the peak since `forget_peak`."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith(field))
 
 
 def forget_peak() -> None:
-    # Loading may have needed more than what is measured.
+    # Loading may have needed more memory than the measured work.
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def measured(options: argparse.Namespace) -> dict:
-    """One size, in this process: the sweep first, so that the plain loop is not in its memory."""
+    """Measure one size in this process; the sweep runs first, without the plain loop's memory."""
     plan = plan_of(options, options.layers, options.coefficients, options.sentences)
     model = load_model(options.model, device="cpu")
     ids = torch.tensor([plan.lines[0].ids])
@@ -150,11 +150,11 @@ def measured(options: argparse.Namespace) -> dict:
 
 
 def compared(plan: SweepPlan, points: list, ratios: dict, seconds: float, share: float) -> dict:
-    """The plain loop on a share of the points, its time scaled up, and how far its ratios are from ours."""
+    """Run the plain loop on a share of the points, scale up its time, and compare its ratios with ours."""
     wanted = round(len(points) * share)
     if not wanted:
         return {}
-    # Half a step in, so that a few points stand for all depths.
+    # Start half a step in, so that a few points represent all depths.
     some = [points[int((index + 0.5) * len(points) / wanted)] for index in range(wanted)]
     once, looped, checked = plain(plan, some)
     whole = once + looped * len(points) / len(some)
@@ -168,7 +168,7 @@ def compared(plan: SweepPlan, points: list, ratios: dict, seconds: float, share:
 
 
 def child(options: argparse.Namespace, **size: float) -> dict:
-    """The same in a process of its own: what an allocator once held, it may never give back."""
+    """The same in a new process, as an allocator may never return memory."""
     values = {"model": options.model} | size
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     ran = subprocess.run(
@@ -180,12 +180,14 @@ def child(options: argparse.Namespace, **size: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--plain-share", type=float, default=1.0, help="of the points the plain loop runs")
+    parser.add_argument(
+        "--plain-share", type=float, default=1.0, help="share of the points for the plain loop"
+    )
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--coefficients", type=int, default=5)
     parser.add_argument("--sentences", type=int, default=50)
     parser.add_argument("--no-growth", action="store_true", help="leave out the part on growth")
-    parser.add_argument("--here", action="store_true", help="this size alone, in this process")
+    parser.add_argument("--here", action="store_true", help="only this size, in this process")
     options = parser.parse_args()
     size = {name: getattr(options, name) for name in ("layers", "coefficients", "sentences", "plain_share")}
     if options.here:
@@ -195,7 +197,7 @@ def main() -> None:
     result = child(options, **size)
     print(json.dumps(result), flush=True)
     if result.get("plain_points_run", 0) < result["points"]:
-        print("the plain loop ran a share of the points; its time is scaled up linearly")
+        print("the plain loop ran only a share of the points; its time is scaled up linearly")
     for coefficients, sentences in () if options.no_growth else GROWTH:
         grown = child(options, layers=6, coefficients=coefficients, sentences=sentences, plain_share=0)
         print(json.dumps(grown), flush=True)

@@ -1,6 +1,6 @@
 """Write docs/generate-light.svg and -dark.svg: the screen of `steer generate`, as the README shows it.
 
-Run it as `.venv/bin/python docs/picture.py` after a change of the screen or of the recipe.
+Run `.venv/bin/python docs/picture.py` after changing the screen or the recipe.
 """
 
 import re

@@ -1,9 +1,9 @@
 """Do reviews with few stars gain more than those with many? The test of "Reviews by stars" in replication.md.
 
-Reads on standard input the sentence records of `steer perplexity --sentences --jsonl`, each with its `layer`
-put in; the page has the command. The reviews are the units: a review's sentences, and all layers,
-share its fate. The log ratio of a label is -sum d / number of tokens over its reviews, with the linearised
-standard error of a ratio of sums; the variance of a difference is the sum of both.
+Reads sentence records of `steer perplexity --sentences --jsonl` on standard input, with `layer` added to
+each; the page has the command. Reviews are the units: shuffling moves all sentences and layers of a review
+together. The log ratio of a label is -sum d / number of tokens over its reviews, with the linearised standard
+error of a ratio of sums; the variance of a difference is the sum of both variances.
 """
 
 import csv
@@ -21,7 +21,7 @@ SHUFFLES = 10_000
 
 
 def read(records, reviews_csv):
-    """label of each review, tokens of each review, and sums[layer][review] of -d."""
+    """Return the label and tokens of each review, and sums[layer][review] of -d."""
     with open(reviews_csv, newline="", encoding="utf-8") as file:
         texts = [" ".join(row["text"].split()) for row in csv.DictReader(file)]
     labels, tokens, sums, first = {}, defaultdict(int), defaultdict(lambda: defaultdict(float)), None
@@ -47,7 +47,7 @@ def variance(reviews, sums, tokens):
 
 
 def contrasts(groups, sums, tokens):
-    """(difference, standard error) of the second label less the first, for each of PAIRS."""
+    """(difference, standard error) of the second label minus the first, for each of PAIRS."""
     for low, high in PAIRS:
         difference = mean(groups[high], sums, tokens) - mean(groups[low], sums, tokens)
         error = math.sqrt(variance(groups[low], sums, tokens) + variance(groups[high], sums, tokens))
@@ -76,7 +76,7 @@ def gap(groups, average, tokens):
 
 
 def shuffle_test(labels, tokens, sums, average):
-    """Labels dealt out anew among the reviews, all layers of a review together."""
+    """Shuffle the labels among the reviews, keeping all layers of a review together."""
     here, wide = ordered_layers(grouped(labels), sums, tokens), gap(grouped(labels), average, tokens)
     names, draw = list(labels.values()), random.Random(0)
     as_ordered = as_wide = 0

@@ -1,8 +1,8 @@
 """Steer language models by activation addition (Turner et al. 2023).
 
-The folders are the pipeline, in this order: recipe, planning, networks, activations, decoding, models,
-measure, sweeps; `api` asks each question from end to end, `report` shows what came out, `cli` is the command
-line. Names are loaded when they are first used, so that the import is instant.
+The folders form a pipeline: recipe, planning, networks, activations, decoding, models, measure, sweeps.
+`api` has the library's functions, `report` shows results, `cli` is the command line. Names are loaded on
+first use, so that the import is instant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plan and a loaded model -> results, as they come. The recipes' own functions are in `api`."""
+"""Results of a plan on a loaded model, yielded as they are ready."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def load(located: Located, hardware: Hardware, progress: Progress = silent) -> Model:
-    """Load the weights of a model that has been found, which takes seconds; see `load_model`."""
+    """Load the weights of a located model, which takes seconds; see `load_model`."""
     from steer_cli.models.load import load
 
     return load(located, hardware, progress)
@@ -43,11 +43,11 @@ def complete(
     score: bool = True,
     progress: Progress = silent,
 ) -> Iterator[Comparison]:
-    """Completions of a plan's prompts, a prompt at a time.
+    """Completions of a plan's prompts, one prompt at a time.
 
     Args:
         batch_rows: rows that decode together; None fits them to a memory budget.
-        score: also take each completion's mean log probability under the unsteered model.
+        score: also compute each completion's mean log probability under the unsteered model.
     """
     return _complete(model, plan, control, fronted(plan, control), batch_rows, score, progress)
 
@@ -79,8 +79,8 @@ def shifts(
     """The next-token distributions of every prompt of a plan; see `shift`.
 
     Args:
-        positions: of each prompt, the one to predict from.
-        wanted: ids of the tokens whose mass gives effect and damage.
+        positions: for each prompt, the position to predict from.
+        wanted: token ids for effect and damage.
     """
     from steer_cli.activations.arms import UNSTEERED
     from steer_cli.measure.scoring import next_logits
@@ -89,7 +89,7 @@ def shifts(
 
     steering = vectors_of(model.network, plan.alignments)
     for prompt, position in zip(plan.prompts, positions, strict=True):
-        # A coefficient of 0 is no arm of its own: rounding may differ between the rows of a batch.
+        # With coefficient 0, reuse the unsteered arm: rounding may differ between rows of a batch.
         arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
         logits = next_logits(model.network, prompt.ids, arms, position)
         both = Distributions.from_logits(logits[-1], logits[0])

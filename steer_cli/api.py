@@ -1,7 +1,6 @@
-"""Each question from end to end, on a model that is loaded once.
+"""The library's functions, each end to end on a model that is loaded once.
 
-Plans come first and need no torch: everything that can be wrong with a recipe is found before anything slow
-begins. The functions that take a recipe raise at the call; those that take a plan give results as they come.
+Planning comes first and needs no torch, so bad recipes raise at the call, before any slow work begins.
 """
 
 from __future__ import annotations
@@ -46,26 +45,26 @@ def load_model(
     Args:
         name: a catalogue name, a folder, a .gguf file or a hub id.
         dtype: float32, bfloat16 or float16; auto is float32 on a CPU and the checkpoint's elsewhere.
-        device: cuda, cuda:1, mps or cpu; auto is the first of these that is there.
+        device: cuda, cuda:1, mps or cpu; auto is the first available of these.
         device_map: auto spreads a model over all accelerators and the CPU's memory.
-        threads: how many torch computes with on the CPU, in the whole process; None leaves them as they are.
+        threads: torch's CPU threads, for the whole process; None leaves the number unchanged.
 
     Raises:
         ModelError: no such model or device, or weights that do not fit.
-        CatalogueError: a model of the catalogue cannot be fetched.
+        CatalogueError: a catalogue model cannot be fetched.
     """
     located = locate(name, True, progress, note)
     return load(located, Hardware(dtype, device, device_map, threads), progress)
 
 
 def load_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read and validate a recipe: a path, or the name of one that ships.
+    """Read and validate a recipe, given a path or a shipped name.
 
     Args:
         changes: values by their paths, such as `{"additions.0.coefficient": 3}`.
 
     Raises:
-        RecipeError: the file cannot be read or is no recipe.
+        RecipeError: the file cannot be read or is not a recipe.
     """
     overrides = [value_override(path, value) for path, value in (changes or {}).items()]
     return load_file(name, overrides)
@@ -95,9 +94,9 @@ def generate(
     """Completions of every prompt, unsteered and steered.
 
     Args:
-        prompts: instead of the recipe's.
-        samples, seed: instead of the recipe's.
-        control: a third arm, random, embedding, prompt or shuffled; see `activations.baselines`.
+        prompts: replace the recipe's.
+        samples, seed: replace the recipe's.
+        control: a third arm: random, embedding, prompt or shuffled; see `activations.baselines`.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
@@ -115,13 +114,13 @@ def shift(
     position: int | None = None,
     top: int = 10,
 ) -> Shift:
-    """The next-token distributions of one prompt, steered against unsteered.
+    """Compare the steered and unsteered next-token distributions of one prompt.
 
     Args:
-        prompt: instead of the recipe's; needed where the recipe has more than one.
-        want: words whose mass gives effect and damage.
-        position: predict from here, BOS being 0; negative ones count from the end. None is the last.
-        top: how many of the likeliest tokens of each side to name.
+        prompt: replaces the recipe's; required if the recipe has several.
+        want: words for effect and damage.
+        position: predict from here; BOS is 0, negative positions count from the end, None is the last.
+        top: how many of the likeliest tokens of each arm to include.
 
     Raises:
         SteerError: the recipe does not fit the model or the prompt, or steering does nothing.
@@ -129,7 +128,7 @@ def shift(
     recipe = recipe.with_prompts([prompt] if prompt is not None else [])
     plan = plan_recipe(recipe, model.facts(recipe.bos), 0)
     if len(plan.prompts) != 1:
-        raise PlanError(f"{recipe.name}: it has {len(plan.prompts)} prompts; say which with `prompt`")
+        raise PlanError(f"{recipe.name}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
     wanted, positions = wanted_ids(want, plan.facts.tokenizer), [place_in(plan.prompts[0], position)]
     return next(shifts(model, plan, positions, wanted, top))
 
@@ -155,11 +154,11 @@ def perplexity(
     sentences: bool = False,
     note: Note = silent,
 ) -> CorpusFindings:
-    """Perplexity of every corpus, steered against unsteered.
+    """Perplexity of every corpus, steered compared with unsteered.
 
     Args:
-        method: `pad` keeps vector and text apart by spaces after BOS; `overlay` lays the one on the other.
-        baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`.
+        method: `pad` puts spaces after BOS for the vector; `overlay` puts the vector on the text itself.
+        baseline: also measure the plus text as tokens in front, without a vector, as method `prompt`.
         sentences: keep the change of every token.
 
     Raises:
@@ -187,10 +186,10 @@ def sweep(
     """Measure a recipe over layers, coefficients, positions and shares of the width.
 
     Args:
-        layers, coefficients, positions, dims: ranges as the command line takes them, such as 0:30 or 1,2,4;
-            a range of layers ends before its stop, others include it.
+        layers, coefficients, positions, dims: ranges as on the command line, such as 0:30 or 1,2,4; a range
+            of layers excludes its stop, other ranges include it.
         measures: perplexity, kl, counts; by default perplexity with corpora, kl without.
-        store: a file that keeps finished points, and from which the same sweep goes on.
+        store: a file that keeps finished points, from which the same sweep continues.
 
     Raises:
         SteerError: the recipe or a range does not fit, or a point cannot be run.
@@ -207,18 +206,18 @@ def sweep(
 
 @contextmanager
 def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]:
-    """Within the `with`, a transformers model that the user holds is steered, whatever runs it.
+    """Within the `with`, steer a transformers model that the user has loaded, whatever runs it.
 
     Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
     `bos: none`. Without a KV cache every pass is a prompt, so `back` and `middle` move with each
-    new token. Afterwards, and after an exception, the model is as it was.
+    new token. Afterwards, even after an exception, the model is as it was.
 
     Args:
         model: a ...ForCausalLM of transformers.
         tokenizer: its fast tokenizer.
 
     Raises:
-        SteerError: the recipe does not fit the model; in a pass, it does not fit a row.
+        SteerError: the recipe does not fit the model or, during a pass, a row.
     """
     from steer_cli.activations.attach import attached
     from steer_cli.models.held import held_model

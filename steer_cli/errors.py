@@ -6,7 +6,7 @@ the library's functions in backticks, as in "use `dtype=float32`"; `cli` turns t
 
 
 class SteerError(Exception):
-    """The input is at fault; `str(error)` is the one line that the user reads.
+    """Bad input; `str(error)` is the one line shown to the user.
 
     `parameter` is the name of the argument at fault. The message begins with it, without backticks.
     """
@@ -37,7 +37,7 @@ class RecipeError(SteerError):
 
 
 class TokenError(SteerError):
-    """A text, padding or BOS that the tokenizer cannot produce."""
+    """A text, pad or BOS that the tokenizer cannot encode."""
 
 
 class PlanError(SteerError):
@@ -45,7 +45,7 @@ class PlanError(SteerError):
 
 
 class VectorError(SteerError):
-    """A vector that does nothing, or steering that leads to values that are not finite."""
+    """A vector that does nothing, or steering that makes values infinite or NaN."""
 
 
 class CatalogueError(SteerError):

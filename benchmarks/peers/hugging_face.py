@@ -1,4 +1,4 @@
-"""What the peers on transformers share: the model, its generate, and a vector for each position."""
+"""Shared by the peers on transformers: the model, `generate`, and a vector for each position."""
 
 import torch
 from protocol import threads
@@ -16,30 +16,30 @@ from transformers import (
 def load_network(job: dict) -> nn.Module:
     torch.set_num_threads(threads())
     config = AutoConfig.from_pretrained(job["folder"])
-    # Releases before 5 look for it here, and would quietly take their default.
+    # Releases before 5 look for it here, and would silently use their default.
     if theta := (getattr(config, "rope_parameters", None) or {}).get("rope_theta"):
         config.rope_theta = theta
     network = AutoModelForCausalLM.from_pretrained(job["folder"], config=config, dtype=torch.float32).eval()
-    # `generate` fills what a call leaves open from here, EOS included.
+    # `generate` takes its defaults from here, EOS included.
     network.generation_config = GenerationConfig()
     return network.requires_grad_(False)
 
 
 def load_tokenizer(job: dict):
-    # By its file, as older releases do not know the class that newer ones name in the folder.
+    # From its file, as older releases do not know the class named in the folder by newer ones.
     return PreTrainedTokenizerFast(tokenizer_file=f"{job['folder']}/tokenizer.json")
 
 
 def settings(job: dict, new_tokens: int, greedy: bool) -> GenerationConfig:
     draw = {} if greedy else {"temperature": job["temperature"], "top_p": job["top_p"], "top_k": 0}
-    # Without EOS every row has all of its tokens, and the pad is never used but silences a warning.
+    # Without EOS, every row gets all its tokens; the pad is never used but silences a warning.
     return GenerationConfig(
         max_new_tokens=new_tokens, do_sample=not greedy, eos_token_id=job.get("eos"), pad_token_id=0, **draw
     )
 
 
 class FrequencyPenalty(LogitsProcessor):
-    """Takes the penalty off each token's logit for each of its uses so far; transformers has none itself."""
+    """Subtract the penalty from a token's logit for each earlier use; transformers has no such processor."""
 
     def __init__(self, penalty: float):
         self.penalty = penalty
@@ -59,13 +59,13 @@ def blocks(network: nn.Module) -> nn.ModuleList:
 
 
 def prompts(job: dict, rows: int) -> dict[str, Tensor]:
-    """Ids [rows, positions] and a mask of ones; without it `generate` hides a BOS whose id is the pad's."""
+    """Ids [rows, positions] and a mask of ones; without it, `generate` masks a BOS whose id is the pad's."""
     ids = torch.tensor([job["prompt"]] * rows)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def completions(job: dict, output: Tensor, tokenizer) -> list[list[int]]:
-    """New ids of each row; the texts are made too, as a user would, and printed by a whole script."""
+    """New ids of each row; also decodes the texts, as a user would, and prints them in a whole script."""
     new = output[:, len(job["prompt"]) :]
     texts = tokenizer.batch_decode(new, skip_special_tokens=job.get("whole", False))
     if job.get("whole"):

@@ -1,12 +1,12 @@
-"""steer: what `steer generate` does, on a model that stays loaded.
+"""steer: the work of `steer generate`, on a model that stays loaded.
 
-Two things differ from the command: weights and tokenizer are read once, and no row ends at EOS.
+Two things differ from the command: weights and tokenizer are read only once, and no row ends at EOS.
 """
 
 import dataclasses
 from pathlib import Path
 
-# First of all, as its import starts the clock of the load time.
+# Imported first, as this starts the clock for the load time.
 from protocol import serve, threads
 
 RECIPE = Path(__file__).parent.parent / "recipe.yaml"

@@ -1,4 +1,4 @@
-"""transformers `generate` and a forward pre-hook: a run for each arm, in one batch or a row at a time."""
+"""transformers: `generate` and a forward pre-hook, one run per arm, in one batch or one row at a time."""
 
 import torch
 from hugging_face import (

@@ -1,8 +1,7 @@
 """How a peer talks to the harness: a JSON job on standard input, a JSON result on the last line of output.
 
-A job with `whole` is a script as a user would run it instead: load, complete, print the texts, exit.
-
-Only the standard library is imported here, so that the time of a peer's own imports is in its load time.
+With `whole`, the job runs like a user's script instead: load, complete, print the texts, exit. This module
+only imports the standard library, so that a peer's own imports count in its load time.
 """
 
 import importlib.metadata
@@ -23,7 +22,7 @@ GREEDY_TOKENS = 8
 
 
 def serve(load: Callable[[dict], Work], packages: tuple[str, ...]) -> None:
-    """Load once, then do the work for each number of samples: once to warm up, then the timed run."""
+    """Load once, then do the work for each number of samples: a warm-up run, then a timed run."""
     job = json.load(sys.stdin)
     if job.get("whole"):
         [samples] = job["samples"]
@@ -51,7 +50,7 @@ def run(work: Work, job: dict, samples: int) -> dict:
     seconds = time.perf_counter() - begin
     lengths = [[len(row) for row in rows] for rows in arms]
     if lengths != [[job["new_tokens"]] * samples] * 2:
-        raise SystemExit(f"not the work that was asked for: rows of {lengths} tokens")
+        raise SystemExit(f"not the work requested: rows of {lengths} tokens")
     tokens = sum(map(sum, lengths))
     return {
         "samples": samples,
@@ -63,7 +62,7 @@ def run(work: Work, job: dict, samples: int) -> dict:
 
 
 def forget_peak() -> None:
-    """Let the peak start anew, so that a run's figure is not that of loading or of a larger run."""
+    """Reset the peak, so that a run's figure excludes loading and larger runs."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -88,5 +87,5 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def threads() -> int:
-    """The number of threads that the harness asked for."""
+    """The number of threads set by the harness."""
     return int(os.environ["OMP_NUM_THREADS"])

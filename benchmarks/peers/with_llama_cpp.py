@@ -1,7 +1,7 @@
 """llama-cpp-python on the quantised GGUF: a control vector, so one direction at every position and step.
 
-`one at a time` is its high-level API, which has one sequence; `batch` drives its low-level API, a sequence a
-row with a sampler each, from one prefill of the prompt.
+`one at a time` uses its high-level API, which has one sequence; `batch` uses its low-level API, with a
+sequence and a sampler per row, from one prefill of the prompt.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from protocol import GREEDY_TOKENS, serve, threads
 
 
 def change_defaults(name: str, **values) -> None:
-    """Set what `Llama` has no argument for."""
+    """Set options for which `Llama` has no argument."""
     defaults = getattr(bindings, name)
 
     def changed():
@@ -25,7 +25,7 @@ def change_defaults(name: str, **values) -> None:
 
 
 def load(job):
-    # Repacked for AMX, this model crashes 0.3.36; for Q4_1 there is no other repacking to lose.
+    # Repacking for AMX makes 0.3.36 crash on this model; Q4_1 has no other repacking to lose.
     change_defaults("llama_model_default_params", use_extra_bufts=False)
     rows = max(job["samples"]) if job["variant"] == "batch" else 1
     length = len(job["prompt"]) + max(job["new_tokens"], GREEDY_TOKENS)
@@ -52,7 +52,7 @@ def load(job):
 
 
 def steer(model, layer: int, direction: list[float] | None) -> None:
-    """Put the direction behind one block; the buffer has a part of [width] for each block from 1 on."""
+    """Add the direction after one block; the buffer has a part of [width] for each block from 1."""
     width, depth = model.n_embd(), llama_cpp.llama_model_n_layer(model.model)
     values = (ctypes.c_float * (width * (depth - 1)))()
     if direction is not None:

@@ -1,4 +1,4 @@
-"""nnsight: the vector is added to the block's input in the first pass of `generate`, at the positions."""
+"""nnsight: add the vector to the block's input, at its positions, in the first pass of `generate`."""
 
 import torch
 from hugging_face import completions, load_network, load_tokenizer, prompts, settings, vector

@@ -1,1 +1,1 @@
-"""Streams -> vectors -> what is added, and the receipt."""
+"""Record streams, compute vectors, add them, and report what was added."""

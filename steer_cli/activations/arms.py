@@ -1,4 +1,4 @@
-"""Vectors and placements -> what is added to the stream of one text in one arm."""
+"""Turn vectors and placements into what one arm adds to the stream of a text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from steer_cli.planning.placement import Alignment, Placement
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to run a text: with vectors placed on it, or as it is; see UNSTEERED.
+    """One way to run a text: with vectors placed on it, or without any (UNSTEERED).
 
-    Tensors are made by the pass that adds them, so an arm costs no memory before.
+    The pass that adds them makes the tensors, so an arm uses no memory before that.
     """
 
     placements: tuple[Placement, ...] = ()
@@ -25,7 +25,7 @@ class Arm:
 
     @cached_property
     def by_layer(self) -> dict[int, list[tuple[Placement, Tensor]]]:
-        """Grouped once: there may be thousands of additions, at all layers."""
+        """layer -> its placements and vectors; cached, as there may be thousands of additions."""
         grouped: dict[int, list[tuple[Placement, Tensor]]] = {}
         for placement, vector in zip(self.placements, self.vectors, strict=True):
             grouped.setdefault(placement.layer, []).append((placement, vector))
@@ -37,7 +37,7 @@ class Arm:
 
     @cached_property
     def acting(self) -> dict[int, list[Placement]]:
-        """layer -> the additions that have to change the stream there, at whatever positions."""
+        """layer -> the additions that should change the stream there, at any position."""
         kept = {
             layer: [placement for placement, _ in additions if placement.acts]
             for layer, additions in self.by_layer.items()
@@ -55,14 +55,14 @@ class Arm:
 
     @property
     def acting_later(self) -> dict[int, list[Placement]]:
-        """layer -> those of `acting` at layers where only new tokens are reached."""
+        """layer -> those of `acting` at layers where they reach only new tokens."""
         return {layer: kept for layer, kept in self.acting.items() if layer not in self.acting_on_prompt}
 
     def add_to(self, total: Tensor, layer: int) -> None:
-        """Add what acts at a layer to `total`, [positions, width], in place.
+        """Add a layer's additions to `total`, [positions, width], in place.
 
         Raises:
-            VectorError: nothing but zeros of an addition is left on the text (its BOS row, say).
+            VectorError: only zeros of an addition fall on the text, such as its BOS row.
         """
         for placement, vector in self.by_layer.get(layer, ()):
             total[placement.start : placement.end] += _scaled_rows(placement, vector)
@@ -89,16 +89,16 @@ class Steering:
 
     @property
     def layer(self) -> int:
-        """The first block that it changes."""
+        """The first block whose stream changes."""
         return min(alignment.block for alignment in self.alignments)
 
     @property
     def adds_nothing(self) -> bool:
-        """Whether a text runs as it does unsteered."""
+        """Whether texts run as they would unsteered."""
         return all(alignment.addition.adds_nothing for alignment in self.alignments)
 
     def on(self, placements: Sequence[Placement]) -> Arm:
-        """The arm of one text, on which the alignments have these placements."""
+        """The arm for one text, given the placements of the alignments on it."""
         return Arm(tuple(placements), self.vectors)
 
 
@@ -123,12 +123,12 @@ def _placed(placement: Placement) -> tuple[int, int, int, float]:
 
 
 def stacked(arms: Sequence[Arm], layer: int, positions: int, width: int, device: torch.device) -> Tensor:
-    """What a pass adds at a layer, [arms, positions, width]; zeros where an arm adds nothing.
+    """The sum of the additions at a layer, [arms, positions, width]; zeros where an arm adds nothing.
 
-    All additions of a layer are one tensor, so that many cost what one does.
+    All additions of a layer form one tensor, so many cost no more than one.
     """
     total = torch.zeros(len(arms), positions, width, device=device)
-    made: dict[tuple, Tensor] = {}  # an arm often adds the same to many texts
+    made: dict[tuple, Tensor] = {}  # an arm often adds the same tensor to many texts
     for row, arm in zip(total, arms, strict=True):
         key = (id(arm.vectors), tuple(map(_placed, arm.placements)))
         if key in made:

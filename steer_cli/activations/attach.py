@@ -1,4 +1,4 @@
-"""Steer a transformers model that the user already holds: in generate, with beams, in padded batches."""
+"""Steer a transformers model that the user has loaded: in generate, with beams, in padded batches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from steer_cli.planning.tokens import Tokenizer
 def attached(
     model: nn.Module, blocks: nn.ModuleList, steering: Steering, tokenizer: Tokenizer
 ) -> Iterator[None]:
-    """Within the `with`, every pass of `model` is steered as a prompt, and later ones as new tokens.
+    """Within the `with`, steer every pass of `model`: prompts, and later passes as new tokens.
 
     Positions are counted from each row's own first token, so rows may be padded on the left or on the right.
 
     Args:
-        model: a ...ForCausalLM; its passes are given `input_ids`, and `attention_mask` where they are padded.
+        model: a ...ForCausalLM, called with `input_ids`, and with `attention_mask` if they are padded.
         blocks: its transformer blocks.
     """
     now = _Pass(steering, tokenizer)
@@ -46,16 +46,18 @@ def attached(
 
 
 class _Pass:
-    """What is added in the pass that runs now."""
+    """The additions of the current pass."""
 
     def __init__(self, steering: Steering, tokenizer: Tokenizer):
         self._steering, self._tokenizer = steering, tokenizer
-        self._arms: list[tuple[int, Arm]] = []  # of each row of a prompt: where its tokens begin, and its arm
-        self._new: Tensor | None = None  # [rows, positions], of a later pass: 1 for tokens, 0 for padding
+        self._arms: list[tuple[int, Arm]] = []  # per row of a prompt: where its tokens begin, and its arm
+        self._new: Tensor | None = None  # [rows, positions] of a later pass: 1 for tokens, 0 for padding
 
     def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
         if ids is None:
-            raise PlanError("steering: a pass without input_ids; where its tokens stand cannot be seen")
+            raise PlanError(
+                "steering: a pass without input_ids, so token positions are unknown; pass input_ids"
+            )
         cache = arguments.get("past_key_values")
         mask = arguments.get("attention_mask")
         if cache is not None and cache.get_seq_length():
@@ -72,7 +74,7 @@ class _Pass:
         bos = self._tokenizer.bos
         if bos is not None and row[:1] != (bos,):
             raise PlanError(
-                f"steering: a row that does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
+                f"steering: a row does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
                 "front of the text, or set `bos: none` in the recipe"
             )
         text = self._tokenizer.decode(row)
@@ -80,7 +82,7 @@ class _Pass:
         return own[0], self._steering.on(placements)
 
     def add(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that enters a block, [rows, positions, width], with what acts there."""
+        """The stream that enters a block, [rows, positions, width], with the additions made."""
         delta = torch.zeros(stream.shape, device=stream.device)
         if self._new is not None:
             for alignment, vector in zip(self._steering.alignments, self._steering.vectors, strict=True):

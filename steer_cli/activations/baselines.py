@@ -1,9 +1,8 @@
-"""Is it more than noise, or an extra token? The same recipe with something else in the vector's place.
+"""Controls: replace the vector, to see whether it does more than noise or an extra token.
 
-`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in
-another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
-rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
-prompt.
+`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's values in a
+different order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
+rescaled to its norm at the layer. `prompt`: no vector, but the plus text as tokens in front of the prompt.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
 def control_vectors(
     network: Network, alignments: Sequence[Alignment], vectors: Sequence[Tensor], control: str, seed: int
 ) -> list[Tensor]:
-    """What stands in the vectors' place, [positions, width] each; their norms at every position are the same.
+    """Replacements for the vectors, [positions, width] each, with the same norm at every position.
 
     Raises:
-        VectorError: the pair is the same at layer 0, where `embedding` reads it.
+        VectorError: the texts of the pair are equal at layer 0, where `embedding` reads them.
     """
     import torch
 
@@ -48,7 +47,7 @@ def control_vectors(
         )
         for alignment in alignments
     ]
-    # After `dims`: what the cut takes from a control's norm is not what it takes from the vector's.
+    # After `dims`, which does not reduce a control's norm by as much as the vector's.
     return [
         rescaled(made, vector.norm(dim=-1, keepdim=True))
         for made, vector in zip(compute(network, changed), vectors, strict=True)
@@ -56,10 +55,10 @@ def control_vectors(
 
 
 def fronted(plan: Plan, control: str | None) -> tuple[tuple[int, ...], ...]:
-    """For the control `prompt`, each prompt's ids with the plus text in front; nothing for others.
+    """For the control `prompt`, each prompt's ids with the plus text in front; empty for other controls.
 
     Raises:
-        PlanError: the recipe has more than one text to put there, or a prompt is too long with it.
+        PlanError: the recipe has several plus texts, or a prompt is too long with one in front.
     """
     if control != "prompt":
         return ()
@@ -74,12 +73,12 @@ def with_plus_text(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) 
     """A prompt's ids with the plus text's tokens after BOS.
 
     Raises:
-        PlanError: the recipe has more than one text to put there.
+        PlanError: the recipe has several plus texts.
     """
     texts = {pair.plus for addition in recipe.additions for pair in addition.texts}
     if len(texts) > 1:
         raise PlanError(
-            f"control prompt: {recipe.name} has {len(texts)} plus texts and one goes in front; "
+            f"control prompt: {recipe.name} has {len(texts)} plus texts, but only one can go in front; "
             "use another control",
             parameter="control",
         )

@@ -1,6 +1,6 @@
-"""Was anything added? The stream of a pass, before and after, in its own dtype.
+"""Check that steering changed the stream, by comparing it before and after in its own dtype.
 
-A vector and its coefficient do not tell: additions may cancel, and rounding may lose them.
+Vectors and coefficients do not show it: additions may cancel or be rounded away.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 from steer_cli.errors import VectorError
 from steer_cli.planning.placement import Placement
 
-NAMED = 3  # additions that an error names
+NAMED = 3  # most additions that an error names
 
 
 class ChangedRows:
-    """Which rows of a pass were changed at each layer; give `see` to the pass.
+    """Record which rows of a pass changed at each layer; pass `see` to the pass.
 
     Args:
-        lengths: for each row, how many of its first positions count.
+        lengths: for each row, how many positions from its start count.
     """
 
     def __init__(self, lengths: Sequence[int]):
@@ -29,13 +29,13 @@ class ChangedRows:
         self.dtype: torch.dtype | None = None
 
     def see(self, layer: int, before: Tensor, after: Tensor) -> None:
-        """Take note of a layer; both are [rows, positions, width]."""
+        """Compare a layer's stream before and after, both [rows, positions, width]."""
         inside = torch.arange(before.shape[1]) < self._lengths
         self._changed[layer] = ((after != before).any(-1) & inside.to(before.device)).any(-1)
         self.dtype = before.dtype
 
     def missing(self, acting: Sequence[Collection[int]]) -> Iterator[tuple[int, int]]:
-        """(row, layer) where nothing changed although something acts; `acting` holds each row's layers."""
+        """(row, layer) where nothing changed but something should have; `acting` holds each row's layers."""
         for layer, changed in self._changed.items():
             for row, (some, layers) in enumerate(zip(changed.tolist(), acting, strict=True)):
                 if layer in layers and not some:
@@ -43,7 +43,7 @@ class ChangedRows:
 
 
 def lost(placements: Sequence[Placement], layer: int, dtype: torch.dtype | None) -> VectorError:
-    """The error for additions of a layer that changed not a single value of the stream."""
+    """The error for additions of a layer that did not change any value of the stream."""
     why, ways = "the coefficient is too small", "a larger one"
     if len(placements) > 1:
         why, ways = "they cancel, or the coefficients are too small", "other coefficients"
@@ -57,7 +57,7 @@ def lost(placements: Sequence[Placement], layer: int, dtype: torch.dtype | None)
 
 
 def out_of_reach(placements: Sequence[Placement], last: int) -> VectorError:
-    """The error for additions that act on no position up to `last`, the last one that counts."""
+    """The error for additions that act on no position up to `last`, the last that counts."""
     return VectorError(
         f"{_names(placements)}: does nothing: it acts on no position up to {last} (BOS is 0), the last one "
         "that counts here; use a longer prompt, a later position to predict from, or more new tokens"

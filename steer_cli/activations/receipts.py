@@ -1,4 +1,4 @@
-"""Where an arm's additions acted and how strongly, measured by the pass that was changed."""
+"""Measure, during a steered pass, where an arm's additions act and how strongly."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from steer_cli.results import Receipt, Sum
 
 
 class ReceiptTaker:
-    """Takes the receipts of one arm while its text runs."""
+    """Collect the receipts of one arm while its text runs."""
 
     def __init__(self, arm: Arm):
         self._arm = arm
-        self._indices: dict[int, list[int]] = {}  # layer -> its placements, by number
+        self._indices: dict[int, list[int]] = {}  # layer -> indices of its placements
         for index, placement in enumerate(arm.placements):
             self._indices.setdefault(placement.layer, []).append(index)
         self._receipts: dict[int, Receipt] = {}
         self.sums: list[Sum] = []
 
     def see(self, layer: int, before: Tensor, after: Tensor) -> None:
-        """Measure a layer's additions; both are the text's stream there, [positions, width]."""
+        """Measure a layer's additions, given the text's stream there, [positions, width]."""
         indices = self._indices.get(layer, ())
         for index in indices:
             placement = self._arm.placements[index]
@@ -37,12 +37,12 @@ class ReceiptTaker:
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """In the order of the placements."""
+        """The receipts, in the order of the placements."""
         return tuple(self._receipts[index] for index in range(len(self._arm.placements)))
 
 
 def _figures(rows: Tensor, stream: Tensor) -> Iterator[tuple[float, ...]]:
-    """Of each position: |rows|, |stream|, their ratio, and the cosine between them."""
+    """For each position: |rows|, |stream|, their ratio, and the cosine between them."""
     rows, stream = _exact(rows), _exact(stream)
     size, length = rows.norm(dim=-1), stream.norm(dim=-1)
     for values in (size, length, size / length, cosine_similarity(rows, stream, dim=-1)):
@@ -50,5 +50,5 @@ def _figures(rows: Tensor, stream: Tensor) -> Iterator[tuple[float, ...]]:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In float64, where no norm overflows; MPS has none."""
+    """Convert to float64, in which no norm overflows; on MPS, which lacks it, to float32."""
     return values.float() if values.device.type == "mps" else values.double()

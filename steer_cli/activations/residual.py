@@ -13,7 +13,7 @@ from steer_cli.networks.network import Network
 
 @torch.inference_mode()
 def record(network: Network, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
-    """The stream that enters the given blocks; the pass stops at the deepest of them.
+    """Record the stream that enters the given blocks; the pass stops at the deepest.
 
     Args:
         ids: [rows, positions]; no position is masked.

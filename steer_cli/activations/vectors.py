@@ -1,4 +1,4 @@
-"""Pairs of texts -> vectors: which direction, unscaled."""
+"""Compute unscaled vectors from pairs of texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steer_cli.networks.network import Network
 from steer_cli.planning.pairs import AlignedPair
 from steer_cli.planning.placement import Alignment
 
-# Positions of one capture pass: large enough to keep the cores busy, small in memory.
+# Positions per capture pass: enough to keep the cores busy, few enough to need little memory.
 CAPTURE_POSITIONS = 4096
 
 Streams = dict[tuple[tuple[int, ...], int], Tensor]  # (ids, layer) -> [positions, width], float32
@@ -24,7 +24,7 @@ def capture(network: Network, wanted: set[tuple[tuple[int, ...], int]]) -> Strea
     """The unsteered stream of many texts, in few batched passes that stop at the deepest layer.
 
     Args:
-        wanted: (ids, layer) of every stream that is needed.
+        wanted: (ids, layer) of every stream needed.
 
     Returns:
         (ids, layer) -> [positions, width], float32 on the network's device.
@@ -37,7 +37,7 @@ def capture(network: Network, wanted: set[tuple[tuple[int, ...], int]]) -> Strea
     while rows:
         count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
         batch, rows = rows[-count:], rows[:-count]
-        # What stands to the right of a text cannot reach it, so rows of any length share a pass.
+        # Padding to the right of a text cannot affect it, so rows of any length share a pass.
         longest = len(batch[-1])
         ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
         recorded = record(network, ids, layers)
@@ -50,13 +50,13 @@ def capture(network: Network, wanted: set[tuple[tuple[int, ...], int]]) -> Strea
 
 
 def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """text -> one that begins with it, and with which no other begins: the streams of both are read there.
+    """text -> a text that begins with it and begins no other: both streams are read from this one.
 
-    A word and the same word with padding are two of the texts of many recipes.
+    Many recipes contain both a word and the same word with padding.
     """
     whole: dict[tuple[int, ...], tuple[int, ...]] = {}
     previous: tuple[int, ...] = ()
-    # In this order, a text comes right after one that begins with it, if there is any.
+    # In this order, a text comes right after one that begins with it, if any.
     for text in sorted(texts, reverse=True):
         whole[text] = whole[previous] if previous[: len(text)] == text else text
         previous = text
@@ -67,10 +67,10 @@ def compute(network: Network, alignments: Sequence[Alignment], zero_dims: bool =
     """The vector of every alignment, [positions, width] (one row for `every`), float32.
 
     Args:
-        zero_dims: whether `dims: 0`, which leaves nothing of a vector, is meant, as a point of a sweep is.
+        zero_dims: allow `dims: 0`, which makes a vector zero, as a sweep's point may.
 
     Raises:
-        VectorError: a vector that is all zeros while its coefficient is not, or that is not finite.
+        VectorError: a vector is not finite, or is all zeros although its coefficient is not 0.
     """
     streams = capture(network, read_by(alignments))
     return [
@@ -80,7 +80,7 @@ def compute(network: Network, alignments: Sequence[Alignment], zero_dims: bool =
 
 
 def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
-    """(ids, layer) of every stream that the vectors are made of."""
+    """(ids, layer) of every stream needed for the vectors."""
     return {
         (row.ids, layer)
         for alignment in alignments
@@ -122,11 +122,11 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
 
 
 def _generator(alignment: Alignment) -> torch.Generator:
-    """The noise of one addition at one of its layers.
+    """The noise generator of one addition at one of its layers.
 
-    Additions of one seed, and the layers of one addition, must not draw the same: in the stream, which keeps
-    what earlier blocks left, equal noises would add up to a direction where independent ones do not. The
-    first layer of a list draws what it would draw alone, whichever it is.
+    Additions with the same seed, and the layers of one addition, must not draw the same noise: as the stream
+    keeps what earlier blocks added, equal noise would add up to a direction, independent noise does not. The
+    first layer of a list draws what it would draw alone, whichever layer it is.
     """
     assert alignment.addition.random is not None
     seed, index, turn = alignment.addition.random.seed, alignment.index, alignment.turn
@@ -137,13 +137,13 @@ def _generator(alignment: Alignment) -> torch.Generator:
 
 
 def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
-    """Each row with the norm asked for, [positions, 1]; a row of zeros has no direction and stays zero."""
+    """Scale each row to its norm in `norm`, [positions, 1]; a zero row has no direction and stays zero."""
     own = vector.norm(dim=-1, keepdim=True)
     return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
 
 
 def _combined(alignment: Alignment, layer: int, streams: Streams, network: Network) -> Tensor:
-    """Sum or mean of the pairs' differences, aligned at their first token (for `every`, at their last)."""
+    """Sum or mean of the pairs' differences, aligned at the first token (for `every`, at the last)."""
     every = alignment.addition.position == "every"
     total = torch.zeros(1 if every else alignment.length, network.width, device=network.device)
     for pair in alignment.pairs:
@@ -174,7 +174,7 @@ def _difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor:
     for sign, ids in sides:
         total[: len(ids)] += sign * streams[ids, layer]
     if pair.minus is not None:
-        # Equal beginnings have equal streams; rows of one batch may still differ in the last bit.
+        # Equal beginnings have equal streams, but rows of one batch may still differ in the last bit.
         shared = 0
         for plus, minus in zip(pair.plus.ids, pair.minus.ids, strict=False):
             if plus != minus:

@@ -21,7 +21,7 @@ from steer_cli.cli import check, generate, models, norms, perplexity, recipes, s
 from steer_cli.cli.options import Command, Debug, PlainHelp, error_text
 from steer_cli.errors import SteerError
 
-# Errors of an output that cannot be written to, not bugs.
+# Errors of an output that cannot be written, not bugs.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Any of these lets the user choose how long OpenMP's threads spin.
@@ -48,7 +48,7 @@ def _expected_errors() -> Iterator[None]:
         _discard_output()
         raise typer.Exit(0) from None
     except SystemExit as ending:
-        # Rich exits with 1 if its reader has gone.
+        # Rich exits with 1 if its reader is gone.
         if not isinstance(ending.__context__, BrokenPipeError):
             raise
         raise typer.Exit(0) from None
@@ -65,7 +65,7 @@ class _Group(PlainHelp, TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            # As Typer does, which prints nothing where the help is not rich's.
+            # As Typer does, but Typer prints nothing unless help is rich's.
             typer.echo(ctx.get_help())
             raise typer.Exit(2)
         return super().parse_args(ctx, args)
@@ -81,7 +81,7 @@ class _Group(PlainHelp, TyperGroup):
 
 
 def _discard_output() -> None:
-    # The interpreter flushes again at exit, and would report the same error.
+    # The interpreter flushes again at exit and would report the same error.
     if sys.stdout is None:
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,7 +139,7 @@ def _reconfigure(stream: Any, **settings: str) -> None:
 def main() -> None:
     """The command `steer`."""
     if not os.environ.keys() & WAITING:
-        # Threads that spin while waiting take the cores from other processes: two commands on two cores made
+        # Threads that spin while waiting take cores away from other processes: two commands on two cores made
         # each other many times slower. OpenMP reads this when torch is loaded.
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if sys.stdout is not None and not sys.stdout.isatty():

@@ -76,7 +76,7 @@ def generate(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
+        baselines.fronted(plan, control)  # raises before the model is loaded if the control does not fit
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         shown = output.Output(jsonl, display, title(chosen, located.name))

@@ -1,4 +1,4 @@
-"""Turn the options about recipes, prompts, corpora and plots into values."""
+"""Turn options for recipes, prompts, corpora and plots into values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def recipe_from(
         sampling: options for keys of `sampling`; None keeps the recipe's value.
 
     Raises:
-        RecipeError: a value is at fault; the message names its option.
+        RecipeError: a value is invalid; the message names its option.
     """
     if name == "-" and prompts_file == "-":
         raise RecipeError(["--prompts -: standard input is already the recipe; put one of them in a file"])
@@ -57,7 +57,7 @@ def recipe_from(
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:
-    """The recipe's model, fetched where that is needed, and what planning has to know of it.
+    """The recipe's model, fetched if needed, and what planning needs to know about it.
 
     Raises:
         SteerError: there is no such model, or it has no usable tokenizer.
@@ -75,7 +75,7 @@ def read_prompts(file: str) -> list[str]:
         RecipeError: the file cannot be read, is not UTF-8 or contains no prompt.
     """
     source = f"--prompts {file}"
-    # Only a line feed ends a line: a text may contain Unicode's other separators.
+    # Only a line feed ends a line, as texts may contain Unicode's other separators.
     lines = [line.removesuffix("\r") for line in decode(read(Path(file), source), source).split("\n")]
     prompts = [line for line in lines if line.strip()]
     if not prompts:
@@ -102,7 +102,7 @@ def read_corpora(
 
 
 def plot_file(file: Path | None) -> None:
-    """Raise PlotError at the start of a long run if the plot could not be written at its end."""
+    """Raise PlotError before a long run if its plot could not be written at the end."""
     if file is None:
         return
     if file.suffix.lower() not in (".png", ".svg"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from steer_cli.results import ModelCheck
 
 HELP = options.help_text(
-    "List the models that can be used without a hub.",
+    "List the models that can be used without the hub.",
     "steer models",
     "steer models pull gemma3-270m",
 )
@@ -23,9 +23,9 @@ PULL_HELP = options.help_text(
     "steer models pull smollm2-135m",
 )
 CHECK_HELP = options.help_text(
-    "Load a model, test it, and say how it is computed.\n\nA plain network computes the families that "
+    "Load a model, test it, and report how it is computed.\n\nA plain network computes the families that "
     "steer knows; every other model goes through transformers, and the reason is shown. The self-test "
-    "compares decoding beside another row with full passes; a model that fails it is refused.",
+    "compares decoding next to another row with full passes; a model that fails it is refused.",
     "steer models check smollm2-135m",
     "steer models check ./my-model --dtype bfloat16 --jsonl",
 )

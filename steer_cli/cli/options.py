@@ -1,4 +1,4 @@
-"""Options that several commands share, their completion, and what errors call them."""
+"""Options shared by several commands, their completion, and their names in errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_ROWS = 1_000_000
 MOST_TOKENS = 10_000_000
 
 
-# The option for each parameter that messages of the library name.
+# The option for each parameter named in library messages.
 NAMES = {
     **{"want": "--want", "at": "--at", "position": "--at", "top": "--top", "centre": "--centre"},
     **{"corpus": "--corpus", "corpora": "--corpus", "lines": "--lines", "column": "--column"},
@@ -36,7 +36,7 @@ NAMES = {
 
 
 def in_options(message: str) -> str:
-    """A message of the library with `dtype=float32` written as --dtype float32, and `dtype` as --dtype."""
+    """Rewrite parameters in a library message as options: `dtype=float32` becomes --dtype float32."""
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -48,7 +48,7 @@ def in_options(message: str) -> str:
 
 
 def error_text(error: SteerError) -> str:
-    """What the command line prints of an error: its parameter as an option."""
+    """An error's text on the command line, with its parameter as an option."""
     message = str(error)
     if error.parameter in NAMES:
         message = NAMES[error.parameter] + message.removeprefix(error.parameter)
@@ -57,7 +57,7 @@ def error_text(error: SteerError) -> str:
 
 @dataclass(frozen=True)
 class Help:
-    """A command's help: paragraphs of text, and examples that can be pasted, one per line."""
+    """A command's help: paragraphs of text, and examples to paste, one per line."""
 
     text: str
     examples: tuple[str, ...]
@@ -68,7 +68,7 @@ def help_text(text: str, *examples: str) -> Help:
 
 
 class PlainHelp:
-    """Mixed into commands and groups: help in plain text, with the examples in a block at the end.
+    """A mixin for commands and groups: plain-text help, with the examples in a block at the end.
 
     Rich would take longer to import than everything else that help needs.
     """
@@ -78,7 +78,7 @@ class PlainHelp:
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         if self.epilog:
             with formatter.section("Examples"):
-                # Never wrapped: half an example cannot be pasted.
+                # Never wrapped, so that each example can be pasted.
                 formatter.write("".join(f"  {example}\n" for example in self.epilog.splitlines()))
 
 
@@ -103,7 +103,7 @@ class Command(PlainHelp, TyperCommand):
 
 
 class Debug:
-    """Whether expected errors show their traceback; the option may come before or after the command."""
+    """Whether expected errors show a traceback; the option may come before or after the command."""
 
     on = False
 
@@ -243,6 +243,6 @@ Plot = Annotated[
 Want = Annotated[
     list[str] | None,
     typer.Option(
-        "--want", metavar="WORD", help="With KL: a word that effect and damage are about; repeatable."
+        "--want", metavar="WORD", help="With KL: a word to compute effect and damage for; repeatable."
     ),
 ]

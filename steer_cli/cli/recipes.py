@@ -57,7 +57,7 @@ def recipes(
 
 
 def _print(content: bytes, name: str) -> None:
-    """Print a recipe's file: unchanged into a file or a pipe, without control characters on a terminal."""
+    """Print a recipe's file: unchanged to a file or pipe, without control characters to a terminal."""
     from steer_cli.recipe.bundled import decode
     from steer_cli.recipe.yaml_source import check_characters
     from steer_cli.report.printable import visible

@@ -9,7 +9,7 @@ import typer
 from steer_cli.cli import options, output
 
 HELP = options.help_text(
-    "Compare next-token distributions, steered against unsteered.\n\nFor the likeliest tokens of either "
+    "Compare steered with unsteered next-token distributions.\n\nFor the likeliest tokens of either "
     "after the prompt: both probabilities, their ratio, and the token's signed part p ln(p/q) of KL(steered "
     "|| unsteered), in nats. With --want, effect is the log ratio of the wanted words' total probability, "
     "and damage is the KL among all other tokens. --jsonl prints a record per prompt.",

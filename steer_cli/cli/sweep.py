@@ -12,8 +12,8 @@ from steer_cli.cli import options, output
 HELP = options.help_text(
     "Measure a recipe over layers, coefficients, positions, dims.\n\nAxes are lists (6,16) or "
     "ranges: --layers 0:30 is 0 to 29, as blocks are counted; --coefficients=-1:4:0.5 includes 4. A point is"
-    " the recipe with the point's values in all of its additions (or in those of --addition). With --store "
-    "every finished point is on the disk at once, and the same command goes on where it was stopped. --best "
+    " the recipe with the point's values in all its additions (or those chosen by --addition). With --store, "
+    "every point is saved as it finishes, and the same command continues where it was stopped. --best "
     "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
     "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage. "
     "--jsonl prints a record per point; with --best the winning one comes once more as the last line, with "
@@ -37,19 +37,19 @@ Dims = Annotated[
 ]
 Measure = Annotated[
     str | None,
-    typer.Option("--measure", metavar="LIST", help="Of perplexity, kl, counts; else what the options allow."),
+    typer.Option("--measure", metavar="LIST", help="Of perplexity, kl, counts; default: by the options."),
 ]
 Additions = Annotated[
     list[int] | None,
-    typer.Option("--addition", metavar="N", help="Move this addition only; may be repeated."),
+    typer.Option("--addition", metavar="N", help="Change only this addition; repeatable."),
 ]
 Samples = Annotated[
     int | None,
-    typer.Option("--samples", "-n", metavar="N", help="With counts: completions of each prompt."),
+    typer.Option("--samples", "-n", metavar="N", help="With counts: completions per prompt."),
 ]
 Store = Annotated[
     Path | None,
-    typer.Option("--store", metavar="FILE", help="Keep finished points here, and go on from them."),
+    typer.Option("--store", metavar="FILE", help="Keep finished points here, and continue from them."),
 ]
 Best = Annotated[
     str | None,
@@ -118,7 +118,7 @@ def sweep(
 
 
 def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, display) -> None:
-    """Check all that can be wrong; then show points as they come, the winner, the plot."""
+    """Check all input, then show points as they are ready, the winner and the plot."""
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
     from steer_cli.sweeps.objective import check_measured
@@ -142,7 +142,7 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, 
     if plot is not None:
         plots.sweep(points, plot)
     if objective is not None and winner is None:
-        raise SweepError(f"--best {objective.text}: no point keeps the condition; loosen it")
+        raise SweepError(f"--best {objective.text}: no point meets the condition; loosen it")
 
 
 def _left(plan, store: Path | None) -> str:
@@ -150,10 +150,10 @@ def _left(plan, store: Path | None) -> str:
     from steer_cli.sweeps.sweep import stored_points
 
     if store is None:
-        return "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them"
+        return "interrupted: no points were kept; use --store FILE to keep points and continue"
     return (
-        f"interrupted: {stored_points(plan, store)} of {len(plan.grid)} points are kept in {store}; the same "
-        "command goes on from there"
+        f"interrupted: {stored_points(plan, store)} of {len(plan.grid)} points are kept in {store}; run the "
+        "same command to continue"
     )
 
 

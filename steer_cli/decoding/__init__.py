@@ -1,1 +1,1 @@
-"""Prompts and arms -> completions, in one batch that is kept full."""
+"""Complete prompts in all arms, in one batch that is kept full."""

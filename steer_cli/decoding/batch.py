@@ -1,4 +1,4 @@
-"""The rows that decode together: they enter with a prefilled prompt, draw a token per step, and leave."""
+"""The rows that decode together: they enter with a prefilled prompt, draw one token per step, and leave."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from steer_cli.recipe.schema import Sampling
 
 
 class _Sample(NamedTuple):
-    """Sample number `number` of an arm of a group."""
+    """Sample `number` of an arm of a group."""
 
     group: SampleGroup
     arm: int
     number: int
-    seat: int  # where its uniform numbers are
+    seat: int  # index of its uniform numbers
 
     @property
     def scored(self) -> bool:
-        """Whether the logits that it is drawn from are those of the unsteered model."""
+        """Whether it is drawn from the unsteered model's logits."""
         return not self.group.started.request.arms[self.arm].placements
 
 
 class Batch:
-    """Rows that decode together, each a completion on its way.
+    """Rows that decode together, each an unfinished completion.
 
-    Those of one arm that began together share a slot, which is what the network runs, while they have drawn
-    the same tokens: each draws from the same logits by its own uniform number, and they part when they draw
-    differently. The first slots are in use.
+    The network runs slots. Rows of one arm that began together share a slot as long as they have drawn the
+    same tokens: each draws from the same logits with its own uniform number, and they separate when they draw
+    different tokens. Slots in use come first.
 
     Args:
-        like: any request of those to come, for shapes.
-        rows: how many at most at a time.
-        capacity: most positions of a row.
+        like: any of the requests to come, for shapes.
+        rows: the most rows at a time.
+        capacity: the most positions per row.
         fixed: run every step over all slots, one for each row.
     """
 
@@ -60,29 +60,29 @@ class Batch:
         self._network, self._sampling, self._apart = network, sampling, fixed
         self._cache = KVCache(like.prefixes[0], network.slots_for(rows), capacity, fixed)
         self._decode = decode_step(network, self._cache)
-        self._slots: list[list[_Sample]] = []  # those in use
-        self._lengths: list[int] = []  # of each slot in use, as on the device
+        self._slots: list[list[_Sample]] = []  # the slots in use
+        self._lengths: list[int] = []  # of each slot in use, mirrored from the device
         self._free_seats = list(range(rows))
         self._eos = torch.tensor(sorted(eos), dtype=torch.long, device=device)
-        # Of a seat.
+        # One entry per seat.
         self._uniform = torch.zeros(rows, steps, dtype=exact(device), device=device)
         self._logprob = torch.zeros(rows, dtype=exact(device), device=device)
-        # Of a slot.
+        # One entry per slot.
         self._drawn = torch.zeros(self._cache.rows, steps, dtype=torch.long, device=device)
         self._count = torch.zeros(self._cache.rows, dtype=torch.long, device=device)  # tokens drawn so far
         self._logits = torch.zeros(self._cache.rows, like.logits.shape[1], device=device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
-        self._deltas: dict[int, Tensor] = {}  # what is added at every new token, [slots, width]
-        self._unchecked = False  # whether rows have begun that are acted on from the first new token on
+        self._deltas: dict[int, Tensor] = {}  # layer -> added to every new token, [slots, width]
+        self._unchecked = False  # whether there are new rows that are steered only from their first new token
 
     @property
     def running(self) -> int:
-        """Rows that have begun and not ended."""
+        """How many rows have begun and not ended."""
         return len(self._uniform) - self.free
 
     @property
     def free(self) -> int:
-        """Rows that may begin."""
+        """How many more rows may begin."""
         return len(self._free_seats)
 
     def admit(self, group: SampleGroup, samples: int) -> None:
@@ -115,11 +115,11 @@ class Batch:
             like = every_token[layer]
             self._deltas[layer] = torch.zeros(self._cache.rows, *like.shape, device=self._network.device)
         for layer, delta in self._deltas.items():
-            # A request of other arms may have had these slots.
+            # A request with other arms may have used these slots.
             delta[slots] = every_token.get(layer, 0)
 
     def _arrange(self) -> None:
-        """Note on the device which numbers each row draws by, in which slot it is, and which are scored."""
+        """Tell the device each row's uniform numbers, its slot, and which rows are scored."""
         rows = [(row.seat, slot, row.scored) for slot, rows in enumerate(self._slots) for row in rows]
         if rows:
             self._seats, self._at_slot, scored = torch.tensor(rows, device=self._network.device).T
@@ -127,7 +127,7 @@ class Batch:
             self._scored_slots, self._in_scored = self._at_slot[self._scored].unique(return_inverse=True)
 
     def step(self) -> int:
-        """Draw one token in every row and run the rows that go on; returns how many ended."""
+        """Draw one token in every row and run the rows that continue; return how many ended."""
         before, (drawn, tokens, over, at_eos) = self.running, self._draw()
         self._score(drawn)
         if self.running > len(self._slots) or any(over):
@@ -142,14 +142,14 @@ class Batch:
         return before - self.running
 
     def _draw(self) -> tuple[Tensor, list[int], list[bool], list[bool]]:
-        """What each row draws: on the device and on the host, whether it is over by that, and at an EOS."""
+        """Each row's token, on the device and on the host, whether the row has ended, and whether by EOS."""
         used = len(self._slots)
         logits, count = self._logits[:used], self._count[self._at_slot]
         counts = None if self._counts is None else self._counts[:used]
         facts = (logits, counts, self._sampling, self._uniform[self._seats, count], self._at_slot)
         token, conclusive = draw_from_candidates(*facts)
         last = count + 1 == self._sampling.max_new_tokens
-        # The one wait for the device, but for the rare steps in which the candidates are not enough.
+        # The only wait for the device, except in the rare steps in which the candidates are not enough.
         tokens, eos, full, seen = torch.stack([token, self._is_eos(token), last, conclusive]).tolist()
         if not all(seen):
             check_finite(logits.amax(-1))
@@ -162,7 +162,7 @@ class Batch:
         return (tokens[:, None] == self._eos).any(-1)
 
     def _score(self, tokens: Tensor) -> None:
-        """Count in the log probability of unsteered rows' tokens, which these very logits give."""
+        """Add up log probabilities of unsteered rows' tokens, from the logits they were drawn from."""
         rows = self._scored
         if len(rows):
             logits = self._logits[self._scored_slots]
@@ -170,10 +170,10 @@ class Batch:
             self._logprob[self._seats[rows]] += chosen.to(self._logprob)
 
     def _regroup(self, tokens: Sequence[int], over: Sequence[bool], at_eos: Sequence[bool]) -> Tensor:
-        """Let rows go that are over, and those that drew differently into slots of their own.
+        """Remove rows that have ended, and move rows that drew different tokens into separate slots.
 
         Returns:
-            The token of each slot that goes on.
+            The token of each slot that continues.
         """
         rows = (sample for samples in self._slots for sample in samples)
         seats_at_eos = {row.seat for row, end in zip(rows, at_eos, strict=True) if end}
@@ -194,7 +194,7 @@ class Batch:
         self._free_seats.append(row.seat)
 
     def _copy(self, origins: Sequence[int]) -> None:
-        """Let each slot hold what its origin holds."""
+        """Copy the contents of each slot's origin into it."""
         moved = [slot for slot, origin in enumerate(origins) if origin != slot]
         if moved:
             sources = torch.tensor([origins[slot] for slot in moved], device=self._network.device)
@@ -206,7 +206,7 @@ class Batch:
         self._lengths = [self._lengths[origin] for origin in origins]
 
     def _run_tokens(self, slot: int) -> int:
-        """New tokens that a slot has run: `_count` on the host, without waiting for the device."""
+        """How many new tokens a slot has run: `_count` on the host, without waiting for the device."""
         return self._lengths[slot] - len(self._slots[slot][0].group.started.request.prompt)
 
     def _forward(self, tokens: Tensor) -> None:
@@ -218,14 +218,14 @@ class Batch:
             once = torch.ones_like(tokens[:, None], dtype=torch.float32)
             self._counts[:used].scatter_add_(1, tokens[:, None], once)
         longest = max(self._lengths)
-        # The last token of a row is drawn and not run.
+        # The last token of a row is drawn but not run.
         steps = self._sampling.max_new_tokens - 1 - min(map(self._run_tokens, range(used)))
         run = self._network.rows_to_run(used, self.running, steps)
         self._cache.begin_step(used, longest, longest == min(self._lengths), run)
-        # Only the position `every` acts on new tokens; without it nothing is added and there is no cost.
+        # Only the position `every` acts on new tokens; without it, nothing is added, at no cost.
         logits = self._decode(tokens, self._deltas)
         if len(logits) == len(self._logits):
-            self._logits = logits  # megabytes that need not be copied
+            self._logits = logits  # saves copying megabytes
         else:
             self._logits[:used] = logits[:used]
         self._cache.end_step()

@@ -1,7 +1,6 @@
-"""Decode: all samples of all arms of all prompts, in one batch that is kept full.
+"""Decode all samples of all arms of all prompts, in one batch that is kept full.
 
-Rows leave the batch when they end and others take their place, so the work is the same for one prompt and
-for thousands.
+When a row ends, another takes its place, so thousands of prompts run as efficiently as one.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from steer_cli.decoding.request import Decoded, Request, SampleGroup, Started
 from steer_cli.networks.network import Network
 from steer_cli.recipe.schema import Sampling
 
-# Positions of one prefill pass, and memory for the rows that decode together.
+# Positions per prefill pass, and memory for the rows that decode together.
 PREFILL_POSITIONS = 2048
-ROWS_MEMORY = 768_000_000  # bytes; on a GPU half of what is free
+ROWS_MEMORY = 768_000_000  # bytes; on a GPU, half of the free memory
 MOST_ROWS = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A request with its completions: for each arm its samples in order."""
+    """A request and its completions: for each arm, its samples in order."""
 
     started: Started
     arms: tuple[tuple[Decoded, ...], ...]
 
 
 def row_budget(network: Network, like: Started, capacity: int) -> int:
-    """Rows whose keys, values, logits and counts fit the memory for rows."""
+    """How many rows' keys, values, logits and counts fit the memory budget."""
     per_row = slot_bytes(like.prefixes[0], capacity) + 16 * network.vocabulary
     memory = ROWS_MEMORY
     if network.device.type == "cuda":
@@ -54,16 +53,16 @@ def decode(
     ended: Callable[[int], None] = lambda _: None,
     fixed: bool | None = None,
 ) -> Iterator[Finished]:
-    """Sample completions of every arm of every request, and give them in the order of the requests.
+    """Sample completions of every arm of every request, and yield them in the order of the requests.
 
-    Requests may differ in the number of their arms. Sample i of each arm draws with the same uniform numbers,
-    made from (seed, i) alone.
+    Requests may differ in their number of arms. Sample i of every arm draws with the same uniform numbers,
+    which depend only on (seed, i).
 
     Args:
         longest_prompt: positions of the longest prompt among the requests.
         batch_rows: rows that decode together; None fits them to a memory budget.
-        ended: told how many rows have ended since it was last called.
-        fixed: run every step at one shape, as a CUDA graph needs; None where a graph can be used.
+        ended: called with the number of rows that have ended since the last call.
+        fixed: run every step at one shape, as a CUDA graph needs; None means only where one can be used.
     """
     waiting = _Queue(requests)
     groups: deque[SampleGroup] = deque(_start(network, waiting, 1, sampling))
@@ -74,14 +73,14 @@ def decode(
     fixed = network.on_one_gpu if fixed is None else fixed
     rows = batch_rows or row_budget(network, groups[0].started, capacity)
     if waiting.peek() is None:
-        rows = min(rows, arms * sampling.samples)  # all that there are
+        rows = min(rows, arms * sampling.samples)  # no more than there are
     rows = max(arms, rows - rows % arms)
     batch = Batch(network, groups[0].started, rows, capacity, sampling, eos, fixed)
     while True:
         while (group := _not_begun(groups)) is not None or batch.free >= arms:
             if group is None:
-                # One prefill pass for as many prompts as fill the batch, although a single row may have
-                # ended: a pass for each would take as long as the rows themselves.
+                # Prefill as many prompts as fill the batch in one pass, even if only one row has ended: a
+                # pass for each prompt would take as long as decoding the rows.
                 more = _start(network, waiting, max(1, rows // (arms * sampling.samples)), sampling)
                 if not more:
                     break
@@ -90,7 +89,7 @@ def decode(
             if batch.free < group.arms:
                 if batch.running:
                     break
-                # The batch was made for requests of fewer arms.
+                # The batch was made for requests with fewer arms.
                 batch = Batch(network, group.started, group.arms, capacity, sampling, eos, fixed)
             batch.admit(group, min(batch.free // group.arms, group.samples - group.begun))
         if not batch.running:
@@ -101,12 +100,12 @@ def decode(
 
 
 def _not_begun(groups: Iterable[SampleGroup]) -> SampleGroup | None:
-    """The first group of which some samples wait for room."""
+    """The first group with samples that have not begun."""
     return next((group for group in groups if group.begun < group.samples), None)
 
 
 class _Queue:
-    """Requests that can be looked at before they are taken."""
+    """A queue of requests that allows looking ahead."""
 
     def __init__(self, requests: Iterable[Request]):
         self._requests = iter(requests)
@@ -129,7 +128,7 @@ def _start(network: Network, waiting: _Queue, count: int, sampling: Sampling) ->
         if requests and rows * longest > PREFILL_POSITIONS:
             break
         for later in (later for arm in request.arms for later in arm.acting_later.values()):
-            if sampling.max_new_tokens == 1:  # which is drawn and not run
+            if sampling.max_new_tokens == 1:  # this token is drawn but not run
                 raise out_of_reach(later, len(request.prompt) - 1)
         requests.append(request)
         waiting.take()

@@ -1,7 +1,6 @@
-"""The keys and values of rows that decode together, in tensors allocated once.
+"""The KV cache of rows that decode together, in tensors allocated once.
 
-A row lives in a slot; rows of any length stand side by side, and a slot is free for another row as soon as
-its own is done.
+Each row has a slot, whatever its length; when the row ends, the slot is free for another.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from steer_cli.networks.attention import Prefix, visible
 
-MOST_BY_POSITION = 512  # positions up to which a cache lies position by position
+MOST_BY_POSITION = 512  # up to this many positions, memory is ordered by position
 
 
 class KVCache:
-    """An `Attention` of one new position per row, which is appended at that row's own end.
+    """An `Attention` for one new position per row, appended at the row's own end.
 
     `lengths` [rows] is how many positions of each slot are filled. With `fixed`, every step runs all rows
-    over the whole capacity, so that shapes never change and a CUDA graph can hold the step.
+    over the whole capacity, so that shapes never change and a CUDA graph can record the step.
 
     Args:
         like: keys and values of any prompt of the model, for shapes.
-        rows: slots.
-        capacity: most positions of a row.
+        rows: number of slots.
+        capacity: the most positions per row.
     """
 
     def __init__(self, like: Prefix, rows: int, capacity: int, fixed: bool = False):
@@ -38,17 +37,17 @@ class KVCache:
         self._index = torch.arange(rows, device=device)
         self.used = self._filled = self._longest = 0
         self._level = False
-        self._masks: dict[int | None, Tensor | None] = {}  # of this step, by window
+        self._masks: dict[int | None, Tensor | None] = {}  # for this step, by window
 
     def fill(self, slots: slice, prefix: Prefix, length: int) -> None:
-        """Put a row of `length` positions into each of some slots; `prefix` holds that one row."""
+        """Copy the single row of `prefix`, of `length` positions, into each of the slots."""
         for buffers, side in zip(self._buffers, (prefix.keys, prefix.values), strict=True):
             for buffer, tensor in zip(buffers, side, strict=True):
                 buffer[:length, slots] = tensor[:, :, :length].permute(2, 0, 1, 3)
         self.lengths[slots] = length
 
     def copy(self, sources: Tensor, targets: Tensor, positions: int) -> None:
-        """Copy some slots, of up to `positions` positions each, over as many others."""
+        """Copy the `sources` slots, up to `positions` positions each, over the `targets`."""
         for buffers in self._buffers:
             for buffer in buffers:
                 held = buffer[:positions]
@@ -56,11 +55,11 @@ class KVCache:
         self.lengths[targets] = self.lengths[sources]
 
     def begin_step(self, used: int, longest: int, level: bool = False, run: int = 0) -> None:
-        """Announce a step over the first `used` slots, the longest of which holds `longest` positions.
+        """Begin a step over the first `used` slots, the longest of which holds `longest` positions.
 
         Args:
-            level: all of them hold that many, as those of one prompt do; a step is then a little quicker.
-            run: run at least this many slots; what comes of the free ones means nothing.
+            level: all slots hold that many, as those of one prompt do; the step is then a little faster.
+            run: run at least this many slots; the results of free slots are meaningless.
         """
         self._level = level and not self.fixed and run <= used
         self._filled = used
@@ -69,11 +68,11 @@ class KVCache:
         self._masks = {}
 
     def forget_masks(self) -> None:
-        """Make the masks of this step anew when they are asked for."""
+        """Compute this step's masks again when they are next needed."""
         self._masks = {}
 
     def end_step(self) -> None:
-        """Count the position that every filled slot has got."""
+        """Count the position appended to every filled slot."""
         self.lengths[: self._filled] += 1
 
     @property
@@ -85,16 +84,16 @@ class KVCache:
     ) -> Tensor:
         rows, heads, _, width = queries.shape
         keys, values = self.append(layer, keys[:, :, 0], values[:, :, 0])
-        # The query heads that share a group are laid out as if they were positions: no key is copied.
+        # The query heads that share a group are treated as positions, so that no key is copied.
         queries = queries.reshape(rows, keys.shape[1], -1, width)
         mask = self.mask(window, queries.dtype)
         seen = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
         return seen.reshape(rows, heads, 1, width)
 
     def mask(self, window: int | None, dtype: torch.dtype, always: bool = False) -> Tensor | None:
-        """What each row sees in this step: additive, [rows, 1, 1, positions].
+        """The additive mask of what each row sees in this step, [rows, 1, 1, positions].
 
-        None where that is all, unless a mask is `always` wanted: transformers would make its own.
+        None if rows see everything, unless `always` is set: transformers would then make its own mask.
         """
         if not always and self._level and (window is None or self._longest <= window):
             return None
@@ -105,7 +104,7 @@ class KVCache:
         return self._masks[window]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one position to each row of a block: [rows, groups, head width].
+        """Append one position, [rows, groups, head width], to each row of a block.
 
         Returns:
             All keys and values of the rows in use, [rows, groups, positions, head width].
@@ -118,25 +117,25 @@ class KVCache:
             if self._level:
                 buffer[longest - 1, :used] = new
                 continue
-            # A model spread over devices keeps each block's cache beside the block.
+            # If a model is spread over devices, each block's cache is on the block's device.
             index, ends = self._index[:used].to(buffer.device), self.lengths[:used].to(buffer.device)
             buffer[ends, index] = new
         return seen[0], seen[1]
 
-    # The two calls that transformers' models make of a cache.
+    # The two methods that transformers' models call on a cache.
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: object, **__: object) -> tuple:
         return self.append(layer_idx, keys[:, :, 0], values[:, :, 0])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Asked for by some models although positions are given; the longest row's."""
+        """Length of the longest row; some models ask for it although positions are given."""
         return self._longest - 1
 
 
 def _buffer(like: Tensor, rows: int, capacity: int) -> Tensor:
     heads, width = like.shape[1], like.shape[3]
-    # What a step appends lies in one piece; where there are many positions, those of a row and head do, since
-    # attention, which reads them one after the other, is then most of a step.
+    # The positions that a step appends are contiguous. If there are many positions, those of a row and head
+    # are contiguous instead, since attention, which reads them in order, then takes most of a step.
     short = capacity <= MOST_BY_POSITION
     shape = (capacity, rows, heads, width) if short else (rows, heads, capacity, width)
     buffer = torch.zeros(shape, dtype=like.dtype, device=like.device)
@@ -144,6 +143,6 @@ def _buffer(like: Tensor, rows: int, capacity: int) -> Tensor:
 
 
 def slot_bytes(like: Prefix, capacity: int) -> int:
-    """Memory of one slot."""
+    """Memory of one slot, in bytes."""
     sides = (like.keys, like.values)
     return capacity * sum(t.shape[1] * t.shape[3] * t.element_size() for side in sides for t in side)

@@ -1,4 +1,4 @@
-"""Prompts -> keys, values and next-token logits, for every arm, in one pass."""
+"""Prefill: run prompts in every arm, in one pass, to get keys, values and next-token logits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from steer_cli.networks.network import Network
 
 @torch.inference_mode()
 def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
-    """Run the prompts of all requests, a row for each arm.
+    """Run the prompts of all requests, one row per arm.
 
     Raises:
-        VectorError: some logits are not finite any more, or what acts somewhere has changed nothing there.
+        VectorError: logits are no longer finite, or additions at a layer have not changed the stream.
     """
     prompts = [request.prompt for request in requests for _ in request.arms]
     arms = [arm for request in requests for arm in request.arms]
@@ -31,7 +31,7 @@ def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
 
     def adding(layer: int) -> Callable[[Tensor], Tensor]:
         def add(stream: Tensor) -> Tensor:
-            # Out of place: the block before still owns this tensor.
+            # Out of place, because the previous block still owns this tensor.
             after = stream + stacked(arms, layer, longest, network.width, stream.device).to(stream)
             changed.see(layer, stream, after)
             for row, taker in enumerate(takers):
@@ -41,7 +41,7 @@ def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
 
         return add
 
-    # What stands to the right of a prompt cannot reach it, so prompts of any length share a pass.
+    # Padding to the right of a prompt cannot affect it, so prompts of any length share a pass.
     rows = [[*prompt, *[prompt[-1]] * (longest - len(prompt))] for prompt in prompts]
     attention = Causal(longest, network.device, keep=True)
     logits = network.next_logits(
@@ -73,19 +73,19 @@ def _receipts(taker: ReceiptTaker | None) -> ArmReceipts:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raises VectorError where no token could be drawn any more."""
+    """Raise VectorError if logits are not finite, since no token could be drawn."""
     if not logits.isfinite().all():
-        raise VectorError("the logits are not finite any more; use a smaller coefficient or `dtype=float32`")
+        raise VectorError("the logits are no longer finite; use a smaller coefficient or `dtype=float32`")
 
 
 @torch.inference_mode()
 def check_first_token(network: Network, started: Started, arm: int, token: Tensor) -> None:
-    """Run a new token (one id) after a prompt on which some of an arm's additions had nothing to act on.
+    """Run a first new token (one id) after a prompt that some of an arm's additions did not reach.
 
-    A pass of its own, so that no step of decoding has to look; such prompts are rare.
+    This is a separate pass, so that decoding steps need no check; such prompts are rare.
 
     Raises:
-        VectorError: one of those additions changes nothing here either.
+        VectorError: one of those additions does not change the stream here either.
     """
     wanted = started.request.arms[arm]
     if not wanted.acting_later:

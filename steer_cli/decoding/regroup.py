@@ -1,4 +1,4 @@
-"""Samples that have drawn the same tokens share a slot; after each draw they are grouped anew."""
+"""Regroup samples after each draw: samples that have drawn the same tokens share a slot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Sample = TypeVar("Sample")
 
 
 class Ended(NamedTuple, Generic[Sample]):
-    """A sample whose last token this was, and the slot it was in."""
+    """A sample that has drawn its last token, and the slot it was in."""
 
     sample: Sample
     slot: int
@@ -17,7 +17,7 @@ class Ended(NamedTuple, Generic[Sample]):
 
 
 class Regrouped(NamedTuple, Generic[Sample]):
-    """Slots after a draw: the samples of each, the token that they drew, and the slot that they come from."""
+    """Slots after a draw: the samples of each, the token they drew, and the slot they come from."""
 
     slots: list[list[Sample]]
     tokens: list[int]
@@ -28,17 +28,17 @@ class Regrouped(NamedTuple, Generic[Sample]):
 def regroup(
     slots: Sequence[Sequence[Sample]], tokens: Sequence[int], over: Sequence[bool]
 ) -> Regrouped[Sample]:
-    """Let samples go that are over, and those that drew differently into slots of their own.
+    """Remove samples that have ended, and move samples that drew different tokens into separate slots.
 
-    A slot stays where it is while any of its samples goes on; the last ones move into gaps, so that the first
-    slots are those in use.
+    A slot stays in place while any of its samples continues; the last slots move into gaps, so that slots in
+    use come first.
 
     Args:
         slots: the samples of each slot in use.
-        tokens, over: of each sample, in the order of the slots.
+        tokens, over: one per sample, in the order of the slots.
     """
     ended: list[Ended[Sample]] = []
-    parts: list[dict[int, list[Sample]]] = []  # of each slot: token -> the samples that drew it
+    parts: list[dict[int, list[Sample]]] = []  # per slot: token -> the samples that drew it
     index = 0
     for slot, samples in enumerate(slots):
         part: dict[int, list[Sample]] = {}
@@ -50,7 +50,7 @@ def regroup(
             index += 1
         parts.append(part)
     origins = list(range(len(parts)))
-    # The highest gap first, so that what moves into it is a slot that goes on.
+    # Fill the highest gap first, so that the slot moved into it is one that continues.
     for slot in reversed(range(len(parts))):
         if not parts[slot]:
             parts[slot], origins[slot] = parts[-1], origins[-1]

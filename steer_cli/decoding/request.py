@@ -1,4 +1,4 @@
-"""A prompt and its arms on the way through decoding: asked for, prefilled, some samples begun, all ended."""
+"""The stages of a prompt in decoding: requested, prefilled, some samples begun, all ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_cli.results import Receipt, Sum
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt (token ids with BOS) and its arms, of which each gets as many samples.
+    """One prompt (token ids with BOS) and its arms, all with the same number of samples.
 
     `receipts`: whether to measure where the arms' additions act.
     """
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ArmReceipts:
-    """Where one arm acted on the prompt; empty where it was not asked for."""
+    """Where one arm acted on the prompt; empty if not requested."""
 
     receipts: tuple[Receipt, ...] = ()
     sums: tuple[Sum, ...] = ()
@@ -33,7 +33,7 @@ class ArmReceipts:
 
 @dataclass(frozen=True)
 class Started:
-    """A request after its prompt: for each arm keys and values, receipts, and logits [arms, vocabulary]."""
+    """A prefilled request: keys and values and receipts of each arm, and logits [arms, vocabulary]."""
 
     request: Request
     prefixes: tuple[Prefix, ...]
@@ -45,8 +45,8 @@ class Started:
 class Decoded:
     """One completion: token ids with the EOS that ended it, if one did.
 
-    `logprob` is the sum of its tokens' log probabilities under the unsteered model, in nats; None for an arm
-    that adds something, whose logits do not tell.
+    `logprob` is the sum of its tokens' log probabilities under the unsteered model, in nats; None for a
+    steered arm, whose logits do not give it.
     """
 
     ids: tuple[int, ...]
@@ -59,7 +59,7 @@ class SampleGroup:
     """The samples of a started request: which have begun, and which have ended."""
 
     started: Started
-    samples: int  # of each arm
+    samples: int  # per arm
     begun: int = 0
     decoded: dict[tuple[int, int], Decoded] = field(default_factory=dict)  # (arm, sample) ->
 
@@ -68,7 +68,7 @@ class SampleGroup:
         return len(self.started.request.arms)
 
     def by_arm(self) -> tuple[tuple[Decoded, ...], ...] | None:
-        """For each arm its samples in order; None while some have not ended."""
+        """For each arm, its samples in order; None until all have ended."""
         if len(self.decoded) < self.arms * self.samples:
             return None
         return tuple(

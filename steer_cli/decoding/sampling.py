@@ -1,8 +1,8 @@
-"""Logits -> one token per row.
+"""Draw one token per row from logits.
 
-logits / temperature, less frequency_penalty times the count of each token in the row so far; then top-p,
-keeping the token that crosses p; then top-k; then one draw by one uniform number, along the kept tokens in
-the order of the vocabulary (so that two arms whose probabilities differ a little mostly draw the same).
+logits / temperature, minus frequency_penalty times the count of each token in the row so far; then top-p,
+keeping the token that crosses p; then top-k; then one draw with one uniform number. The kept tokens are in
+the order of the vocabulary, so that arms whose probabilities differ only a little mostly draw the same token.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from steer_cli.recipe.schema import Sampling
 
-# Most nuclei are small: this many of the most probable tokens are looked at first, then more, then all.
+# Most nuclei are small: look at this many of the most probable tokens first, then more, then all.
 LOOKS = (32, 256, 4096)
-CHUNK = 128  # tokens whose largest score is found first
+CHUNK = 128  # tokens per chunk; the largest score of each chunk is found first
 TINY = 1e-30
 
 
 def row_generator(seed: int, sample: int) -> torch.Generator:
-    """The CPU generator of sample `sample`: it does not depend on how many samples there are."""
+    """The CPU generator of a sample; it does not depend on the number of samples."""
     digest = hashlib.sha256(f"{seed}:{sample}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -40,7 +40,7 @@ def exact(device: torch.device) -> torch.dtype:
 
 
 def token_counts(ids: Tensor, vocabulary: int) -> Tensor:
-    """How often each token stands in each row: [rows, positions] -> [rows, vocabulary], float32."""
+    """How often each token occurs in each row: [rows, positions] -> [rows, vocabulary], float32."""
     counts = torch.zeros(ids.shape[0], vocabulary, device=ids.device)
     return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts.dtype))
 
@@ -72,7 +72,7 @@ def draw_from_more(
     uniform: Tensor,
     slots: Tensor,
 ) -> Tensor:
-    """What `draw_from_candidates` gave, but for the rows that it left open, which look at more tokens."""
+    """Redo the rows that `draw_from_candidates` could not determine, looking at more tokens."""
     token, rows = token.clone(), (~conclusive).nonzero().squeeze(1)
     for size in (*LOOKS[1:], logits.shape[1]):
         chosen = slots[rows]
@@ -86,13 +86,13 @@ def draw_from_more(
 
 
 def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor:
-    """Logits by temperature, less the penalty."""
+    """Logits divided by the temperature, minus the penalty."""
     scores = logits.float()
     if sampling.temperature not in (0.0, 1.0):
-        # Less the largest, which changes no probability, so that a tiny temperature overflows to -inf alone.
+        # Subtracting the largest changes no probability, and a tiny temperature then only overflows to -inf.
         scores = (scores - scores.amax(-1, keepdim=True)) / max(sampling.temperature, TINY)
     if counts is not None:
-        # Bounded, so that no use of a token is not a product of infinity and 0.
+        # Bounded, so that an unused token does not give infinity times 0.
         scores = scores - min(max(sampling.frequency_penalty, -1 / TINY), 1 / TINY) * counts
     return scores
 
@@ -100,7 +100,7 @@ def _scores(logits: Tensor, counts: Tensor | None, sampling: Sampling) -> Tensor
 def _look(
     scores: Tensor, sampling: Sampling, uniform: Tensor, size: int, slots: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A token per row from the `size` largest scores of its slot, and whether these are enough to know it."""
+    """One token per row from the `size` largest scores of its slot, and whether those determine it."""
     if sampling.temperature == 0:
         return scores.argmax(-1)[slots], scores.amax(-1).isfinite()[slots]
     if sampling.top_p == 1 and sampling.top_k is None:
@@ -111,21 +111,21 @@ def _look(
 
 
 def _kept(scores: Tensor, top_p: float, top_k: int | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `size` most probable tokens in the order of the vocabulary, [rows, size], their probabilities,
-    0 for those that are not kept, and whether all that are kept are among them, [rows].
+    """The `size` most probable tokens, [rows, size], in vocabulary order; their probabilities, 0 for tokens
+    not kept; and whether they include all kept tokens, [rows].
     """
     vocabulary = scores.shape[1]
     token = _largest(scores, size)
-    # A stable sort, so that of equal scores the lower id comes first.
+    # The sort is stable, so that of equal scores the lower id comes first.
     value, order = scores.gather(1, token).sort(dim=-1, descending=True, stable=True)
     probability = scores.softmax(-1).gather(1, token.gather(1, order)).to(exact(scores.device))
     before = probability.cumsum(-1) - probability
-    # The token that crosses p is kept: one is dropped when those before it already hold p. A share of
-    # 1 keeps all, whatever rounding makes of the sum.
+    # The token that crosses p is kept: a token is dropped if those before it already sum to p. p = 1
+    # keeps all tokens, however the sum is rounded.
     inside = before < top_p if top_p < 1 else torch.ones_like(before, dtype=torch.bool)
     count = inside.sum(-1, keepdim=True).clamp(1, top_k or vocabulary)
-    # Enough was seen when the last one kept is larger than the last one seen: an equal one out of
-    # sight might have a lower id.
+    # Enough tokens were seen if the last one kept is larger than the last one seen; if equal, an unseen
+    # token with the same score might have a lower id.
     conclusive = (value.gather(1, count - 1) > value[:, -1:]).squeeze(1) | (size == vocabulary)
     conclusive &= probability[:, 0].isfinite()
     rank = torch.arange(size, device=scores.device)
@@ -141,7 +141,7 @@ def _largest(scores: Tensor, size: int) -> Tensor:
     count = vocabulary // CHUNK
     if count < 4 * size:
         return scores.topk(size, sorted=False).indices.sort(-1).values
-    # They lie in the `size` chunks with the largest maxima, or after the last whole chunk.
+    # They are in the `size` chunks with the largest maxima, or after the last whole chunk.
     chunks = scores[:, : count * CHUNK].unflatten(1, (count, CHUNK))
     chosen = chunks.amax(-1).topk(size, sorted=False).indices  # [rows, size]
     near = chunks.gather(1, chosen[:, :, None].expand(rows, size, CHUNK)).flatten(1)
@@ -156,5 +156,5 @@ def _invert(probability: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probability.cumsum(-1)
     total = cumulative[:, -1:]
     passed = cumulative <= uniform.to(cumulative)[:, None] * total
-    # Rounding may put that number at the very end, after the last token that has any probability.
+    # Rounding may put that index past the last token with nonzero probability.
     return (passed & (cumulative < total)).sum(-1)

@@ -1,1 +1,1 @@
-"""One question a file."""
+"""Measurements, one question per file."""

@@ -1,4 +1,4 @@
-"""What does the model write, unsteered and steered? Completions side by side, with receipts and cost."""
+"""What does the model write, unsteered and steered? Completions with receipts and cost."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def completions(
     score: bool,
     progress: Progress,
 ) -> Iterator[Comparison]:
-    """Completions of a plan's prompts, a prompt at a time.
+    """Completions of a plan's prompts, one prompt at a time.
 
     Args:
-        steerings: the recipe's, and a control's where that is a vector.
-        fronted: for the control `prompt`, each prompt's ids with the plus text in front; else nothing.
-        control: the name of the control, if there is one.
+        steerings: the recipe's, and the control's if it is a vector.
+        fronted: for the control `prompt`, each prompt's ids with the plus text in front; otherwise empty.
+        control: the name of the control, if any.
         batch_rows: rows that decode together; None fits them to a memory budget.
-        score: also take each completion's mean log probability under the unsteered model.
+        score: also compute each completion's mean log probability under the unsteered model.
     """
     sampling = plan.recipe.sampling
 
@@ -64,8 +64,8 @@ def completions(
 def _mean_logprobs(
     network: Network, finished: Finished, arms: Sequence[Sequence[Decoded]]
 ) -> list[list[float]]:
-    """Of each arm's completions, after the unsteered prompt."""
-    # What the unsteered arm drew from were these very probabilities.
+    """Mean log probabilities of each arm's completions after the unsteered prompt."""
+    # The unsteered arm was drawn from exactly these probabilities.
     known = [row.logprob / len(row.ids) for row in arms[0] if row.logprob is not None]
     rows = [row.ids for arm in arms[1:] for row in arm]
     started = finished.started

@@ -14,7 +14,7 @@ from pathlib import Path
 from steer_cli.errors import CorpusError
 from steer_cli.recipe.quoting import show
 
-# How a sentence ends, in English and beyond, before any quotes and brackets that close.
+# How sentences end, in English and other languages, before any closing quotes and brackets.
 ENDS = tuple(".!?…。！？؟।")
 CLOSING = "\"'”’»)]*_"
 
@@ -24,7 +24,7 @@ MOST_BYTES = 256_000_000  # of a file
 
 @dataclass(frozen=True)
 class Sentence:
-    """One text that is measured by itself; `place` is FILE:LINE, for errors."""
+    """A text measured on its own; `place` is FILE:LINE, for errors."""
 
     text: str
     label: str | None
@@ -33,9 +33,9 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences under a name, and the SHA-256 of what they are.
+    """Sentences under a name, and the SHA-256 of their content.
 
-    `split` says how many lines or rows became how many sentences; it is empty where nothing was split.
+    `split` says how many lines or rows became how many sentences; it is empty if nothing was split.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Corpus:
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """In order of first occurrence."""
+        """The labels, in order of first occurrence."""
         return tuple(dict.fromkeys(sentence.label for sentence in self.sentences))
 
 
@@ -59,10 +59,10 @@ class Columns:
 
 
 def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
-    """`negative=1,2` -> {"1": "negative", "2": "negative"}; None where there is nothing to group.
+    """`negative=1,2` -> {"1": "negative", "2": "negative"}; None if there are no groups.
 
     Raises:
-        CorpusError: there is no `=`, or a value stands in two groups.
+        CorpusError: there is no `=`, or a value is in two groups.
     """
     groups: dict[str, str] = {}
     for option in options:
@@ -77,15 +77,15 @@ def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
 
 
 def read_corpus(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
-    """`NAME=FILE`, or FILE alone, named by its stem.
+    """Read a corpus given as `NAME=FILE`, or as FILE, whose stem is then the name.
 
-    A text is split into sentences. A line break ends one too, unless the text is wrapped: see `is_wrapped`.
+    Texts are split into sentences. A line break also ends one, unless the text is wrapped; see `is_wrapped`.
 
     Args:
-        lines: nothing is split: every line (of a table: every cell) is one sentence.
+        lines: do not split; each line (in a table, each cell) is one sentence.
 
     Raises:
-        CorpusError: the file cannot be read, is not text, lacks a column or holds no sentence.
+        CorpusError: the file cannot be read, is not text, lacks a column or contains no sentence.
     """
     columns = columns or Columns()
     name, equals, path = option.partition("=")
@@ -115,10 +115,10 @@ def _decode(file: Path) -> str:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
-    if len(content) > MOST_BYTES:  # a device, say, which has no end
-        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give a part of it")
+    if len(content) > MOST_BYTES:  # a device, for example, has no end
+        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give part of it")
     if b"\0" in content:
-        raise CorpusError(f"{file}: not a text file (it holds zero bytes); give UTF-8 text")
+        raise CorpusError(f"{file}: not a text file (it contains NUL bytes); give UTF-8 text")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,7 +134,7 @@ def _became(file: Path, entries: int, name: str, sentences: int) -> str:
 
 
 def _lines(file: Path, text: str) -> Iterator[Sentence]:
-    """All lines, the empty ones too."""
+    """All lines, including empty ones."""
     for line_number, line in enumerate(text.split("\n"), 1):
         yield Sentence(line.strip(), None, f"{file}:{line_number}")
 
@@ -151,9 +151,10 @@ def _paragraphs(lines: Iterable[Sentence]) -> list[list[Sentence]]:
 def is_wrapped(paragraphs: Iterable[Sequence[str]]) -> bool:
     """Whether line breaks are layout: at least half of them fall inside a sentence.
 
-    A break does where the line before it lacks a full stop and the line after it begins without a capital, in
-    a paragraph that begins with a capital and ends with a full stop (a list in lower case or without full
-    stops does not). In wrapped prose nine of ten do: the others fall between sentences or before a name.
+    A break is inside a sentence if the line before it lacks a full stop and the line after it does not begin
+    with a capital, in a paragraph that begins with a capital and ends with a full stop (unlike a list in
+    lower case or without full stops). In wrapped prose, nine of ten breaks are; the others fall between
+    sentences or before a name.
     """
     breaks = within = 0
     for lines in paragraphs:
@@ -229,9 +230,9 @@ def _split(entry: Sentence, whole: bool) -> Iterator[Sentence]:
     if whole:
         texts = [entry.text.strip()]
     else:
-        # Imported here because whole lines need no splitter.
+        # Imported here because whole lines do not need it.
         from sentencex import segment
 
-        # A line break inside a sentence is layout, and would be a token of its own.
+        # A line break inside a sentence is layout, but would become a token.
         texts = [" ".join(text.split()) for text in segment("en", entry.text)]
     return (Sentence(text, entry.label, entry.place) for text in texts if text)

@@ -1,6 +1,6 @@
-"""Sentences as rows of tokens: BOS, what keeps a vector apart from the text, the sentence.
+"""Lay out sentences as rows of tokens, and decide which predictions are compared.
 
-Here it is decided which predictions an arm is compared on.
+A row is BOS, any spaces that keep a vector apart from the text, and the sentence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The plan of a line, and the positions whose predictions are compared."""
+    """Placements on a line, and the positions whose predictions are compared."""
 
     placements: tuple[Placement, ...]
     kept: tuple[int, ...]
@@ -40,15 +40,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """Corpora as lines, with a recipe's additions laid onto them."""
+    """Corpora laid out as lines for a recipe's additions."""
 
-    recipe: str  # its name
+    recipe: str  # the recipe's name
     facts: ModelFacts
     corpora: tuple[Corpus, ...]
     alignments: tuple[Alignment, ...]
     method: str
     lines: tuple[Line, ...]
-    fronted: tuple[Line, ...]  # the same with the plus text in front; empty without a baseline
+    fronted: tuple[Line, ...]  # the same lines with the plus text in front; empty without a baseline
 
 
 def plan_corpora(
@@ -58,15 +58,15 @@ def plan_corpora(
     method: str = "pad",
     baseline: bool = False,
 ) -> CorpusPlan:
-    """Lay corpora out, and see that the additions fit them.
+    """Lay out corpora, and check that the additions fit them.
 
     Args:
-        method: `pad` keeps vector and text apart by spaces after BOS; `overlay` lays the one on the other.
+        method: `pad` puts spaces after BOS for the vector; `overlay` puts the vector on the text itself.
         baseline: also lay out the plus text as tokens in front of each line.
 
     Raises:
-        CorpusError: no corpus, two of one name, or a sentence longer than the context.
-        PlanError: additions that fit no line, or of which nothing follows in any.
+        CorpusError: there is no corpus, two have the same name, or a sentence exceeds the context.
+        PlanError: the additions fit no line, or no text follows one of them in any line.
     """
     check_corpora(corpora)
     alignments = align(recipe, facts)
@@ -78,20 +78,20 @@ def plan_corpora(
 
 
 def check_corpora(corpora: Sequence[Corpus]) -> None:
-    """Raises CorpusError where two corpora have one name, or there is none at all."""
+    """Raise CorpusError if two corpora have the same name, or there are none."""
     names = [corpus.name for corpus in corpora]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise CorpusError(
-            f"corpus {twice}: two corpora have this name; write NAME=FILE with names of their own",
+            f"corpus {twice}: two corpora have this name; write NAME=FILE with different names",
             parameter="corpus",
         )
     if not names:
-        raise CorpusError("corpus: there is none; add `corpus=NAME=FILE`", parameter="corpus")
+        raise CorpusError("corpus: none given; add `corpus=NAME=FILE`", parameter="corpus")
 
 
 def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The spaces that keep a vector of n positions at the front apart from the text: n - 1 after BOS.
+    """The spaces that keep a vector of n positions at the front apart from the text: n - 1, after BOS.
 
     Raises:
         PlanError: an addition does not act at the front.
@@ -106,14 +106,14 @@ def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tupl
             )
     longest = max(alignment.length for alignment in alignments)
     pad = pad_id(tokenizer, "space", "method pad")
-    assert pad is not None  # only `none` has no id
+    assert pad is not None  # only the pad `none` has no id
     return (pad,) * (longest - (tokenizer.bos is not None))
 
 
 def lay_out(
     corpora: Iterable[Corpus], tokenizer: Tokenizer, front: tuple[int, ...], context: int | None
 ) -> tuple[Line, ...]:
-    """All sentences as tokens, the longest first; `front` goes between BOS and the sentence.
+    """All sentences as tokens, longest first; `front` goes between BOS and the sentence.
 
     Raises:
         CorpusError: a sentence is longer than the model's context.
@@ -141,17 +141,17 @@ def _check_context(length: int, place: str, context: int | None, parameter: str 
 def with_plus_in_front(
     lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None
 ) -> tuple[Line, ...]:
-    """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
+    """The same sentences, in the same order, with the plus text and its pads as tokens in front instead.
 
     Raises:
-        CorpusError: a sentence is longer than the model's context with that in front.
-        PlanError: the recipe has more than one text to put there.
+        CorpusError: a sentence is then longer than the model's context.
+        PlanError: the recipe has several plus texts.
     """
     pairs = [pair for alignment in alignments for pair in alignment.pairs]
     if len({pair.plus for pair in pairs}) > 1:
         raise PlanError(
-            f"baseline prompt: the recipe has {len(pairs)} texts and one goes in front; "
-            "use a recipe of one pair",
+            f"baseline prompt: the recipe has {len(pairs)} texts, but only one can go in front; "
+            "use a recipe with one pair",
             parameter="baseline",
         )
     front = pairs[0].plus.ids
@@ -162,16 +162,16 @@ def with_plus_in_front(
 
 
 def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> Fitted:
-    """The plan of a line.
+    """Place the additions on a line.
 
-    Predictions before a vector (`middle`, `{at: 5}`) are compared too, although it cannot reach them: the
-    ratio is that of whole sentences.
+    Predictions before a vector (`middle`, `{at: 5}`) are compared too, although it cannot affect them: the
+    ratio is for whole sentences.
 
     Raises:
-        PlanError: the additions do not fit on it.
+        PlanError: the additions do not fit the line.
     """
     placements = place(alignments, tokenizer, line.ids, line.text)
-    # Of the sentence's own tokens, from uncovered positions.
+    # Predictions of the sentence's own tokens, made at uncovered positions.
     spans = [range(placement.start, placement.end) for placement in placements if not placement.every]
     covered = {position for span in spans for position in span}
     predicting = range(max(0, line.offset - 1), len(line.ids) - 1)
@@ -179,9 +179,9 @@ def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> 
 
 
 def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> None:
-    """Raises PlanError where the additions fit no line, or one reaches no prediction that is compared.
+    """Raise PlanError if the additions fit no line, or one cannot affect any compared prediction.
 
-    The ratio of such an addition would be 1 by plan.
+    The ratio for such an addition would always be 1.
     """
     fitted, measured, fault = False, False, None
     unreached = dict(enumerate(alignments))

@@ -1,4 +1,4 @@
-"""How odd is a text to the model itself? Its mean log probability, with nothing added to the stream."""
+"""How likely is a text under the unsteered model? Its mean log probability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_cli.errors import ModelError
 from steer_cli.networks.attention import AfterPrefix, Prefix
 from steer_cli.networks.network import Network
 
-# Positions of one pass: more keeps no core busier.
+# Positions per pass: more would not keep the cores busier.
 PASS_POSITIONS = 640
 # Logits held at once: 64 MB of float32.
 HELD_LOGITS = 16_000_000
@@ -30,7 +30,7 @@ def mean_logprobs(
         rows: token ids of each completion.
 
     Raises:
-        ModelError: log probabilities are not finite, as may happen in half precision.
+        ModelError: log probabilities are not finite, which may happen in half precision.
     """
     distinct = sorted(set(rows), key=len)
     means: dict[tuple[int, ...], float] = {}
@@ -57,7 +57,7 @@ def _means(network: Network, prefix: Prefix, logits: Tensor, rows: list[tuple[in
 
 
 def _chosen(network: Network, stream: Tensor, wanted: Tensor) -> Tensor:
-    """Log probability of one token per position, [positions], float32."""
+    """Log probability of each position's wanted token, [positions], float32."""
     parts = max(1, -(-len(stream) * network.vocabulary // HELD_LOGITS))
     values = []
     for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):

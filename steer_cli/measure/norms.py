@@ -1,4 +1,4 @@
-"""How large is the vector against the stream, by layer and position?"""
+"""How large is the vector relative to the stream, by layer and position?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_cli.errors import VectorError
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment, Placement
 
-# Values of streams held at once: 128 MB of float32, and as much again while a pass is copied from.
+# Stream values held at once: 128 MB of float32, and as much again while copying from a pass.
 HELD_STREAM = 32_000_000
 
 Measured = tuple[Placement, Tensor, Tensor]  # |vector| and |stream|, [positions] each
@@ -22,14 +22,14 @@ Measured = tuple[Placement, Tensor, Tensor]  # |vector| and |stream|, [positions
 def norms(
     network: Network, prompt: tuple[int, ...], placements: Sequence[Placement], centre: bool = False
 ) -> Iterator[Measured]:
-    """Norms of each addition's unscaled vector, were it read and added at each layer, and of the stream.
+    """Norms of the stream and of each addition's unscaled vector, as if read and added at every layer.
 
-    All layers come from one pass over the pair's texts and the prompt, or from a few where their streams
+    All layers come from one pass over the pair's texts and the prompt, or from a few if their streams
     are large (Turner et al. 2023, "Measuring the norm of steering vectors"). An addition's own
-    `source_layer` stays where it is.
+    `source_layer` is kept.
 
     Args:
-        centre: take the mean over the width away first, which a LayerNorm does in any case.
+        centre: subtract the mean over the width first, as a LayerNorm does anyway.
 
     Raises:
         VectorError: the network has no LayerNorm, so that centring would change what it computes.
@@ -38,7 +38,7 @@ def norms(
         raise VectorError(
             "centre: this model's norms keep the mean over the width; remove `centre`", parameter="centre"
         )
-    # An addition of several layers is placed once for each of them; once is enough here.
+    # An addition with several layers is placed once for each; here, one placement is enough.
     firsts = {placement.alignment.index: placement for placement in reversed(placements)}
     spread = [
         moved for _, placement in sorted(firsts.items()) for moved in _at_all_layers(placement, network.depth)
@@ -51,7 +51,7 @@ def norms(
         if centre:
             streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
         for n, alignment in inside.items():
-            # At layer 0 the vector of equal tokens is zeros; that is a figure here and no fault.
+            # At layer 0 the vector of equal tokens is zero, which is a valid result here.
             rows = rows_of(spread[n], vector_of(alignment, streams, network, may_be_zero=True))
             stream = streams[prompt, alignment.block][spread[n].start : spread[n].end]
             found[n] = (spread[n], rows.norm(dim=-1), stream.norm(dim=-1))
@@ -59,7 +59,7 @@ def norms(
 
 
 def _in_parts(network: Network, prompt: tuple[int, ...], alignments: Sequence[Alignment]) -> Iterator[range]:
-    """The layers, as many at once as HELD_STREAM allows: one pass for all, unless texts are many or long."""
+    """The layers in groups as large as HELD_STREAM allows; one group unless texts are many or long."""
     texts = {ids for ids, _ in read_by(alignments)} | {prompt}
     count = max(1, HELD_STREAM // (network.width * sum(map(len, texts))))
     for first in range(0, network.depth, count):

@@ -1,10 +1,10 @@
-"""How likely are the sentences of a corpus, steered against unsteered?
+"""How likely are the sentences of a corpus, steered compared with unsteered?
 
-Every sentence stands by itself after BOS. d is log p(steered) - log p(unsteered) of a token; the ratio of
-the perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on lots
-of sentences"). Predictions made from positions that a vector lies on are left out for both arms, because
-the stream there was overwritten; with `every` a vector lies on all of them, and none is left out. Those made
-before a vector (`middle`, `{at: 5}`) count too, with a d of 0.
+Each sentence is measured on its own, after BOS. With d = log p(steered) - log p(unsteered) for a token, the
+ratio of perplexities is exp(-mean d) over all tokens of the sentences (Turner et al. 2023, "Perplexity on
+lots of sentences"). Predictions made at positions covered by a vector are left out in both arms, because the
+stream there was overwritten; `every` covers all positions, and none is left out. Predictions before a vector
+(`middle`, `{at: 5}`) count too, with d = 0.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from steer_cli.networks.network import Network
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name
 
-LARGEST_EXPONENT = 700  # nats per token; e to its power is still a number
+LARGEST_EXPONENT = 700  # nats per token; its exponential is still finite
 
 Figure = tuple[str, str | None]  # corpus, label
 
 
 @dataclass
 class Compared:
-    """One arm against the unsteered one: sums over the predictions of each line that are compared.
+    """One arm compared with the unsteered one: sums over the compared predictions of each line.
 
-    A line that is left out has a count of 0. `changes` (line -> positions and d of each) is filled where it
-    is asked for.
+    A line that is left out has a count of 0. `changes` (line -> positions and their d) is filled on request.
     """
 
     change: list[float]
@@ -52,25 +51,25 @@ class Compared:
 
 @dataclass
 class Sheet:
-    """The lines of a run with their unsteered log probabilities, which every arm is compared with."""
+    """The lines of a run and their unsteered log probabilities, with which every arm is compared."""
 
     network: Network
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
     texts: Texts = field(init=False)
-    unsteered: list[Tensor] = field(init=False)  # of every token but the first
+    unsteered: list[Tensor] = field(init=False)  # for every token but the first
 
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
         self.unsteered = _whole(self.network, self.texts)
 
     def compare(self, arms: Sequence[Steering], keep_changes: bool = False) -> list[Compared]:
-        """Each arm against the unsteered one; where an arm fits on no line, nothing is compared.
+        """Compare each arm with the unsteered one; an arm that fits no line compares nothing.
 
-        An arm that adds nothing is the unsteered one, so that its d is exactly 0.
+        An arm that adds nothing is treated as the unsteered one, so that d is exactly 0.
 
         Raises:
-            VectorError: log probabilities are not finite any more.
+            VectorError: log probabilities are no longer finite.
         """
         found = [Compared.of(len(self.lines)) for _ in arms]
         acting = [number for number, arm in enumerate(arms) if not arm.adds_nothing]
@@ -110,15 +109,15 @@ class Sheet:
             found.changes[run.text] = (run.kept, values - unsteered)
 
     def with_tokens_in_front(self, fronted: Sequence[Line], vector: Compared) -> Compared:
-        """The same texts with tokens in front instead of a vector, where the vector's arm keeps predictions.
+        """Compare the same texts with tokens in front instead of a vector, on the same predictions.
 
         Args:
             fronted: the lines in the same order, laid out with the plus text in front.
-            vector: the vector's arm, with its changes.
+            vector: the results of the vector's arm, with changes.
         """
         found = Compared.of(len(self.lines))
         found.reasons = vector.reasons
-        # Each line grew by as many tokens or lost as many, so the longest is still the first.
+        # All lines grew or shrank by the same number of tokens, so the longest is still first.
         texts = Texts(tuple(line.ids for line in fronted))
         moved = [other.offset - line.offset for line, other in zip(self.lines, fronted, strict=True)]
 
@@ -133,7 +132,7 @@ class Sheet:
 
 
 def _whole(network: Network, texts: Texts) -> list[Tensor]:
-    """Log probability of every token but the first of each text."""
+    """Log probabilities of every token but the first in each text."""
     found = [torch.zeros(0, dtype=torch.float64)] * len(texts.ids)
 
     def runs_of(text: int) -> Iterator[Run]:
@@ -141,7 +140,7 @@ def _whole(network: Network, texts: Texts) -> list[Tensor]:
             yield Run(text, range(len(texts.ids[text]) - 1))
 
     for run, values in logprobs(network, texts, runs_of):
-        found[run.text] = values.clone()  # of its own, so that the pass is let go
+        found[run.text] = values.clone()  # a copy, so that the memory of the pass can be freed
     return found
 
 
@@ -149,7 +148,7 @@ def figures(sheet: Sheet, compared: Compared, corpora: Sequence[Corpus], method:
     """Perplexities and their ratio, for each corpus and label.
 
     Raises:
-        CorpusError: no prediction of a corpus or label is left to compare.
+        CorpusError: no prediction of a corpus or label can be compared.
     """
     return [
         _figures(sheet, compared, (corpus.name, label), method)
@@ -176,7 +175,7 @@ def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> P
     mean = sum(sums) / tokens
     if -min(mean, plain / tokens, (plain + sum(sums)) / tokens) > LARGEST_EXPONENT:
         raise VectorError(
-            f"corpus {figure_name(*figure)}: the perplexity is no number any more; use a smaller coefficient"
+            f"corpus {figure_name(*figure)}: the perplexity is no longer finite; use a smaller coefficient"
         )
     return Perplexity(
         *figure,
@@ -193,10 +192,10 @@ def _figures(sheet: Sheet, compared: Compared, figure: Figure, method: str) -> P
 
 
 def _stderr(sums: Sequence[float], counts: Sequence[int], mean: float) -> float | None:
-    """Standard error of exp(-mean d), sentences being the independent draws.
+    """Standard error of exp(-mean d), with sentences as the independent draws.
 
-    The mean is a ratio of two sums over sentences; its variance is that of the linearised ratio, and the
-    exponential multiplies its root by the ratio itself (delta method).
+    The mean is a ratio of two sums over sentences. By the delta method, its variance is that of the
+    linearised ratio, and the exponential multiplies its standard error by the perplexity ratio itself.
     """
     size = len(sums)
     if size < 2:
@@ -206,7 +205,7 @@ def _stderr(sums: Sequence[float], counts: Sequence[int], mean: float) -> float 
 
 
 def sentence_changes(sheet: Sheet, compared: Compared, piece: Callable[[int], str]) -> list[SentenceChange]:
-    """The heat map's rows: the tokens after BOS and what was put in front, with d of each."""
+    """Rows of the heat map: the tokens after BOS and anything put in front, with d for each."""
     rows = []
     for text, line in sorted(enumerate(sheet.lines), key=lambda pair: pair[1].number):
         shown: list[float | None] = [None] * len(line.ids)
@@ -225,11 +224,11 @@ def compare_corpora(
     sentences: bool = False,
     note: Note = silent,
 ) -> CorpusFindings:
-    """Every corpus of a plan, steered against unsteered, and against its baseline where it has one.
+    """Compare every corpus of a plan, and its baseline if there is one, steered with unsteered.
 
     Args:
         sentences: keep the change of every token.
-        note: told how lines were split, and of sentences that are left out.
+        note: called to say how lines were split and which sentences are left out.
     """
     for said in filter(None, (corpus.split for corpus in plan.corpora)):
         note(said)
@@ -247,7 +246,7 @@ def compare_corpora(
 
 
 def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
-    """A note for every corpus of which sentences could not be measured."""
+    """A note for every corpus with sentences that could not be measured."""
     for each in figures:
         if each.left_out:
             why = each.reason or "they are too short for the vector"

@@ -1,8 +1,8 @@
-"""Log probabilities of texts under many arms: length-sorted batches that begin at a recorded stream.
+"""Log probabilities of texts under many arms, in length-sorted batches that begin at a recorded stream.
 
-A text's unsteered stream is recorded once; every arm runs from the first block that it changes. What is added
-is made for one pass at a time, and logits are computed for some positions at a time, so that memory grows by
-a number per token and no more.
+A text's unsteered stream is recorded once, and every arm runs from the first block that it changes. Additions
+are made for one pass at a time and logits for some positions at a time, so that memory grows by only one
+number per token.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
 from steer_cli.planning.placement import Placement
 
-# Logits held at once: 128 MB of float32. What a pass needs besides is small against it.
+# Logits held at once: 128 MB of float32. The rest of a pass needs little in comparison.
 LOGITS = 32_000_000
-# Logits whose exponentials are summed at once: what a core's cache holds is summed in half the time.
+# Logits whose exponentials are summed at once: few enough for a core's cache, which halves the time.
 SUMMED_LOGITS = 1_000_000
-# Positions of one pass: more keeps no core busier, and no cache holds what they need.
+# Positions per pass: more would not keep the cores busier, and would not fit any cache.
 PASS_POSITIONS = 640
-# Values of recorded streams kept for later layers (128 MB of float32, twice while they move up); with more,
-# each layer starts anew.
+# Values of recorded streams kept for later layers: 128 MB of float32, twice that while moving up a layer.
+# Beyond this, each layer starts from block 0.
 KEPT_STREAM = 32_000_000
 
 
-# (arm, layer) -> the fault of what acts there, as long as no text was changed; a single text need not be, as
-# its last token, which may be all that is acted on, is not run.
+# (arm, layer) -> the error to raise unless some text changes there. A single text need not change: additions
+# may act only on its last token, which is not run.
 Idle = dict[tuple[int, int], VectorError | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One text under one arm: which text, the positions to predict from, and the arm with its number."""
+    """One text under one arm: the text, the positions to predict from, and the arm with its number."""
 
     text: int
     kept: Sequence[int]
@@ -50,14 +50,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Texts:
-    """Token ids of texts, the longest first, and their streams entering block `layer` where they are kept."""
+    """Token ids of texts, longest first, and their streams entering block `layer`, if kept."""
 
     ids: tuple[tuple[int, ...], ...]
     layer: int = 0
     streams: tuple[Tensor, ...] | None = None
 
     def batches(self) -> Iterator[range]:
-        """Texts of nearly one length; depends on nothing but the texts."""
+        """Batches of texts of similar length; they depend only on the texts."""
         start = 0
         while start < len(self.ids):
             count = max(1, PASS_POSITIONS // max(1, len(self.ids[start])))
@@ -66,9 +66,9 @@ class Texts:
 
 
 def texts_at(network: Network, texts: Texts, layer: int) -> Texts:
-    """The texts with their streams entering block `layer`, reached from where they are kept now.
+    """The texts with their streams entering block `layer`, computed from those kept now.
 
-    Beyond KEPT_STREAM no stream is kept, so that memory does not grow with the corpus.
+    Beyond KEPT_STREAM, no stream is kept, so that memory does not grow with the corpus.
     """
     positions = sum(len(texts.ids[batch.start]) * len(batch) for batch in texts.batches())
     if positions * network.width > KEPT_STREAM:
@@ -84,7 +84,7 @@ def texts_at(network: Network, texts: Texts, layer: int) -> Texts:
 
 
 def _recorded(network: Network, texts: Texts, batch: range, layer: int) -> Tensor:
-    # The last token is predicted but predicts nothing. What stands to the right of a text cannot reach it.
+    # The last token is predicted but predicts nothing. Padding to the right of a text cannot affect it.
     longest = max(1, len(texts.ids[batch.start]) - 1)
     cut = [texts.ids[text][:-1] or texts.ids[text] for text in batch]
     rows = [row + row[-1:] * (longest - len(row)) for row in cut]
@@ -98,19 +98,19 @@ def logprobs(
     """Log probability of the token after each position that a run keeps.
 
     Args:
-        texts: as `texts_at` gives them for a layer that is no deeper than any that a run changes.
-        runs_of: the runs of a text, asked for when its batch is reached.
+        texts: from `texts_at`, for a layer no deeper than the first that any run changes.
+        runs_of: returns the runs of a text; called when its batch is reached.
 
     Returns:
-        Each run with [kept], float64 on the CPU, as passes are done.
+        Each run with [kept], float64 on the CPU, as passes finish.
 
     Raises:
-        VectorError: log probabilities are not finite any more, or what an arm adds at a layer has changed
-            none of the texts.
+        VectorError: log probabilities are no longer finite, or an arm's additions at a layer changed none of
+            the texts.
     """
     idle: Idle = {}
     for index, batch in enumerate(texts.batches()):
-        # All arms of a text together, so that a pass holds texts of one length.
+        # All arms of a text run together, so that a pass holds texts of one length.
         runs = (run for text in batch for run in runs_of(text))
         stream = texts.streams[index] if texts.streams else None
         for first in runs:
@@ -147,7 +147,7 @@ def _scored(
     )
     places = [(row, position) for row, run in enumerate(runs) for position in run.kept]
     wanted = [texts.ids[runs[row].text][position + 1] for row, position in places]
-    # Only positions that count are read out: the vocabulary is the widest part of a pass.
+    # Only positions that count are unembedded, as the vocabulary is the widest part of a pass.
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
     chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long))
     if not chosen.isfinite().all():
@@ -156,7 +156,7 @@ def _scored(
 
 
 def _chosen(network: Network, stream: Tensor, wanted: Tensor) -> Tensor:
-    """Log probability of one token a position, [positions], float64; at most LOGITS are held."""
+    """Log probability of each position's wanted token, [positions], float64; holds at most LOGITS at once."""
     parts = max(1, -(-len(stream) * network.vocabulary // LOGITS))
     values = [torch.zeros(0, dtype=torch.float64)]
     for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):
@@ -168,7 +168,7 @@ def _chosen(network: Network, stream: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _log_sums(logits: Tensor) -> Tensor:
-    """ln of the sum of exponentials of each row, [positions], float32."""
+    """Log-sum-exp of each row, [positions], float32."""
     if logits.device.type != "cpu":
         return logits.float().logsumexp(-1)
     rows = logits.split(max(1, SUMMED_LOGITS // logits.shape[1]))
@@ -176,11 +176,11 @@ def _log_sums(logits: Tensor) -> Tensor:
 
 
 def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
-    """What a pass adds in each of its rows, each layer's when the pass comes to it."""
+    """The additions in each row of a pass; each layer's are made when the pass reaches it."""
 
     def adding(layer: int) -> Callable[[Tensor], Tensor]:
         def add(stream: Tensor) -> Tensor:
-            # A span may cover the last token too, which predicts nothing and is not run.
+            # A span may also cover the last token, which predicts nothing and is not run.
             _, positions, width = stream.shape
             delta = stacked(arms, layer, positions + 1, width, stream.device)[:, :positions]
             after = stream + delta.to(stream)
@@ -200,7 +200,7 @@ def next_logits(network: Network, prompt: Sequence[int], arms: Sequence[Arm], po
         [arms, vocabulary], float32 on the CPU.
 
     Raises:
-        VectorError: logits are not finite any more, or what an arm adds at a layer changes nothing.
+        VectorError: logits are no longer finite, or an arm's additions at a layer change nothing.
     """
     start = min((layer for arm in arms for layer in arm.layers), default=0)
     stream = record(network, torch.tensor([list(prompt)]), [start])[start]

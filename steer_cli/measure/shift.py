@@ -1,4 +1,4 @@
-"""How do the next-token distributions differ, token by token?"""
+"""How do the steered and unsteered next-token distributions differ, token by token?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steer_cli.results import TokenShift
 
 @dataclass(frozen=True)
 class Distributions:
-    """Log probabilities of the next token, both [vocabulary], float64."""
+    """Steered and unsteered log probabilities of the next token, both [vocabulary], float64."""
 
     steered: Tensor
     unsteered: Tensor
@@ -30,15 +30,15 @@ class Distributions:
 
 
 def entropy(logprobs: Tensor) -> float:
-    """Of a distribution given by its log probabilities, in nats."""
+    """Entropy, in nats, of a distribution given by its log probabilities."""
     return float(-(logprobs.exp() * logprobs).sum())
 
 
 def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float, float]:
-    """How much likelier the wanted tokens became, and how far the rest moved among itself.
+    """How much likelier the wanted tokens became, and how far the other tokens moved relative to each other.
 
-    Effect is ln of the steered over the unsteered mass of the wanted tokens; damage is KL(steered ||
-    unsteered) of the two distributions over all other tokens, each scaled to sum to 1. Both in nats.
+    Effect is ln(steered / unsteered) of the wanted tokens' total probability; damage is KL(steered ||
+    unsteered) over all other tokens, with both distributions scaled to sum to 1. Both are in nats.
     """
     inside = torch.zeros(len(both.steered), dtype=torch.bool, device=both.steered.device)
     inside[list(wanted)] = True
@@ -48,7 +48,7 @@ def effect_and_damage(both: Distributions, wanted: Sequence[int]) -> tuple[float
 
 
 def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, Any]:
-    """The total KL and both entropies; effect and damage are None without wanted tokens."""
+    """The total KL and both entropies, effect and damage; the last two are None without wanted tokens."""
     effect, damage = effect_and_damage(both, wanted) if wanted else (None, None)
     return {
         "kl": float(both.parts.sum()),
@@ -60,11 +60,11 @@ def figures(both: Distributions, wanted: Sequence[int]) -> dict[str, Any]:
 
 
 def top(both: Distributions, count: int, piece: Callable[[int], str]) -> tuple[TokenShift, ...]:
-    """The union of the `count` likeliest tokens of both sides, the likeliest when steered first."""
+    """The union of the `count` likeliest tokens of both arms, likeliest when steered first."""
     count = min(count, len(both.steered))
     ids = {int(id) for side in (both.steered, both.unsteered) for id in side.topk(count).indices}
     parts = both.parts
-    # e to the 700 is still a finite float; only a broken model gets there.
+    # exp(700) is still a finite float; only a broken model gets this far.
     shifts = [
         TokenShift(
             token=piece(id),

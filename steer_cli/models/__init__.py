@@ -1,1 +1,1 @@
-"""A model's name -> its files and its network."""
+"""Find a model by name, and load its network."""

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all, below the folder where `steer` keeps models."""
+"""Create folders that appear complete or not at all, in the folder where `steer` keeps models."""
 
 import errno
 import json
@@ -26,8 +26,8 @@ def home() -> Path:
     named = os.environ.get("STEER_HOME")
     try:
         return Path(named).expanduser().absolute() if named else user_cache_path("steer")
-    except (RuntimeError, OSError) as error:  # an unknown user; a relative name in a deleted folder
-        raise CatalogueError(f"STEER_HOME {named}: {error}; write the full path of a folder") from None
+    except (RuntimeError, OSError) as error:  # an unknown user, or a relative name in a deleted folder
+        raise CatalogueError(f"STEER_HOME {named}: {error}; use the full path of a folder") from None
 
 
 def memory() -> Path:
@@ -53,7 +53,7 @@ def _read_seal(folder: Path) -> dict:
 
 
 def _unchanged(file: Path, listed: dict) -> bool:
-    """Whether a file has the listed bytes; they are read only if size, times or inode changed."""
+    """Whether a file has the listed content, which is read only if size, times or inode changed."""
     now = facts(file)
     if now == listed["facts"]:
         return True
@@ -68,7 +68,7 @@ def made_once(
     Args:
         space: free bytes needed.
         title: what notes call it.
-        again: what happens to a damaged folder, such as `fetching again`.
+        again: what notes say is done about a damaged folder, such as `fetching again`.
     """
     if whole(target, identity):
         return target
@@ -79,7 +79,7 @@ def made_once(
         if target.exists():
             fresh = _read_seal(target).get("format", identity["format"]) == identity["format"]
             note(f"{title}: {'damaged' if fresh else 'made by another release of steer'}; {again}")
-        shutil.rmtree(staging, ignore_errors=True)  # left by a dead process: we hold the lock
+        shutil.rmtree(staging, ignore_errors=True)  # left by a dead process, since we hold the lock
         if (free := shutil.disk_usage(home()).free) < space:
             raise _home_error(f"{size_text(space)} needed, {size_text(free)} free")
         try:
@@ -90,7 +90,7 @@ def made_once(
             fill(work, folder)
             _seal(folder, identity)
             target.parent.mkdir(exist_ok=True)
-            if target.exists():  # damaged, or of another format
+            if target.exists():  # damaged, or in another format
                 os.rename(target, work / "replaced")
             os.rename(folder, target)
             _sync(target.parent)
@@ -100,7 +100,7 @@ def made_once(
 
 
 def _seal(folder: Path, identity: dict) -> None:
-    """Write the list of the folder's files and flush everything to the disk."""
+    """Write the list of the folder's files and flush everything to disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     mode = folder.stat().st_mode & 0o666
     for path in files:
@@ -116,7 +116,7 @@ def _seal(folder: Path, identity: dict) -> None:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt":  # where neither folders nor files open for reading can be flushed
+    if os.name == "nt":  # Windows cannot flush folders, or files open for reading
         return
     opened = os.open(path, os.O_RDONLY)
     try:

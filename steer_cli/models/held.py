@@ -1,4 +1,4 @@
-"""A transformers model and tokenizer that the user already holds, as the rest of steer sees a model."""
+"""Wrap a transformers model and tokenizer that the user has loaded, for the rest of steer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_cli.planning.tokens import wrap_tokenizer
 
 
 def held_model(model: Any, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, ModelFacts]:
-    """Its network, and what planning has to know of it.
+    """The model's network, and what planning needs to know about it.
 
     Args:
         model: a ...ForCausalLM of transformers.
@@ -21,8 +21,8 @@ def held_model(model: Any, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, 
         bos: as in a recipe.
 
     Raises:
-        ModelError: a kind of model that cannot be steered.
-        TokenError: a tokenizer that is not a fast one, or without such a BOS.
+        ModelError: this kind of model cannot be steered.
+        TokenError: the tokenizer is not a fast one, or has no such BOS.
     """
     config = model.config.get_text_config()
     name = str(getattr(model.config, "name_or_path", "") or config.model_type)

@@ -1,7 +1,7 @@
-"""Decide which files of a model's folder may be opened, and what its config.json may choose.
+"""Check which files of a model's folder may be opened, and what its config.json may choose.
 
-This happens before any library sees the folder: transformers follows names out of it, reads pickles under
-some of them, and takes kernels, adapters and quantisers from keys of config.json.
+This comes before any library sees the folder, since transformers follows names out of it, may read pickles,
+and lets keys of config.json choose kernels, adapters and quantisers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ TEXTS = (
     "vocab.json",
     "merges.txt",
 )
-MOST_BLOCKS = 1000  # the deepest known models have about two hundred
+MOST_BLOCKS = 1000  # the deepest known models have about 200
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 QUANTISED = ("quantization_config", "compression_config")
-# Keys with which config.json would choose code or other files. Without them transformers takes the attention
-# that it prefers for the class: sdpa, or eager where there is no sdpa. Labels belong to classifiers; a number
-# in the file would decide how many are made.
+# Keys with which config.json could choose code or other files. Without them, transformers uses the attention
+# it prefers for the class: sdpa, or else eager. Labels belong to classifiers; a number in the file would
+# decide how many are made.
 LEFT_OUT = {
     *("_attn_implementation", "attn_implementation", "_attn_implementation_internal"),
     *("_experts_implementation", "experts_implementation", "_experts_implementation_internal"),
@@ -53,10 +53,10 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weight_names(folder: Path, name: str) -> list[str]:
-    """Names of the files of weights, whether or not they exist.
+    """Names of the weight files, whether or not they exist.
 
     Raises:
-        ModelError: the index cannot be read, or names anything but files of the folder.
+        ModelError: the index cannot be read, or names something other than files of the folder.
     """
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return [WEIGHTS]  # as transformers does
@@ -65,7 +65,7 @@ def weight_names(folder: Path, name: str) -> list[str]:
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ModelError(f"model {show(name)}: {folder / INDEX}: no weight_map; fetch it again")
-    # By their text, so that values of mixed types can be told apart; each name once.
+    # Keyed by their text, since values may have mixed types; each name once.
     for shard in {str(shard): shard for shard in shards.values()}.values():
         if not (isinstance(shard, str) and _is_plain(shard)):
             raise ModelError(
@@ -84,7 +84,7 @@ def check_files(folder: Path, name: str, weights: Iterable[str] = ()) -> None:
         try:
             real = file.resolve(strict=True)
             found = real.stat()
-        except (OSError, RuntimeError):  # RuntimeError: a loop, until Python 3.13
+        except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
             raise ModelError(f"model {show(name)}: {file}: a broken link") from None
         if not any(real.is_relative_to(root) for root in roots):
             raise ModelError(
@@ -98,7 +98,7 @@ def check_files(folder: Path, name: str, weights: Iterable[str] = ()) -> None:
 
 
 def check_code_paths(folder: Path, name: str) -> None:
-    """Raise ModelError if a folder asks for more than one of transformers' networks and plain weights."""
+    """Raise ModelError if a folder needs more than a network of transformers and plain weights."""
     config = read_config(folder, name)
     place = folder / "config.json"
     _refuse_named_weights(config, place, name)
@@ -117,15 +117,15 @@ def check_code_paths(folder: Path, name: str) -> None:
             )
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        raise ModelError(f"model {show(name)}: {place}: model_type is missing, which names the network")
+        raise ModelError(f"model {show(name)}: {place}: no model_type, which names the network")
     for file in folder.iterdir():
         if file.name == "adapter_config.json":
             raise ModelError(
-                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model and save both"
+                f"model {show(name)}: {file}: adapters are not loaded; merge it into the model first"
             )
         if file.name.startswith("shard-") and file.suffix == ".safetensors":
             raise ModelError(
-                f"model {show(name)}: {file}: a part of a distributed checkpoint; merge them first"
+                f"model {show(name)}: {file}: part of a distributed checkpoint; merge the parts first"
             )
 
 
@@ -148,7 +148,7 @@ def _read(folder: Path, file: str, name: str, most_bytes: int | None = None) -> 
 def _refuse_named_weights(content: dict[str, Any], place: Path, name: str) -> None:
     if content.get("transformers_weights") is not None:
         raise ModelError(
-            f"model {show(name)}: {place}: transformers_weights names another file of weights, which is not "
+            f"model {show(name)}: {place}: transformers_weights names another weight file, which is not "
             f"opened; rename the file to {WEIGHTS} and remove the key"
         )
 
@@ -163,7 +163,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where the folder's files may be: in it, or among the blobs if it is part of the hub's cache."""
+    """Where files may be: in the folder, or among the blobs if it is part of the hub's cache."""
     folder = folder.resolve()
     snapshots, repository = folder.parent, folder.parent.parent
     if snapshots.name == "snapshots" and repository.name.startswith("models--"):

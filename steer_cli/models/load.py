@@ -1,4 +1,4 @@
-"""A model's files -> its network, on a device and in a precision."""
+"""Load a model's network from its files, on a device and in a precision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Model:
-    """A causal language model, loaded: its files and its network."""
+    """A loaded causal language model: its files and its network."""
 
     located: Located
     network: Network
@@ -44,7 +44,7 @@ class Model:
         return self.located.name
 
     def facts(self, bos: str = "auto") -> ModelFacts:
-        """What planning has to know of the model, with texts that begin as a recipe's `bos` says."""
+        """What planning needs to know about the model, with BOS as in a recipe's `bos`."""
         if bos not in self._facts:
             self._facts[bos] = self.located.facts(bos)
         return self._facts[bos]
@@ -54,8 +54,8 @@ def load(located: Located, hardware: Hardware | None = None, progress: Progress 
     """Load the weights, which takes seconds.
 
     Raises:
-        ModelError: no such device, not a causal language model, weights that do not fit it, or a network that
-            decodes something else than a full pass computes.
+        ModelError: no such device, not a causal language model, weights that do not fit, or a network whose
+            decoding does not match a full pass.
     """
     network, _ = _loaded(located, hardware or Hardware(), progress)
     check_once(network, located.folder, located.name)
@@ -64,7 +64,7 @@ def load(located: Located, hardware: Hardware | None = None, progress: Progress 
 
 
 def examine(located: Located, hardware: Hardware | None = None, progress: Progress = silent) -> ModelCheck:
-    """Load a model, run its self-test even if it has passed before, and say which way it goes.
+    """Load a model, run its self-test even if it has passed before, and report how it is computed.
 
     Raises:
         ModelError: as `load`.
@@ -86,7 +86,7 @@ def examine(located: Located, hardware: Hardware | None = None, progress: Progre
 
 
 def _loaded(located: Located, hardware: Hardware, progress: Progress) -> tuple[Network, str | None]:
-    """A network that is not checked yet, and why it is not a plain one."""
+    """An unchecked network, and the reason if it is not a plain one."""
     _use_threads(hardware.threads)
     progress("load", 0, None)
     device = _device(hardware.device)
@@ -102,9 +102,9 @@ def _loaded(located: Located, hardware: Hardware, progress: Progress) -> tuple[N
 
 
 def why_not_plain(located: Located, device_map: str | None = None) -> str | None:
-    """Why a model goes through transformers; None where a plain network computes it."""
+    """Why transformers runs a model; None if a plain network does."""
     if device_map is not None:
-        return "a model that is spread over devices goes through transformers"
+        return "a model spread over devices is run by transformers"
     return families.why_not(read_config(located.folder, located.name))
 
 
@@ -128,7 +128,7 @@ def _adapted(located: Located, dtype: torch.dtype | str, place: torch.device | s
 
 
 def resolved(located: Located, hardware: Hardware) -> tuple[str, str]:
-    """Names of the precision and of the kind of device that `load` comes to, without loading.
+    """Names of the precision and kind of device that `load` would use, without loading.
 
     Raises:
         ModelError: no such device.
@@ -178,7 +178,7 @@ def _accelerators() -> list[tuple[str, bool]]:
 
 
 def _check_tokenizer(folder: Path, embeddings: int, name: str) -> None:
-    """Hold a tokenizer against the weights where config.json does not state how many tokens there are."""
+    """Check a tokenizer against the weights if config.json does not state the number of tokens."""
     if text_part(read_config(folder, name)).get("vocab_size") is None:
         tokenizer = open_tokenizer(folder, bos="none").backend
         check_vocabulary(folder, tokenizer.get_vocab_size(with_added_tokens=False), embeddings)

@@ -1,4 +1,4 @@
-"""A model that has been found: what its config.json says of depth, context and tokens."""
+"""A model that has been found: its depth, context and tokens according to config.json."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.quoting import show
 
-# Rotary frequencies that change with the longest row of a pass, once it exceeds the length under this key:
-# rows that share a pass would influence each other.
+# Rotary types whose frequencies change once the longest row of a pass exceeds the length under this key, so
+# that rows sharing a pass would affect each other.
 CHANGING_ROPE = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
-PHI = ("phi3", "phi4_multimodal", "phimoe")  # these treat other kinds as longrope too
+PHI = ("phi3", "phi4_multimodal", "phimoe")  # these treat other types as longrope too
 
 
 DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -48,10 +48,10 @@ class Located:
         return None if self.bos == "auto" else self.bos
 
     def facts(self, bos: str = "auto") -> ModelFacts:
-        """What planning has to know; reads the tokenizer.
+        """What planning needs to know; reads the tokenizer.
 
         Args:
-            bos: as in a recipe; auto is how the model's documents begin.
+            bos: as in a recipe; auto is the token that begins the model's documents.
 
         Raises:
             TokenError: there is no usable tokenizer, or it has no such token.
@@ -78,16 +78,16 @@ class Located:
 
     @property
     def _stated(self) -> int | None:
-        # The first two are the same thing under two names.
+        # The first two are names for the same thing.
         both = [self._number(key) for key in ("max_position_embeddings", "n_positions")]
         stated = [length for length in both if length is not None]
         return min(stated) if stated else self._number("max_seq_len", "n_ctx")
 
     @property
     def _changing(self) -> list[tuple[str, int | None]]:
-        """Each kind of changing rotary frequencies, and the length beyond which they change, if stated."""
+        """Each changing rotary type, and the length beyond which it changes, if stated."""
         outer = [self._config.get(key) for key in ("rope_parameters", "rope_scaling")]
-        # Models with several kinds of blocks have one of these per kind.
+        # Models with several kinds of blocks have one entry per kind.
         ropes = [rope for rope in outer if isinstance(rope, dict)]
         ropes += [inner for rope in ropes for inner in rope.values() if isinstance(inner, dict)]
         model_type, found = self._config.get("model_type"), []
@@ -97,7 +97,7 @@ class Located:
                 kind = "longrope"
             for changing, length in CHANGING_ROPE.items():
                 if changing in kind:
-                    # Phi-3 uses the outer length, and its own if that is missing.
+                    # Phi-3 uses the outer length, or its own if that is missing.
                     inner = None if model_type in PHI[:2] else _whole(rope.get(length))
                     lengths = [value for value in (self._number(length), inner) if value is not None]
                     found.append((changing, min(lengths, default=None)))
@@ -133,7 +133,7 @@ class Located:
             if length is None:
                 raise ModelError(
                     f"model {show(self.name)}: config.json: {rope} positions without "
-                    f"{CHANGING_ROPE[rope]}: the length beyond which rows influence each other is unknown"
+                    f"{CHANGING_ROPE[rope]}: the length beyond which rows affect each other is unknown"
                 )
 
 

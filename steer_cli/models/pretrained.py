@@ -1,6 +1,6 @@
-"""What transformers does for steer: load the models that have no plain network, and convert GGUF files.
+"""Load models that have no plain network, and convert GGUF files, with transformers.
 
-The only importer of transformers.
+This is the only module that imports transformers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from steer_cli.recipe.quoting import show
 
 
 def new_cache() -> Any:
-    """An empty cache that keeps all positions, also of blocks with a sliding window."""
+    """An empty cache that keeps all positions, even in blocks with a sliding window."""
     from transformers import DynamicCache
 
-    # Made without the config, which would have it drop what has left a window.
+    # Made without the config, which would make it drop positions that have left a window.
     return DynamicCache()
 
 
@@ -58,12 +58,12 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: torch.device 
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused by name, below
+            ignore_mismatched_sizes=True,  # refused by name below
         )
     except (ModelError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    # It raises anything: whatever a value of config.json comes to in the making of a network, ImportError of
-    # packages that a kind of model asks for, and panics of safetensors, which are no Exception.
+    # Anything may be raised: whatever a value in config.json causes, ImportError for packages that a model
+    # needs, and panics of safetensors, which are not subclasses of Exception.
     except BaseException as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
@@ -76,10 +76,10 @@ def from_pretrained(folder: Path, name: str, dtype: object, place: torch.device 
 
 
 def _config(values: dict[str, Any]) -> Any:
-    """The configuration of a network from what config.json holds, without what would choose code or files."""
+    """The configuration from config.json, without keys that would choose code or files."""
     from transformers import AutoConfig
 
-    # By way of a file, as transformers looks at more than the class before it makes a configuration.
+    # From a file, as transformers checks more than the class before it makes a configuration.
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(plain_config(values)), encoding="utf-8")
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -88,7 +88,7 @@ def _config(values: dict[str, Any]) -> Any:
 
 
 def _outline(config: Any) -> nn.Module | None:
-    """The network of a configuration without weights; None where it cannot be made so."""
+    """A configuration's network without weights; None if it cannot be made."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -96,7 +96,7 @@ def _outline(config: Any) -> nn.Module | None:
         suppress(Exception),
         torch.device("meta"),
         no_init_weights(),
-    ):  # as `from_pretrained` will say why not
+    ):  # `from_pretrained` will report why
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return None
 
@@ -112,8 +112,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's weights (dequantised, float32) and tokenizer to an existing folder.
 
     Raises:
-        ModelError: the file is no GGUF, is damaged or incomplete, or has an architecture that transformers
-            does not know.
+        ModelError: the file is not GGUF, is damaged or incomplete, or has an architecture unknown to
+            transformers.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,21 +124,21 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         "local_files_only": True,
     }
     try:
-        # Its own progress bar would write over ours; ours stands for the whole conversion.
+        # Its progress bar would overwrite ours, which covers the whole conversion.
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(**where)
-    except BaseException as error:  # a damaged file raises anything, panics of tokenizers included
+    except BaseException as error:  # a damaged file may raise anything, including panics of tokenizers
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{gguf}: cannot be converted: {reason}") from None
     network, info = loaded
     check_weights(network, info, str(gguf))
-    # What was dequantised may be saved; transformers refuses as long as it believes it quantised.
+    # The weights are dequantised, but transformers refuses to save them while it takes them for quantised.
     network.hf_quantizer = None
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config

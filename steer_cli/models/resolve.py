@@ -1,6 +1,6 @@
-"""Find the folder of a model by its name: catalogue name, local folder, .gguf file or hub id.
+"""Find a model's folder by catalogue name, local folder, .gguf file or hub id.
 
-No weights are opened, but every file is known to exist before anything slow begins.
+Every file is known to exist before anything slow begins.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from steer_cli.models.inspect_folder import (
 from steer_cli.models.located import Located
 from steer_cli.recipe.quoting import show
 
-HUB_SECONDS = 10  # without an answer for this long, the hub counts as out of reach
+HUB_SECONDS = 10  # without an answer for this long, the hub is considered out of reach
 LARGEST_NAME = 96  # characters of a hub id
 
 
 def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
-    """Fetch and convert a model of the catalogue unless it is there; returns its folder.
+    """The folder of a catalogue model, fetched and converted if needed.
 
     Raises:
         CatalogueError: there is no such model, or it cannot be fetched.
@@ -35,7 +35,7 @@ def pull(name: str, progress: Progress = silent, note: Note = silent) -> Path:
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
-    # torch and transformers are imported only where there is something to convert.
+    # torch and transformers are imported only if there is something to convert.
     from steer_cli.models.pretrained import convert_gguf
 
     convert_gguf(gguf, folder)
@@ -51,11 +51,11 @@ def locate(
 
     Args:
         name: catalogue name, folder, .gguf file or hub id, looked up in this order.
-        weights: False if the tokenizer's files are enough.
+        weights: False if only the tokenizer's files are needed.
 
     Raises:
-        ModelError: there is no such model, it is incomplete, pickled, or the hub is out of reach.
-        CatalogueError: a model of the catalogue cannot be fetched.
+        ModelError: there is no such model, it is incomplete or pickled, or the hub is out of reach.
+        CatalogueError: a catalogue model cannot be fetched.
     """
     path = Path(os.path.expanduser(name))
     if name in catalogue.CATALOGUE:
@@ -93,10 +93,10 @@ def _ways() -> str:
 
 
 def missing_weights(folder: Path, name: str) -> list[str]:
-    """Names of the files that a folder lacks to be loaded; empty if it is complete.
+    """Names of the files missing from a folder; empty if it is complete.
 
     Raises:
-        ModelError: the index of the weights is at fault.
+        ModelError: the index of the weights is invalid.
     """
     wanted = ["config.json", *weight_names(folder, name)]
     return [file for file in wanted if not (folder / file).is_file()]
@@ -115,7 +115,7 @@ def _check_weights(folder: Path, name: str) -> None:
 
 
 def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
-    # Read once, at import; the default waits much longer for a hub that does not answer.
+    # Read once at import; the default waits much longer for an unresponsive hub.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_SECONDS))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(HUB_SECONDS))
     from huggingface_hub import HfApi, snapshot_download
@@ -133,7 +133,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         raise ModelError(f"model {show(name)}: not a hub id, a folder or a file; {_ways()}") from None
     note(f"looking for {name} on the hub")
     try:
-        # Called first because only this call takes a time limit.
+        # Called first because only this call accepts a time limit.
         HfApi().model_info(name, timeout=HUB_SECONDS)
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=HUB_SECONDS))
     except HfHubHTTPError as error:
@@ -141,7 +141,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
         meaning = {401: "no such model, or a private one", 403: "access is refused", 404: "no such model"}
         answer = meaning.get(status or 0, f"the hub answered {status}")
         raise ModelError(f"model {show(name)}: {answer}; {_ways()}") from None
-    except Exception as error:  # the hub's library passes on errors of whichever client it uses
+    except Exception as error:  # the hub's library passes on errors of its HTTP client
         cause = error.__cause__ or error
         reason = f"not on this machine, and the hub is out of reach ({type(cause).__name__})"
         raise ModelError(f"model {show(name)}: {reason}; {_ways()}") from None

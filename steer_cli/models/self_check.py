@@ -1,4 +1,4 @@
-"""Does a network decode what a full pass computes? Asked once of each model, before anything is believed."""
+"""Check once per model that its network decodes what a full pass computes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from steer_cli.networks.network import Network
 from steer_cli.recipe.quoting import show
 from steer_cli.version import __version__
 
-LENGTHS = (3, 6)  # of rows that decode side by side
+LENGTHS = (3, 6)  # of two rows that decode side by side
 STEPS = 2
-WINDOW = 4  # which these rows outgrow
-# Of the spread of logits: what rounding may do, where a wrong mask or position moves them by all of it.
+WINDOW = 4  # shorter than these rows become
+# Share of the logits' spread allowed for rounding; a wrong mask or position moves them by all of it.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 
 
 def check_once(network: Network, folder: Path, name: str) -> None:
-    """Check a network, unless one of the same configuration and releases has passed before.
+    """Check a network, unless one with the same configuration and releases has passed before.
 
     Raises:
-        ModelError: it decodes something else than a full pass computes.
+        ModelError: its decoding does not match a full pass.
     """
     if not _passed(network, folder).is_file():
         check(network, folder, name)
 
 
 def check(network: Network, folder: Path, name: str) -> None:
-    """Check a network, and remember that it has passed.
+    """Check a network, and remember that it passed.
 
     Raises:
-        ModelError: it decodes something else than a full pass computes.
+        ModelError: its decoding does not match a full pass.
     """
     passed = _passed(network, folder)
     if (said := fault(network)) is not None:
@@ -55,8 +55,8 @@ def check(network: Network, folder: Path, name: str) -> None:
 
 
 def _passed(network: Network, folder: Path) -> Path:
-    """A file that is there once the network has passed; its name holds all that decides
-    whether decoding is right, which weights do not.
+    """A file that exists once the network has passed; its name covers everything that affects
+    whether decoding is right. Weights do not.
     """
     config = (folder / "config.json").read_text(encoding="utf-8")
     releases = [__version__, torch.__version__, version("transformers")]
@@ -67,9 +67,9 @@ def _passed(network: Network, folder: Path) -> Path:
 
 @torch.inference_mode()
 def fault(network: Network) -> str | None:
-    """What is wrong with decoding this network beside rows of other lengths; None where nothing is.
+    """What is wrong when rows of different lengths decode together; None if nothing is.
 
-    A model with windows is checked with windows that are short enough to be outgrown.
+    Models with windows are checked with windows shorter than the rows.
     """
     with _short_windows(network) if isinstance(network, Adapter) else nullcontext():
         difference = _difference(network)
@@ -107,13 +107,13 @@ def _difference(network: Network) -> float:
 
 def _distance(found: Tensor, wanted: Tensor) -> float:
     wanted = wanted.float()
-    spread = (wanted.max() - wanted.min()).clamp(min=1e-9)  # a network of zeros is right too
+    spread = (wanted.max() - wanted.min()).clamp(min=1e-9)  # a network of zeros passes too
     return float((found.float() - wanted).abs().max() / spread)
 
 
 @contextmanager
 def _short_windows(network: Adapter) -> Iterator[None]:
-    """Within the `with`, windows are a few positions long, in the network's masks and in ours."""
+    """Within the `with`, shorten windows to a few positions, in the network's masks and in ours."""
     config = network.model.config.get_text_config()
     windows = network.windows
     if not any(windows.values()):

@@ -1,1 +1,1 @@
-"""Plain networks of the families people use, one interface for all, and the adapter for every other model."""
+"""Plain networks for common model families, an adapter for all other models, and their one interface."""

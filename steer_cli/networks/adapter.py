@@ -1,7 +1,7 @@
-"""Every other causal language model of transformers, behind the one interface.
+"""Run any other causal language model of transformers as a `Network`.
 
-The stream is reached by hooks on the blocks, a pass ends early by an exception, and blocks are skipped by
-giving them another `forward`. All of that stands here alone, and is undone when a pass ends, however it ends.
+Hooks on the blocks read and change the stream, an exception ends a pass early, and blocks are skipped by
+replacing their `forward`. All of this is undone when a pass ends, however it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from steer_cli.networks.network import NO_CHANGES, Changes
 
 
 class _Reached(Exception):
-    """The layer that a pass was to reach."""
+    """Raised when a pass has reached its last layer."""
 
 
 class Adapter:
@@ -29,7 +29,7 @@ class Adapter:
     Args:
         model: a ...ForCausalLM in evaluation mode.
         blocks: its transformer blocks; see `find_blocks`.
-        new_cache: makes an empty cache of transformers that keeps all positions.
+        new_cache: makes an empty transformers cache that keeps all positions.
     """
 
     def __init__(self, model: Any, blocks: nn.ModuleList, new_cache: Callable[[], Any]):
@@ -40,7 +40,7 @@ class Adapter:
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.embeddings, self.dtype, self.device = embeddings.shape[0], model.dtype, embeddings.device
         self.norms_remove_mean = _has_layer_norms(blocks[0])
-        # Some networks embed in another width than the stream's, and project.
+        # Some networks embed in a width other than the stream's, and project.
         self._embedding_width = embeddings.shape[1]
         self._returned: int | None = None
 
@@ -50,7 +50,7 @@ class Adapter:
         return len(devices) == 1 and self.device.type == "cuda"
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """See `Network`; the positions are those of whole rows, from 0 on."""
+        """See `Network`; positions are those of whole rows, starting at 0."""
         return self._reach(0, input_ids=ids)
 
     def run(
@@ -72,7 +72,7 @@ class Adapter:
             return self._reach(stop, inputs_embeds=self._embeddings(start, stream), **self._asked(attention))
 
     def unembed(self, stream: Tensor) -> Tensor:
-        # Rows of one position: as many as there are, some models could not place in one row.
+        # One position per row: some models cannot place this many positions in a single row.
         rows = stream.reshape(-1, 1, self.width)
         with self._skipped_below(self.depth), self._changed({self.depth - 1: lambda _: rows}):
             logits = self.model(inputs_embeds=self._embeddings(self.depth, rows), use_cache=False).logits
@@ -81,7 +81,7 @@ class Adapter:
     def next_logits(
         self, ids: Tensor, attention: Attention, changes: Changes = NO_CHANGES, ends: Tensor | None = None
     ) -> Tensor:
-        # In one pass: for a step of a few rows, transformers' own Python is a good part of the time.
+        # In one pass: with few rows, transformers' own Python code takes a good part of a step's time.
         kept, place = (None, None) if ends is None else ends.unique(return_inverse=True)
         with self._changed(changes):
             asked = self._asked(attention)
@@ -103,7 +103,7 @@ class Adapter:
         attention.took([layer.keys for layer in layers], [layer.values for layer in layers])
 
     def _reach(self, layer: int, **arguments: Any) -> Tensor:
-        """Run the model until the stream that enters block `layer`, and give that."""
+        """Run the model up to block `layer`, and return the stream that enters it."""
         reached: list[Tensor] = []
 
         def stop(stream: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Adapter:
 
     @contextmanager
     def _changed(self, changes: Changes) -> Iterator[None]:
-        """Within the `with`, hand each of these blocks the changed stream."""
+        """Within the `with`, give each of these blocks the changed stream."""
 
         def hook_for(change: Callable[[Tensor], Tensor]) -> Callable:
             return lambda _, args, kwargs: replace_stream(args, kwargs, change)
@@ -136,17 +136,16 @@ class Adapter:
             yield
 
     def _embeddings(self, start: int, stream: Tensor) -> Tensor:
-        """What a pass that goes on at block `start` begins with; a hook there puts in the stream."""
+        """Input embeddings for a pass that resumes at block `start`, where a hook inserts the stream."""
         if self._embedding_width == stream.shape[-1]:
             return stream
         return stream.new_zeros(*stream.shape[:-1], self._embedding_width)
 
     @contextmanager
     def _skipped_below(self, layer: int) -> Iterator[None]:
-        """Within the `with`, blocks below `layer` hand on what they were given.
+        """Within the `with`, blocks below `layer` return their input.
 
-        The list of blocks stays whole, because networks look up masks and kinds of attention by a block's
-        number.
+        The list of blocks stays whole, because networks look up masks and kinds of attention by block number.
         """
         length = self._length_returned() if layer else 0
 
@@ -156,7 +155,7 @@ class Adapter:
 
         with ExitStack() as stack:
             for block in self.blocks[:layer]:
-                # A device map puts a `forward` of its own on the instance; it has to come back.
+                # A device map sets a `forward` on the instance, which must be restored.
                 own = vars(block).get("forward")
                 undo = partial(setattr, block, "forward", own) if own else partial(delattr, block, "forward")
                 stack.callback(undo)
@@ -164,7 +163,7 @@ class Adapter:
             yield
 
     def _length_returned(self) -> int:
-        """What a block returns: 0 for the stream itself, else the length of a tuple that begins with it."""
+        """0 if a block returns the stream itself, else the length of the tuple that begins with it."""
         if self._returned is None:
 
             def look(_: Any, __: Any, output: Any) -> None:
@@ -178,7 +177,7 @@ class Adapter:
         return self._returned
 
     def _asked(self, attention: Attention) -> dict[str, Any]:
-        """The arguments by which transformers is told of an attention."""
+        """The arguments that pass an attention to transformers."""
         if isinstance(attention, Causal):
             return {"use_cache": attention.keep} | (
                 {"past_key_values": self._new_cache()} if attention.keep else {}
@@ -189,7 +188,7 @@ class Adapter:
                 both = (side.expand(attention.rows, -1, -1, -1) for side in (keys, values))
                 cache.update(*both, block)
             return {"use_cache": True, "past_key_values": cache}
-        rows: Any = attention  # the cache of a batch, which has the masks that transformers takes
+        rows: Any = attention  # a batch's cache, which has the masks that transformers needs
         masks = {kind: rows.mask(window, self.dtype, always=True) for kind, window in self.windows.items()}
         return {
             "use_cache": True,
@@ -202,7 +201,7 @@ class Adapter:
 def replace_stream(
     args: tuple, kwargs: dict[str, Any], change: Callable[[Tensor], Tensor]
 ) -> tuple[tuple, dict[str, Any]]:
-    """A block's arguments with a changed stream; some architectures hand it over by keyword."""
+    """A block's arguments with a changed stream, which some architectures pass by keyword."""
     if args:
         return (change(args[0]), *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
@@ -214,7 +213,7 @@ def _has_layer_norms(block: nn.Module) -> bool:
 
 
 def _windows(config: Any) -> dict[str, int | None]:
-    """Each kind of attention among the blocks, and how many positions it sees; None for all."""
+    """How many positions each kind of attention among the blocks sees; None for all."""
     window = getattr(config, "sliding_window", None)
     window = window if isinstance(window, int) else None
     kinds = getattr(config, "layer_types", None)

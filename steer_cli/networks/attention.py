@@ -1,7 +1,6 @@
-"""Which positions of a row see which, and where their keys and values are kept.
+"""Which positions attend to which, and where keys and values are kept.
 
-A network asks an attention for one thing: what its queries see. So one forward pass serves recording,
-prefill, scoring and decoding, which differ in the attention alone.
+Recording, prefill, scoring and decoding use the same forward pass and differ only in the attention.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class Attention(Protocol):
-    """Attention over rows of new positions, with whatever past they have."""
+    """Attention for rows of new positions, including any past positions."""
 
     @property
     def positions(self) -> Tensor:
@@ -25,7 +24,7 @@ class Attention(Protocol):
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """What the queries of block `layer` see, each its own position and those before it.
+        """Attention output of block `layer`; each query sees its own position and those before it.
 
         Args:
             queries: [rows, heads, positions, head width].
@@ -42,14 +41,14 @@ class Attention(Protocol):
 class Prefix:
     """Keys and values of rows after their prompt: for each block [rows, groups, positions, head width].
 
-    Rows may be shorter than `positions`; what stands after their end is never read.
+    Rows may be shorter than `positions`; nothing after their end is read.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     def row(self, index: int, length: int) -> Prefix:
-        """One row, cut to its length, in memory of its own."""
+        """A copy of one row, cut to its length."""
         sides = [
             tuple(tensor[index : index + 1, :, :length].clone() for tensor in side)
             for side in (self.keys, self.values)
@@ -59,9 +58,9 @@ class Prefix:
 
 @dataclass
 class Causal:
-    """Rows from their first position on.
+    """Rows from their first position.
 
-    Rows of different lengths share a pass by being padded on the right: nothing there reaches what is before.
+    Rows of different lengths share a pass by padding on the right, which cannot affect earlier positions.
 
     Args:
         length: positions of the pass.
@@ -80,11 +79,11 @@ class Causal:
 
     @property
     def prefix(self) -> Prefix:
-        """The keys and values of all blocks that a pass from block 0 on has run."""
+        """The keys and values of all blocks that a pass from block 0 has run."""
         return Prefix(tuple(self._keys), tuple(self._values))
 
     def took(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """Keep the keys and values of all blocks, from a network that has made its own attention."""
+        """Keep the keys and values of all blocks from a network that computes its own attention."""
         self._keys, self._values = list(keys), list(values)
 
     def attend(
@@ -103,12 +102,12 @@ class Causal:
 
 @dataclass(frozen=True)
 class AfterPrefix:
-    """Rows that go on after one and the same prompt.
+    """Rows that continue the same prompt.
 
     Args:
         prefix: keys and values of the prompt, one row.
-        rows: of the pass.
-        length: its positions.
+        rows: number of rows in the pass.
+        length: positions per row.
     """
 
     prefix: Prefix
@@ -140,5 +139,5 @@ def visible(positions: Tensor, count: int, window: int | None) -> Tensor:
 
 
 def _shared(heads: Tensor, shares: int) -> Tensor:
-    """Each group's keys or values once for every head that shares them."""
+    """Repeat each group's keys or values for every head that shares them."""
     return heads if shares == 1 else heads.repeat_interleave(shares, 1)

@@ -1,4 +1,4 @@
-"""The weights of a plain network by name: each is there, fits and has a place, or the model is refused."""
+"""Load the weights of a plain network by name; refuse missing, misshapen or unused weights."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from steer_cli.errors import ModelError
 from steer_cli.networks.products import Linear
 from steer_cli.networks.supported import check_names
 
-LARGEST = 2**34  # numbers of one tensor
+LARGEST = 2**34  # elements of one tensor
 
 
 class Weights:
-    """What a network is made of. By itself an outline: it asks for tensors without having any.
+    """The weights that a network asks for. This base class only records names and shapes; it has no tensors.
 
     Args:
-        dtype: of the network.
-        device: where it is.
+        dtype: the network's dtype.
+        device: the network's device.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self.linears: list[Linear] = []  # in the order of a pass, the head last
+        self.linears: list[Linear] = []  # in the order of a pass; the head is last
         self.asked: dict[str, tuple[int, ...]] = {}  # name -> shape
-        self.twice: dict[str, str] = {}  # names that files may hold although they are tied to another
+        self.twice: dict[str, str] = {}  # tied names that files may still hold
 
     def take(self, name: str, *shape: int) -> Tensor:
         """One tensor in the network's dtype, on its device.
 
         Raises:
-            ModelError: config.json describes one that no file could hold.
+            ModelError: config.json describes a tensor too large for any file.
         """
         if prod(shape) > LARGEST:
             raise ModelError(f"config.json describes {name} as {list(shape)}, which is too large; fix it")
@@ -43,13 +43,13 @@ class Weights:
         return self._outlined(*shape)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool, turned: bool = False) -> Linear:
-        """A linear layer; `turned` where the file holds [inputs, outputs]."""
+        """A linear layer; `turned` if the file holds [inputs, outputs]."""
         shape = (inputs, outputs) if turned else (outputs, inputs)
         weight = self.take(f"{name}.weight", *shape)
         return self._add(weight.T if turned else weight, self.take(f"{name}.bias", outputs) if bias else None)
 
     def side_by_side(self, outputs: Mapping[str, int], inputs: int, bias: bool) -> Linear:
-        """Layers that read the same stream as one, with their outputs side by side."""
+        """Several layers with the same input as one layer, their outputs side by side."""
         weights = [self.take(f"{name}.weight", count, inputs) for name, count in outputs.items()]
         biases = [self.take(f"{name}.bias", count) for name, count in outputs.items() if bias]
         return self._add(self._joined(weights), self._joined(biases) if bias else None)
@@ -58,12 +58,12 @@ class Weights:
         return self._outlined(sum(map(len, tensors)), *tensors[0].shape[1:])
 
     def _outlined(self, *shape: int) -> Tensor:
-        # A view of one number has the shape and takes no memory. torch's meta device would do the same, but
-        # takes a second to import.
+        # An expanded view of one number has the shape but takes no memory. torch's meta device would do the
+        # same, but takes a second to import.
         return torch.zeros((), dtype=self.dtype).expand(shape)
 
     def head(self, name: str, embedding: Tensor, embedding_name: str, tied: bool) -> Linear:
-        """The unembedding: one of its own, or the embedding once more where they are tied."""
+        """The unembedding: separate weights, or the embedding itself if they are tied."""
         if not tied:
             return self.linear(name, len(embedding), embedding.shape[1], bias=False)
         self.twice[f"{name}.weight"] = embedding_name
@@ -75,16 +75,16 @@ class Weights:
 
 
 class Checkpoint(Weights):
-    """The tensors of safetensors files, mapped into memory and read where they are used.
+    """The tensors of safetensors files, memory-mapped and read when they are used.
 
     Args:
-        files: of one model.
-        outline: the network's, which says what it will ask for.
+        files: the files of one model.
+        outline: lists what the network will ask for.
         where: the model, for errors.
 
     Raises:
-        ModelError: a file that is no safetensors file; tensors that are missing, of another shape or without
-            a place in the network.
+        ModelError: a file is not a safetensors file, or tensors are missing, misshapen or not used by the
+            network.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Checkpoint(Weights):
         self._tensors: dict[str, Tensor] = {}
         for file in files:
             try:
-                # The tensors are views of the mapped file: nothing is read before it is used.
+                # The tensors are views of the mapped file, so nothing is read before it is used.
                 with safe_open(file, framework="pt") as opened:
                     self._tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise ModelError(f"{where}: {file.name} cannot be read: {reason}") from None
         asked, prefix = outline.asked, _prefix(outline)
-        # Older files leave the prefix out.
+        # Older files omit the prefix.
         self._names = {name if name in asked else prefix + name: name for name in self._tensors}
         if next(iter(asked)) in self._tensors:
             self._names = {name: name for name in self._tensors}
@@ -130,6 +130,6 @@ class Checkpoint(Weights):
 
 
 def _prefix(outline: Weights) -> str:
-    """What the names of all weights but the head's begin with."""
+    """The prefix of all weight names but the head's."""
     first = next(iter(outline.asked))
     return first[: first.index(".") + 1]

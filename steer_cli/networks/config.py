@@ -1,6 +1,6 @@
-"""A model's config.json, and whether a family of networks handles every key of it.
+"""Check whether a family of networks handles every key of a model's config.json.
 
-A key that nobody here knows may change what the network computes, so it sends the model to transformers.
+An unknown key may change what the network computes, so such a model is run by transformers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from steer_cli.networks.rotary import VARIANTS
 
-# Keys that change nothing in a forward pass: names, ids, training, and how outputs are packed.
+# Keys that do not affect a forward pass: names, ids, training, and how outputs are packed.
 WITHOUT_EFFECT = frozenset(
     {
         *("_name_or_path", "_model_name_or_path", "architectures", "model_type", "transformers_version"),
@@ -29,10 +29,10 @@ class Keys:
     Args:
         counts: whole numbers above 0.
         numbers: numbers above 0.
-        optional_counts: the same, or null, or left out.
-        flags: true or false; may be left out.
-        fixed: the only values that a key may have; it may be left out where null or false is one of them.
-        others: looked at by the family itself.
+        optional_counts: whole numbers above 0, or null, or absent.
+        flags: true or false, or absent.
+        fixed: the only values that a key may have; it may be absent if null or false is among them.
+        others: keys that the family checks itself.
     """
 
     counts: frozenset[str]
@@ -43,17 +43,17 @@ class Keys:
     others: frozenset[str] = frozenset()
 
     def also(self, **more: frozenset[str]) -> Keys:
-        """These keys and some more."""
+        """These keys, with some more."""
         return replace(self, **{name: getattr(self, name) | keys for name, keys in more.items()})
 
     @property
     def known(self) -> frozenset[str]:
-        """All keys that do not send a model to transformers."""
+        """All keys that the family handles or may ignore."""
         groups = (self.counts, self.numbers, self.optional_counts, self.flags, self.fixed, self.others)
         return frozenset().union(WITHOUT_EFFECT, *groups)
 
     def fault(self, values: Mapping[str, Any]) -> str | None:
-        """Why the family does not handle this config; None where it does."""
+        """Why the family does not handle this config; None if it does."""
         wrong = [
             *(key for key in self.counts if not _is_count(values.get(key))),
             *(key for key in self.numbers if not _is_number(values.get(key))),
@@ -88,7 +88,7 @@ def _is_one_of(value: object, allowed: tuple) -> bool:
 
 
 def _kinds_fault(values: Mapping[str, Any]) -> str | None:
-    """What is wrong with the kinds of attention of a model's blocks."""
+    """What is wrong with the kinds of attention listed for the blocks, if anything."""
     kinds = values.get("layer_types")
     if kinds is None:
         return None
@@ -115,12 +115,12 @@ class Config:
         return bool(self.values.get(key, False))
 
     def rope(self, kind: str | None = None) -> dict[str, Any]:
-        """`rope_theta`, `rope_type` and that type's keys; of one kind of block where they differ by kind."""
+        """`rope_theta`, `rope_type` and that type's keys, for one kind of block if kinds differ."""
         return _rope(self.values, kind)
 
 
 def _rope(values: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
-    # Newer files have `rope_parameters`; older ones have `rope_theta` beside `rope_scaling`, which calls its
+    # Newer files have `rope_parameters`; older ones have `rope_theta` and `rope_scaling`, which calls its
     # type `type`.
     written = values.get("rope_parameters") or values.get("rope_scaling") or {}
     parameters = dict(written.get(kind) or {} if kind in written else written)
@@ -152,5 +152,5 @@ def _rope_fault(parameters: Mapping[str, Any]) -> str | None:
 
 
 def windows(kinds: Sequence[str], window: int | None) -> list[int | None]:
-    """How many positions each block sees by its kind of attention; None for all."""
+    """How many positions each block sees, from its kind of attention; None for all."""
     return [window if kind == "sliding_attention" else None for kind in kinds]

@@ -1,4 +1,4 @@
-"""A model's config.json -> the plain network that computes it, or the reason why there is none."""
+"""Choose the plain network for a config.json, or say why there is none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steer_cli.networks.network import Plain
 
 
 class Family(NamedTuple):
-    """Models whose config.json leads to one file of networks."""
+    """Models whose networks are in one module."""
 
     network: Callable[[Config, Weights], Plain]
     fault: Callable[[Mapping[str, Any]], str | None]
@@ -30,7 +30,7 @@ FAMILIES = {
 
 
 def why_not(values: Mapping[str, Any]) -> str | None:
-    """Why a model goes through transformers; None where a plain network computes it."""
+    """Why transformers runs a model; None if a plain network does."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         return f"there is no plain network of the kind {kind!r}"
@@ -48,8 +48,8 @@ def build(
     """The network of a config for which `why_not` is None.
 
     Args:
-        files: its safetensors files.
-        where: the model, for errors.
+        files: the model's safetensors files.
+        where: what errors call the model.
 
     Raises:
         ModelError: the weights do not fit the config.
@@ -58,6 +58,6 @@ def build(
     outline = Weights(dtype, torch.device("cpu"))
     try:
         network(Config(values), outline)
-    except (ModelError, RuntimeError) as error:  # RuntimeError: more memory than there is
+    except (ModelError, RuntimeError) as error:  # RuntimeError: out of memory
         raise ModelError(f"{where}: {error}") from None
     return network(Config(values), Checkpoint(files, outline, dtype, device, where))

@@ -1,6 +1,6 @@
-"""Which way to multiply is fastest on this machine, for each number of rows: measured once and remembered.
+"""Measure, once per machine, which way to multiply is fastest for each number of rows.
 
-It depends on the processor, the shape of the weights and the rows; no way is the fastest everywhere.
+It depends on the processor, the shape of the weights and the rows; no way is fastest everywhere.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from steer_cli.networks.products import ONEDNN, PLAIN, Linear, Product, Way, available, mkl_packs
 
 GRID = (1, 2, 4, 8, 16, 32, 64)  # rows
-ANCHORS = (2, 16)  # where every way is tried
+ANCHORS = (2, 16)  # rows at which every way is tried
 MKL_ROWS = (16, 8, 32, 64)
-HOPELESS = 1.3  # times the fastest at all anchors: not tried at other rows
-MOST_ADDED = 4  # up to this number of rows, more rows than are there may run
-GAIN = 0.95  # of the time: less of a gain is noise, and no reason to run more rows
-SAMPLE_BYTES = 36_000_000  # of weights of one shape: more than most caches hold, as in a pass
+HOPELESS = 1.3  # times the fastest at all anchors: a way this slow is not tried at other rows
+MOST_ADDED = 4  # for up to this many rows, extra rows may be run
+GAIN = 0.95  # of the time: a smaller gain may be noise, and no reason to run extra rows
+SAMPLE_BYTES = 36_000_000  # of weights of one shape: more than most caches hold, as in a real pass
 ROUNDS = 2
 TOLERANCE = 4.0  # times the plain product's own error
 
@@ -33,17 +33,17 @@ Times = Mapping[Way, Mapping[int, float]]  # way -> rows -> seconds
 
 
 class Step(NamedTuple):
-    """How a pass of some rows is made best: by which way, and by running how many rows in fact."""
+    """The fastest way to run a pass, and how many rows to run."""
 
     way: Way
     rows: int
 
 
 class Fastest(NamedTuple):
-    """What was measured.
+    """The measured choices.
 
-    `steps` has the best step for each number of rows of GRID, with weights laid out for any rows; `packs` the
-    numbers of rows for which weights that MKL lays out for just so many are faster still.
+    `steps` has the best step for each number of rows in GRID, with weights laid out for any number of rows;
+    `packs` lists the numbers of rows for which weights packed by MKL for exactly that number are faster.
     """
 
     steps: dict[int, Step]
@@ -77,12 +77,12 @@ def unmeasured(linears: Sequence[Linear]) -> Fastest:
 
 
 def _busy() -> bool:
-    """Whether other processes keep the processor from showing what it can do."""
+    """Whether other processes keep the processor too busy for reliable timings."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 
 def _setting(linears: Sequence[Linear]) -> str:
-    """All that the choice depends on."""
+    """Everything the choice depends on, as text."""
     shapes = sorted({"x".join(map(str, each.weight.shape)) for each in linears})
     library = [f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"]
     return ", ".join([_processor(), *library, str(linears[0].weight.dtype), *shapes])
@@ -101,7 +101,7 @@ def _processor() -> str:
 def _remembered(memory: Path) -> dict[str, Fastest]:
     names = {way.name for way in available(torch.float32)}
     known: dict[str, Fastest] = {}
-    # Absent, damaged or of another release: measured again.
+    # Absent, damaged or from another release: measure again.
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         for setting, (steps, packs) in json.loads(memory.read_text(encoding="utf-8")).items():
             read = {int(rows): Step(Way(name), run) for rows, (name, run) in steps.items()}
@@ -124,7 +124,7 @@ def _remember(memory: Path, known: Mapping[str, Fastest]) -> None:
 
 @torch.inference_mode()
 def measure(linears: Sequence[Linear]) -> Fastest:
-    """Time the ways on some of a network's own weights, in less than a second."""
+    """Time the ways on some of the network's own weights; takes less than a second."""
     samples = list(_samples(linears))
     dtype = samples[0][0].dtype
     widths = {sample[0].shape[1] for sample in samples}
@@ -146,7 +146,7 @@ def measure(linears: Sequence[Linear]) -> Fastest:
     steps = choose(times)
     packs = []
     for rows in MKL_ROWS if mkl_packs(dtype) and _exact_enough(Way("mkl", 4), samples[0][0]) else ():
-        # MKL packs for one number of rows, which takes long: not tried at others once it is far behind.
+        # MKL packs for one number of rows, which is slow, so it is not tried again once it is far behind.
         share = seconds(Way("mkl", rows), [rows])[rows] / times[steps[rows].way][rows]
         packs += [rows] if share < GAIN else []
         if share > HOPELESS:
@@ -155,9 +155,9 @@ def measure(linears: Sequence[Linear]) -> Fastest:
 
 
 def choose(times: Times) -> dict[int, Step]:
-    """The fastest way at each number of rows of GRID.
+    """The fastest way at each number of rows in GRID.
 
-    More rows may take less time than fewer, by other loops: then rows are added that mean nothing.
+    With other loops, more rows may take less time than fewer; in that case meaningless rows are added.
     """
     chosen: dict[int, Step] = {}
     for rows in GRID:
@@ -172,7 +172,7 @@ def choose(times: Times) -> dict[int, Step]:
 
 
 def _samples(linears: Sequence[Linear]) -> Iterator[list[Tensor]]:
-    """Weights of the shape that a pass spends most of its time on, and some of the head."""
+    """Weights of the shape on which a pass spends most of its time, and part of the head."""
     head = linears[-1].weight
     shapes: dict[tuple[int, ...], list[Tensor]] = {}
     for each in linears[:-1]:
@@ -183,7 +183,7 @@ def _samples(linears: Sequence[Linear]) -> Iterator[list[Tensor]]:
 
 
 def _exact_enough(way: Way, weight: Tensor) -> bool:
-    """Whether a way differs from the exact product by no more than rounding does."""
+    """Whether a way differs from the exact product only by rounding."""
     weight = weight[:256]
     stream = torch.randn(4, weight.shape[1]).to(weight.dtype)
     exact = stream.double() @ weight.double().T
@@ -195,7 +195,7 @@ def _exact_enough(way: Way, weight: Tensor) -> bool:
 
 
 def _time(products: Sequence[Product], stream: Tensor) -> float:
-    """Seconds for all of the products, one after the other."""
+    """Seconds to run all of the products in sequence."""
     best = float("inf")
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Gemma 3, text: norms before and after attention and feed-forward, windows in most blocks, a gated GELU.
 
-Its norms multiply by 1 + weight, its embeddings by the root of the width, and blocks with a window turn their
-heads by other frequencies than those that see all positions.
+Norms multiply by 1 + weight, embeddings are scaled by sqrt(width), and blocks with a window use rotary
+frequencies different from those of blocks that see all positions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KEYS = Keys(
 
 
 def fault(values: Mapping[str, Any]) -> str | None:
-    """Why this config is not handled here; None where it is."""
+    """Why this config is not handled here; None if it is."""
     if (said := KEYS.fault(values)) is not None:
         return said
     if not values.get("layer_types") and not _pattern(values):
@@ -77,7 +77,7 @@ class _Block:
 
 
 class Gemma3(Plain):
-    """A network of the family; see `Network`."""
+    """A Gemma 3 network; see `Network`."""
 
     def __init__(self, config: Config, weights: Weights):
         self.depth, self.width = config["num_hidden_layers"], config["hidden_size"]
@@ -86,7 +86,7 @@ class Gemma3(Plain):
         self._head_width, self._scale = config["head_dim"], config["query_pre_attn_scalar"] ** -0.5
         self.dtype, self.device = weights.dtype, weights.device
         self._embedding = weights.take(EMBEDDING, self.vocabulary, self.width)
-        # In the weights' precision, as the model was trained.
+        # In the precision of the weights, as in training.
         self._embedding_scale = torch.tensor(self.width**0.5, dtype=self.dtype, device=self.device)
         self._frequencies = {
             windowed: frequencies(_rope(config, windowed), self._head_width).to(self.device)
@@ -101,7 +101,7 @@ class Gemma3(Plain):
             for layer, window in enumerate(windows(kinds, config["sliding_window"]))
         ]
         self._norm = self._read_norm(weights, "model.norm", self.width)
-        tied = config.get("tie_word_embeddings", True)  # Gemma's files do not say that they are
+        tied = config.get("tie_word_embeddings", True)  # Gemma's files omit the key
         self.linears = weights.linears
         self._head = weights.head("lm_head", self._embedding, EMBEDDING, tied)
 
@@ -128,7 +128,7 @@ class Gemma3(Plain):
         )
 
     def _read_norm(self, weights: Weights, name: str, width: int) -> Tensor:
-        """The norm's factors, float32: in half precision 1 + weight would lose the weight's last bits."""
+        """The norm's factors in float32: 1 + weight in half precision would lose the weight's last bits."""
         return 1.0 + weights.take(f"{name}.weight", width).float()
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Gemma3(Plain):
 
 
 def _rope(config: Config, windowed: bool) -> dict[str, Any]:
-    """The rotary parameters of blocks with or without a window."""
+    """The rotary parameters of blocks with a window, or of those without."""
     if config.get("rope_parameters"):
         return config.rope("sliding_attention" if windowed else "full_attention")
     if windowed:

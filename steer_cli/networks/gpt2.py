@@ -19,13 +19,13 @@ KEYS = Keys(
     counts=frozenset({"n_embd", "n_layer", "n_head", "n_positions", "vocab_size"}),
     numbers=frozenset({"layer_norm_epsilon"}),
     optional_counts=frozenset({"n_inner", "n_ctx"}),
-    # reorder_and_upcast_attn changes the order of roundings in half precision and nothing else.
+    # reorder_and_upcast_attn only changes the order of rounding in half precision.
     flags=frozenset(
         {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"}
         | {"tie_word_embeddings"}
     ),
     fixed={"activation_function": ("gelu_new", "gelu_pytorch_tanh"), "add_cross_attention": (False,)},
-    # Of heads for other tasks.
+    # Keys of heads for other tasks.
     others=frozenset(
         {"summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"}
         | {"summary_first_dropout"}
@@ -34,7 +34,7 @@ KEYS = Keys(
 
 
 def fault(values: Mapping[str, Any]) -> str | None:
-    """Why this config is not handled here; None where it is."""
+    """Why this config is not handled here; None if it is."""
     if (said := KEYS.fault(values)) is not None:
         return said
     return "its heads do not fit its width" if values["n_embd"] % values["n_head"] else None
@@ -61,11 +61,11 @@ class _Block:
     feed_forward_norm: _Norm
     up: Linear
     down: Linear
-    scale: float  # of the products of queries and keys
+    scale: float  # multiplies the products of queries and keys
 
 
 class GPT2(Plain):
-    """A network of the family; see `Network`."""
+    """A GPT-2 network; see `Network`."""
 
     norms_remove_mean = True
 
@@ -78,7 +78,7 @@ class GPT2(Plain):
         self._positions = weights.take("transformer.wpe.weight", config["n_positions"], self.width)
         self._blocks = [self._read_block(config, weights, layer) for layer in range(self.depth)]
         self._norm = self._read_norm(weights, "transformer.ln_f")
-        # GPT-2's files do not say that they are tied.
+        # GPT-2's files omit the key.
         tied = config.get("tie_word_embeddings", True)
         self.linears = weights.linears
         self._head = weights.head("lm_head", self._embedding, EMBEDDING, tied)

@@ -1,8 +1,8 @@
-"""Llama and its kin: SmolLM2, Mistral, Qwen2 and Qwen3.
+"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
 
 A block is an RMS norm, attention with rotated queries and keys, another norm, and a gated SiLU. Mistral and
-Qwen may see a window of positions only, Qwen2 adds biases to queries, keys and values, and Qwen3 norms each
-head's queries and keys.
+Qwen may limit attention to a window, Qwen2 adds biases to queries, keys and values, and Qwen3 normalises
+each head's queries and keys.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _QWEN = _COMMON.also(
     flags=frozenset({"use_sliding_window"}),
     others=frozenset({"layer_types"}),
 )
-# model_type -> the keys of its config.json that are handled here.
+# model_type -> the config.json keys handled here.
 KEYS: Mapping[str, Keys] = {
     "llama": _COMMON.also(flags=frozenset({"attention_bias", "mlp_bias"})),
     "mistral": _COMMON.also(optional_counts=frozenset({"sliding_window"})),
@@ -49,7 +49,7 @@ KEYS: Mapping[str, Keys] = {
 
 
 def fault(values: Mapping[str, Any]) -> str | None:
-    """Why this config is not handled here; None where it is."""
+    """Why this config is not handled here; None if it is."""
     if (said := KEYS[values["model_type"]].fault(values)) is not None:
         return said
     if values.get("use_sliding_window") and not values.get("layer_types"):
@@ -79,7 +79,7 @@ class _Block:
 
 
 class Llama(Plain):
-    """A network of the family; see `Network`."""
+    """A network of the Llama family; see `Network`."""
 
     def __init__(self, config: Config, weights: Weights):
         self.depth, self.width = config["num_hidden_layers"], config["hidden_size"]
@@ -157,7 +157,7 @@ class Llama(Plain):
         each = block.queries_keys_values(stream).view(rows, positions, -1, self._head_width)
         values = each[:, :, -self._groups :]
         if block.query_norm is None or block.key_norm is None:
-            turned = turns.turn(each[:, :, : -self._groups])  # queries and keys in one go
+            turned = turns.turn(each[:, :, : -self._groups])  # queries and keys at once
         else:
             queries = self._normed(each[:, :, : self._heads], block.query_norm)
             keys = self._normed(each[:, :, self._heads : -self._groups], block.key_norm)

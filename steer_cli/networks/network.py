@@ -1,4 +1,4 @@
-"""The one interface that recording, adding, decoding and measuring use."""
+"""The interface to a model for recording, adding, decoding and measuring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_cli.networks.attention import Attention
 from steer_cli.networks.layout import Layout
 from steer_cli.networks.products import Linear
 
-# layer -> what makes of the stream that enters it, [rows, positions, width], the one that enters instead.
+# layer -> a function from the stream that enters it, [rows, positions, width], to its replacement.
 Changes = Mapping[int, Callable[[Tensor], Tensor]]
 
 NO_CHANGES: Changes = {}
@@ -21,19 +21,19 @@ NO_CHANGES: Changes = {}
 class Network(Protocol):
     """A causal language model as three functions of the residual stream.
 
-    Layer L is the stream that enters block L; layer `depth` is the one that leaves the last block.
+    Layer L is the stream that enters block L; layer `depth` is the stream that leaves the last block.
     """
 
     depth: int  # blocks
     width: int  # of the stream
     vocabulary: int  # logits
     dtype: torch.dtype
-    device: torch.device  # of the embeddings, where token ids go
-    norms_remove_mean: bool  # as LayerNorm does, over the width; RMSNorm does not
+    device: torch.device  # where the embeddings are and token ids must be
+    norms_remove_mean: bool  # over the width, as LayerNorm does and RMSNorm does not
 
     @property
     def embeddings(self) -> int:
-        """Tokens that can be embedded."""
+        """How many tokens have an embedding."""
 
     @property
     def on_one_gpu(self) -> bool:
@@ -44,16 +44,16 @@ class Network(Protocol):
 
         Args:
             ids: [rows, positions].
-            positions: the place of each in its row, [rows or 1, positions].
+            positions: the position of each id in its row, [rows or 1, positions].
         """
 
     def run(
         self, stream: Tensor, start: int, stop: int, attention: Attention, changes: Changes = NO_CHANGES
     ) -> Tensor:
-        """The stream that enters block `stop`, from the one that enters block `start`.
+        """The stream that enters block `stop`, given the one that enters block `start`.
 
         Args:
-            changes: of layers from `start` to `stop` - 1; others are not asked for.
+            changes: applied at layers `start` to `stop` - 1; others are ignored.
         """
 
     def unembed(self, stream: Tensor) -> Tensor:
@@ -62,22 +62,22 @@ class Network(Protocol):
     def next_logits(
         self, ids: Tensor, attention: Attention, changes: Changes = NO_CHANGES, ends: Tensor | None = None
     ) -> Tensor:
-        """Logits of the token after each row, [rows, vocabulary], by a pass through the whole network.
+        """Logits of the token after each row, [rows, vocabulary], from a pass through the whole network.
 
         Args:
             ids: [rows, positions].
-            ends: the last position of each row, [rows]; None where that is the last of the pass.
+            ends: the last position of each row, [rows]; None if it is the last position of the pass.
         """
 
     def rows_to_run(self, rows: int, most: int, steps: int) -> int:
-        """How many rows a decoding step of `rows` rows is best run with; see `Layout`."""
+        """How many rows to run for the fastest decoding step over `rows` rows; see `Layout`."""
 
     def slots_for(self, rows: int) -> int:
-        """The most that `rows_to_run` says in a batch of at most `rows` rows."""
+        """The largest result of `rows_to_run` for a batch of at most `rows` rows."""
 
 
 class Plain(Network):
-    """What all plain networks have in common."""
+    """The common base of the plain networks."""
 
     depth: int
     width: int
@@ -85,7 +85,7 @@ class Plain(Network):
     dtype: torch.dtype
     device: torch.device
     norms_remove_mean = False
-    linears: list[Linear]  # in the order of a pass, the head last
+    linears: list[Linear]  # in the order of a pass; the head is last
     layout: Layout | None = None
 
     @property

@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def rms_norm(stream: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """The stream at length sqrt(width), times the weight: x / sqrt(mean(x^2) + epsilon) * weight.
+    """x / sqrt(mean(x^2) + epsilon) * weight.
 
     Args:
-        stream: [..., width]; its length is taken in float32.
+        stream: x, [..., width]; its norm is computed in float32.
         weight: [width].
     """
     wide = stream.float()
-    # The mean square by way of the length takes fewer calls than torch's own rms_norm makes on a CPU.
+    # Computing the mean square from the norm takes fewer calls than torch's own rms_norm does on a CPU.
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     scale = (length * length).div_(stream.shape[-1]).add_(epsilon).rsqrt_()
     if stream.dtype == torch.float32:

@@ -1,7 +1,7 @@
-"""Linear products, each made in the way that is fastest on this machine.
+"""Linear products, each computed the fastest way on this machine.
 
-Every way gives the plain product, but for rounding. The packed ways are private operators of torch and stand
-here alone: where a release has dropped one, its way is not there, which costs speed and not correctness.
+All ways agree up to rounding. The packed ways are private operators of torch: if a release has dropped one,
+its way is unavailable, which costs speed, not correctness.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 Product = Callable[[Tensor], Tensor]  # [..., inputs] -> [..., outputs]
-PACKED_FOR = 16  # rows that oneDNN is told of; it takes any, and its layout serves all as well
+PACKED_FOR = 16  # rows given to oneDNN, whose layout works as well for any other number
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Product:
@@ -22,7 +22,7 @@ def plain(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def transposed(weight: Tensor, bias: Tensor | None) -> Product:
-    """Weights times rows, which some libraries do faster than rows times weights."""
+    """Compute weights times rows, which some libraries do faster than rows times weights."""
 
     def product(stream: Tensor) -> Tensor:
         rows = stream.reshape(-1, weight.shape[1])
@@ -33,17 +33,17 @@ def transposed(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def onednn(weight: Tensor, bias: Tensor | None) -> Product:
-    """By a copy of the weights that oneDNN has laid out for its own loops."""
+    """Use a copy of the weights packed by oneDNN for its own loops."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
     multiply = torch.ops.mkldnn._linear_pointwise
     return lambda stream: multiply(stream, packed, bias, "none", [], "")
 
 
 def mkl(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """By a copy that MKL has laid out for passes of `rows` rows; other numbers of rows go the plain way."""
+    """Use a copy packed by MKL for passes of `rows` rows; other numbers of rows use the plain product."""
     packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), rows)
     multiply, otherwise = torch.ops.mkl._mkl_linear, plain(weight, bias)
-    # The operator wants the weights too, for other rows than these; of this one it sees the shape alone.
+    # The operator also needs the weights, for other numbers of rows; for `rows` it only reads their shape.
     shape = weight.new_empty(1).expand(weight.shape)
 
     def product(stream: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ def mkl(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
 
 
 class Way(NamedTuple):
-    """One way to multiply: its name, and the rows that its weights are laid out for (0: any)."""
+    """One way to multiply: its name, and the number of rows that its weights are packed for (0: any)."""
 
     name: str
     rows: int = 0
 
     def product(self, weight: Tensor, bias: Tensor | None) -> Product:
-        """What multiplies by these weights; packing them takes about as long as reading them."""
+        """A function that multiplies by these weights; packing them takes about as long as reading them."""
         if self.name == "mkl":
             return mkl(weight, bias, self.rows)
         return {"plain": plain, "transposed": transposed, "onednn": onednn}[self.name](weight, bias)
@@ -71,7 +71,7 @@ PLAIN, TRANSPOSED, ONEDNN = Way("plain"), Way("transposed"), Way("onednn")
 
 
 def available(dtype: torch.dtype) -> tuple[Way, ...]:
-    """The ways that take any number of rows, on this CPU and at this precision."""
+    """The ways for any number of rows on this CPU and in this precision."""
     there = [PLAIN, TRANSPOSED]
     if torch.backends.mkldnn.is_available() and _has("mkldnn", "_reorder_linear_weight", "_linear_pointwise"):
         whole = dtype == torch.float32
@@ -81,7 +81,7 @@ def available(dtype: torch.dtype) -> tuple[Way, ...]:
 
 
 def mkl_packs(dtype: torch.dtype) -> bool:
-    """Whether MKL can lay weights out for a number of rows."""
+    """Whether MKL can pack weights for a number of rows."""
     names = ("_mkl_reorder_linear_weight", "_mkl_linear")
     return dtype == torch.float32 and torch.backends.mkl.is_available() and _has("mkl", *names)
 
@@ -100,7 +100,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self.weight, self.bias = weight, bias
-        self._up_to: list[tuple[int, Product]] = []  # most rows, and what multiplies so many
+        self._up_to: list[tuple[int, Product]] = []  # largest number of rows, and its product
         self._beyond = plain(weight, bias)
         self._packed: tuple[int, Product] | None = None  # for exactly so many rows
 
@@ -112,7 +112,7 @@ class Linear:
         """
         made = {way: way.product(self.weight, self.bias) for way in set(ways.values())}
         steps = [(most, made[way]) for most, way in sorted(ways.items())]
-        # Neighbours of one way are one step.
+        # Neighbours with the same way share an entry.
         after = [*[product for _, product in steps[1:]], None]
         self._up_to = [step for step, other in zip(steps, after, strict=True) if step[1] is not other]
         self._beyond = self._up_to.pop()[1]
@@ -121,7 +121,7 @@ class Linear:
             self.weight = self.weight.new_empty(1).expand(self.weight.shape)
 
     def pack_for(self, rows: int) -> None:
-        """Also hold a copy of the weights that MKL has laid out for passes of just so many rows."""
+        """Also keep a copy of the weights packed by MKL for passes of exactly this many rows."""
         self._packed = (rows, Way("mkl", rows).product(self.weight, self.bias))
 
     def __call__(self, stream: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rotary position embedding: pairs of a head's values are turned by an angle that grows with the position."""
+"""Rotary position embedding: rotate pairs of a head's values by an angle that grows with the position."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Rotation:
     sine: Tensor
 
     def turn(self, heads: Tensor) -> Tensor:
-        """[rows, positions, heads, head width], turned."""
-        # Swapping the halves and negating one is what rotating by a right angle does; the sine has the sign.
+        """Rotate [rows, positions, heads, head width]."""
+        # A right-angle rotation swaps the halves and negates one; the sine already has the sign.
         swapped = heads.roll(heads.shape[-1] // 2, -1)
         return torch.addcmul(heads * self.cosine, swapped, self.sine)
 
 
 def rotation(frequencies: Tensor, positions: Tensor, dtype: torch.dtype) -> Rotation:
-    """The rotation at some positions.
+    """The rotation at each position.
 
     Args:
         frequencies: radians per position, [head width / 2], float32.
@@ -50,7 +50,7 @@ def frequencies(parameters: Mapping[str, Any], width: int) -> Tensor:
 
     Args:
         parameters: `rope_theta`, `rope_type` (one of VARIANTS) and that type's keys.
-        width: of a head.
+        width: the head width.
     """
     plain = 1.0 / (parameters["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
     kind = parameters["rope_type"]
@@ -60,7 +60,7 @@ def frequencies(parameters: Mapping[str, Any], width: int) -> Tensor:
 
 
 def _llama3(plain: Tensor, parameters: Mapping[str, Any]) -> Tensor:
-    """Llama 3.1: long waves are slowed by the factor, short ones are kept, those between are blended."""
+    """Llama 3.1: long waves are slowed by the factor, short ones kept, those in between blended."""
     factor, original = parameters["factor"], parameters["original_max_position_embeddings"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     waves = 2 * math.pi / plain  # positions per turn

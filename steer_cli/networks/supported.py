@@ -1,7 +1,4 @@
-"""Which networks can be run: all weights are there, and rows of any length can share a batch.
-
-This module does not load anything.
-"""
+"""Refuse networks with missing weights, or whose rows cannot share a batch at different lengths."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from torch import nn
 from steer_cli.errors import ModelError
 from steer_cli.recipe.quoting import show
 
-# Local attention by the longest row, biases by distance, a state instead of keys and values, positions made
-# from the padding, or a window in config.json that is not the one that the network uses.
+# Local attention that depends on the longest row, biases by distance, a state instead of keys and values,
+# positions derived from the padding, or a window that differs from the one in config.json.
 NOT_BATCHED = {
     *("bloom", "gpt_neo", "openai-gpt", "rwkv", "llama4_text", "gemma3n_text"),
     *(
@@ -33,30 +30,30 @@ NOT_BATCHED = {
         "big_bird",
     ),
 }
-# Buffers that old releases saved with the weights; networks make them anew.
+# Buffers that old releases saved with the weights; networks compute them again.
 SAVED_BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
-MOST_BUFFERED = 2**28  # numbers that a network may make of itself, such as angles of positions
-WINDOW = ("sliding_window", "use_sliding_window", "layer_types")  # keys by which blocks are told apart
+MOST_BUFFERED = 2**28  # numbers that a network may compute itself, such as rotary angles
+WINDOW = ("sliding_window", "use_sliding_window", "layer_types")  # keys that distinguish kinds of blocks
 
 
 def check_size(outline: nn.Module | None, file_bytes: int, name: str) -> None:
-    """Raises ModelError where the files cannot hold a network's weights; it is not made then."""
+    """Raise ModelError, before the network is made, if the files are too small for its weights."""
     if outline is None:
         return
     weights = sum(parameter.numel() for parameter in outline.parameters())
     buffers = sum(buffer.numel() for buffer in outline.buffers())
     if weights > file_bytes or buffers > max(file_bytes, MOST_BUFFERED):
         raise ModelError(
-            f"model {show(name)}: config.json describes {weights} weights and {buffers} numbers beside them, "
-            f"and the files of weights have {file_bytes} bytes; fetch the model again, or mend config.json"
+            f"model {show(name)}: config.json describes {weights} weights and {buffers} other numbers, but "
+            f"the weight files have {file_bytes} bytes; fetch the model again, or correct config.json"
         )
 
 
 def check_weights(network: nn.Module, info: Mapping[str, Any], where: str) -> None:
-    """Raises ModelError where the weights of a folder are not exactly those of the network.
+    """Raise ModelError unless a folder's weights are exactly those of the network.
 
     Args:
-        info: what `from_pretrained` says of the loading; it fills what is missing with random numbers.
+        info: the loading report of `from_pretrained`, which fills missing weights with random numbers.
         where: the model, for errors.
     """
     tied = getattr(network, "all_tied_weights_keys", None) or {}
@@ -73,25 +70,27 @@ def check_weights(network: nn.Module, info: Mapping[str, Any], where: str) -> No
 def check_names(
     missing: Iterable[str], misshapen: Iterable[str], unexpected: Iterable[str], where: str
 ) -> None:
-    """Raises ModelError where a folder's weights are not exactly those that a network asks for."""
+    """Raise ModelError unless a folder's weights are exactly those that a network asks for."""
     for names, fault in (
         (missing, "missing from the files"),
-        (misshapen, "of another shape than config.json says"),
+        (misshapen, "of a different shape from config.json"),
         (
             (name for name in unexpected if not SAVED_BUFFERS.search(name)),
-            "in the files, and config.json describes a network without them",
+            "in the files but not in the network that config.json describes",
         ),
     ):
         if ordered := sorted(names):
             count = "1 weight is" if len(ordered) == 1 else f"{len(ordered)} weights are"
             shown = ", ".join(map(show, ordered[:3])) + (", ..." if ordered[3:] else "")
-            raise ModelError(f"{where}: {count} {fault}: {shown}; fetch the model again, or mend config.json")
+            raise ModelError(
+                f"{where}: {count} {fault}: {shown}; fetch the model again, or correct config.json"
+            )
 
 
 def drop_strays(config: Any) -> None:
-    """Take out of a configuration those keys about windows that its class does not know.
+    """Remove keys about windows that the configuration's class does not declare.
 
-    Networks read only what their class declares, so that such a key says nothing of what they do.
+    Networks only read what their class declares, so such keys say nothing about what they compute.
     """
     declared = _fields(config)
     for key in WINDOW:
@@ -100,10 +99,10 @@ def drop_strays(config: Any) -> None:
 
 
 def check_kind(network: Any, name: str) -> None:
-    """Raises ModelError for models whose rows cannot share a batch at different lengths.
+    """Raise ModelError for models whose rows cannot share a batch at different lengths.
 
-    They keep their past in something else than keys and values, or place it by more than positions and
-    a mask: running them would give wrong texts, not errors.
+    Such models keep their past in something other than keys and values, or locate it by more than positions
+    and a mask; running them would give wrong texts, not errors.
     """
     config = network.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -121,7 +120,7 @@ def check_kind(network: Any, name: str) -> None:
             "use a model with plain or sliding attention, such as Llama, Gemma, Qwen or GPT-2"
         )
     if _looks_ahead(network, config):
-        raise ModelError(f"model {show(name)}: its attention is not causal; it completes no texts")
+        raise ModelError(f"model {show(name)}: its attention is not causal, so it cannot complete texts")
     lacking = [key for key in ("num_hidden_layers", "hidden_size") if not hasattr(config, key)]
     if lacking or _weight(network.get_output_embeddings()) is None:
         what = lacking[0] if lacking else "output embeddings"
@@ -129,12 +128,12 @@ def check_kind(network: Any, name: str) -> None:
 
 
 def find_blocks(network: Any, depth: int, name: str) -> nn.ModuleList:
-    """The list of transformer blocks: the outermost list of `depth` modules, whatever its name is.
+    """The list of transformer blocks: the outermost list of `depth` modules, whatever its name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such list.
     """
-    # Only the text's part: an image encoder beside it may have a list of the same length.
+    # Only the text model: an image encoder next to it may have a list of the same length.
     for _, module in network.get_decoder().named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
@@ -146,7 +145,7 @@ def _masks_windows(network: nn.Module) -> bool:
 
 
 def _looks_ahead(network: nn.Module, config: Any) -> bool:
-    """Some networks complete texts only where config.json says so; else every token sees those after it."""
+    """Whether tokens see later ones, as in networks that are causal only if config.json says so."""
     module = sys.modules[type(network).__module__]
     encoder = hasattr(module, "create_bidirectional_mask") and "is_decoder" in _fields(config)
     return (

@@ -1,1 +1,1 @@
-"""Decide where each addition acts, as integers and texts; no torch."""
+"""Decide where each addition acts, as integers and texts."""

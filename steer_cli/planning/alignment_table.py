@@ -1,4 +1,4 @@
-"""The alignment table as plain rows: which token of which text stands at which position."""
+"""The alignment table as plain rows: which token of which text falls at which position."""
 
 from __future__ import annotations
 

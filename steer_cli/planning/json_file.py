@@ -8,14 +8,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 16_000_000  # for a configuration; the largest known has a few million
+MOST_BYTES = 16_000_000  # for a configuration file; the largest known have a few million
 
 
 def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """The object in a JSON file, or an empty one if there is no such file.
 
     Raises:
-        ValueError: it is not a regular file of at most `most_bytes` that holds an object; says which.
+        ValueError: not a regular file, too large, or not a JSON object; the message says which.
     """
     if not os.path.lexists(file):
         return {}
@@ -37,7 +37,7 @@ def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:
-    """The language model's part of a configuration; multimodal models have several."""
+    """The text model's part of a configuration; multimodal models have several parts."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
 

@@ -1,4 +1,4 @@
-"""The two texts of a pair -> rows of one length."""
+"""Turn the two texts of a pair into rows of equal length."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
             )
         return tokenizer.eos[0]
     if pad == "space":
-        # Some tokenizers put a space in front of every text, and would encode a lone one as two.
+        # Some tokenizers put a space in front of every text, and would encode a lone space as two.
         for sign in ("Ġ", "▁", " "):
             id = tokenizer.backend.token_to_id(sign)
             if id is not None and tokenizer.piece(id) == " ":

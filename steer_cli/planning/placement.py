@@ -22,24 +22,24 @@ class Alignment:
     index: int  # of the addition in the recipe
     addition: Addition
     pairs: tuple[AlignedPair, ...]
-    layer: int | str  # a share of the depth stays text while the depth is not known
+    layer: int | str  # a share of the depth stays text until the depth is known
     source_layer: int | str
     turn: int = 0  # index in the addition's list of layers
 
     @property
     def length(self) -> int:
-        """Positions of the longest text, BOS included; also those of the vector, except with `every`."""
+        """Length of the longest text, BOS included; also that of the vector, except with `every`."""
         return max(pair.length for pair in self.pairs)
 
     @property
     def block(self) -> int:
-        """The layer, where the depth is known."""
+        """The layer as a block number; the depth must be known."""
         assert isinstance(self.layer, int)
         return self.layer
 
     @property
     def source_block(self) -> int:
-        """The layer that the vector is read at, where the depth is known."""
+        """The layer at which the vector is read; the depth must be known."""
         assert isinstance(self.source_layer, int)
         return self.source_layer
 
@@ -54,9 +54,9 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Placement:
-    """An addition at one layer of one prompt: the vector's rows from `first_row` on act at [start, end).
+    """An addition at one layer of one prompt: the vector's rows, from `first_row`, act on [start, end).
 
-    With `every`, the single row acts at all of [start, end) and at every generated token.
+    With `every`, the single row acts on all of [start, end) and on every generated token.
     """
 
     alignment: Alignment
@@ -78,7 +78,7 @@ class Placement:
 
     @property
     def acts(self) -> bool:
-        """Whether it has to change the stream."""
+        """Whether it should change the stream."""
         return not self.alignment.addition.adds_nothing
 
 
@@ -88,17 +88,17 @@ def align_additions(
     """All additions of a recipe, one entry per layer.
 
     Args:
-        blocks: depth of the model, or None if unknown (then layers are not checked).
-        context: the model's longest row in tokens, or None if unknown.
+        blocks: depth of the model; None if unknown, and layers are then not checked.
+        context: the model's longest row in tokens; None if unknown.
 
     Raises:
         PlanError: a layer is too deep, or an addition does nothing.
-        TokenError: a padding is not a single token.
+        TokenError: a pad is not a single token.
     """
     aligned = []
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name or 'recipe'}: additions.{index}"
-        # `every` reads each text at its own last token, so it must not be padded.
+        # `every` reads each text at its own last token, so the text must not be padded.
         pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
         _check_texts(pairs, addition, where)
@@ -156,7 +156,7 @@ def span(position: str | At, length: int, prompt_length: int, first: int = 1) ->
 def place(
     alignments: tuple[Alignment, ...], tokenizer: Tokenizer, prompt: tuple[int, ...], text: str
 ) -> tuple[Placement, ...]:
-    """Place all additions on one prompt (`prompt` holds its ids with BOS, `text` its text for errors).
+    """Place all additions on one prompt: `prompt` is its ids with BOS, `text` its text for errors.
 
     Raises:
         PlanError: a span exceeds the prompt, or the token where it should start does not occur.
@@ -198,7 +198,7 @@ def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text:
 
 def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
     """Spans where two or more placements act, not counting those with coefficient 0."""
-    # Sorted so that starts come before ends at the same position: touching spans become one.
+    # Starts sort before ends at the same position, so touching spans become one.
     edges = sorted(
         edge
         for placement in placements

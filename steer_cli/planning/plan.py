@@ -1,4 +1,4 @@
-"""A recipe laid onto a model's tokens: all that can be known without activations."""
+"""Place a recipe on a model's tokens: everything that can be known without activations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from steer_cli.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What planning has to know of a model.
+    """What planning needs to know about a model.
 
-    `blocks` and `context` (the longest row in tokens) are None where they are not known; `limited` is the
-    name with the reason for the context, where that is not the model's own.
+    `blocks` and `context` (the longest row in tokens) are None if unknown; `limited` is the model's name,
+    with the reason if the context is shorter than the model's own.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Plan:
     prompts: tuple[PlannedPrompt, ...]
 
     def table(self, prompt: PlannedPrompt) -> tuple[TableRow, ...]:
-        """Which token of which text stands at which position."""
+        """Which token of which text falls at which position."""
         return tuple(table_rows(self.facts.tokenizer, prompt.ids, prompt.placements))
 
     def pieces(self, ids: tuple[int, ...]) -> tuple[str, ...]:
@@ -56,12 +56,12 @@ def plan_recipe(recipe: Recipe, facts: ModelFacts, new_tokens: int | None = None
     """Tokenise and place every addition on every prompt.
 
     Args:
-        new_tokens: how many are to follow a prompt; None where nothing is run, so that any length will do.
+        new_tokens: tokens to generate after each prompt; None if nothing is run, so that any length is valid.
 
     Raises:
         RecipeError: the recipe has no prompt.
-        PlanError: an addition that does not fit a prompt or the model, or a prompt that is too long.
-        TokenError: a text that the tokenizer cannot give.
+        PlanError: an addition does not fit a prompt or the model, or a prompt is too long.
+        TokenError: the tokenizer cannot encode a text.
     """
     recipe = recipe.with_prompts([])
     alignments = align(recipe, facts)

@@ -1,4 +1,4 @@
-"""What a measurement looks at: which tokens are wanted, and from which position the next one is predicted."""
+"""Which tokens a measurement looks for, and the position from which it predicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steer_cli.recipe.quoting import show
 
 
 def wanted_ids(words: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens that a word may be: as it is written, and with a space before it.
+    """The tokens that may stand for a word: as written, and with a space before it.
 
     Raises:
         TokenError: neither is one token of the model.

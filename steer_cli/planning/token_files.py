@@ -1,4 +1,4 @@
-"""What the JSON files of a model's folder say about its special tokens and the size of its vocabulary."""
+"""Read a model's special tokens and vocabulary size from the JSON files in its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StatedIds:
 
     bos: int | None
     eos: tuple[int, ...]
-    embeddings: int | None  # number of tokens that have embeddings, if config.json says so
+    embeddings: int | None  # number of tokens with an embedding, if config.json states it
 
 
 def stated_ids(folder: Path) -> StatedIds:
@@ -32,7 +32,7 @@ def stated_ids(folder: Path) -> StatedIds:
 
 
 def stated_tokens(folder: Path) -> dict[str, str | None]:
-    """Texts of the tokens that begin and end a document, under bos and eos; None if not stated.
+    """Texts of the tokens that begin and end a document, as bos and eos; None if not stated.
 
     Raises:
         TokenError: a file cannot be read, or a name is not a text.
@@ -41,7 +41,7 @@ def stated_tokens(folder: Path) -> dict[str, str | None]:
     tokens = {}
     for key in ("bos", "eos"):
         token = config.get(f"{key}_token")
-        # Older releases of transformers save a special token as an object.
+        # Older releases of transformers save special tokens as objects.
         tokens[key] = token.get("content") if isinstance(token, dict) else token
         if not isinstance(tokens[key], str | None):
             raise TokenError(f"{folder}: tokenizer_config.json: {key}_token: not the text of a token")
@@ -58,12 +58,12 @@ def check_vocabulary(folder: Path, tokens: int, embeddings: int) -> None:
 
 
 def check_ids(folder: Path, ids: Mapping[str, Sequence[int]], embeddings: int | None) -> None:
-    """Raise TokenError if the model has no token with one of these ids."""
+    """Raise TokenError if one of these ids is not a token of the model."""
     for key, id in ((key, id) for key, several in ids.items() for id in several):
         if id < 0 or (embeddings is not None and id >= embeddings):
             size = "" if embeddings is None else f", which has embeddings for {embeddings}"
             raise TokenError(
-                f"{folder}: {key}: token {id} is none of the model's{size}; correct config.json, "
+                f"{folder}: {key}: token {id} is not in the model{size}; correct config.json, "
                 "generation_config.json or tokenizer_config.json"
             )
 
@@ -79,7 +79,7 @@ def _ids(folder: Path, config: dict[str, Any], key: str) -> tuple[int, ...]:
     value = config.get(key)
     ids = [id for id in (value if isinstance(value, list) else [value]) if id is not None]
     if not all(_is_id(id) for id in ids):
-        raise TokenError(f"{folder}: config.json: {key}: not the number of a token, or a list of such")
+        raise TokenError(f"{folder}: config.json: {key}: not a token id or a list of token ids")
     return tuple(ids)
 
 

@@ -1,7 +1,6 @@
 """Turn texts into token ids, and the two texts of a pair into rows of equal length.
 
-Every text is tokenised without special tokens, and one BOS is put in front. Reading a tokenizer needs
-neither torch nor transformers.
+Every text is tokenised without special tokens, and one BOS is put in front.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ class Tokenizer:
     folder: str
     bos: int | None
     eos: tuple[int, ...]  # any of them ends a row; the first is the tokenizer's own
-    embeddings: int | None = None  # number of tokens that have embeddings, if config.json says so
+    embeddings: int | None = None  # number of tokens with an embedding, if config.json states it
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids without BOS; a special token that the text spells out is ordinary text.
+        """Token ids without BOS; a special token spelled out in the text is ordinary text.
 
         Raises:
             TokenError: the tokenizer cannot read a special token's text as ordinary text, or the model has
@@ -40,7 +39,7 @@ class Tokenizer:
         """
         with _reading(self.folder):
             ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
-        # A Unigram vocabulary also holds its special tokens as pieces, and matches them.
+        # A Unigram vocabulary also holds its special tokens as pieces and matches them in texts.
         for id in self._special.keys() & set(ids):
             if self._special[id] in text:
                 raise TokenError(
@@ -74,7 +73,7 @@ class Tokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def piece(self, id: int) -> str:
-        """The text of a token in mid-text; some decoders strip a space at the start of a text."""
+        """The text of a token in mid-text, since some decoders strip a space at the start of a text."""
         return self.decode((id, id))[len(self.decode((id,))) :]
 
     def completion(self, prompt: tuple[int, ...], ids: tuple[int, ...]) -> str:
@@ -88,8 +87,8 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     """Read a folder's tokenizer.json (or GPT-2's vocab.json and merges.txt).
 
     Args:
-        bos: auto (the tokenizer's BOS, or else the one in config.json, or else EOS), none, or the text of
-            one token.
+        bos: auto (the tokenizer's BOS, else the one in config.json, else EOS), none, or the text of one
+            token.
         also_eos: the text of another token that ends a row.
 
     Raises:
@@ -97,11 +96,11 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
     """
     with _reading(folder), _silent_panics():
         backend = _backend(folder)
-        # Many faults of a tokenizer show only when it is used.
+        # Many faults of a tokenizer only show when it is used.
         backend.decode(backend.encode("a", add_special_tokens=False).ids or [0], skip_special_tokens=False)
     tokens, ids = stated_tokens(folder), stated_ids(folder)
     if ids.embeddings is not None:
-        # Added tokens are not counted: a text need not contain any that the model lacks.
+        # Added tokens are not counted: texts need not contain those that the model lacks.
         check_vocabulary(folder, backend.get_vocab_size(with_added_tokens=False), ids.embeddings)
     named = {key: _token_id(backend, token, folder) for key, token in tokens.items()}
     ends = [named["eos"], *ids.eos]
@@ -128,10 +127,10 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
 
 
 def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int, ...]) -> Tokenizer:
-    """A tokenizer that somebody has opened already, without changing it.
+    """Wrap a tokenizer that is already open, without changing it.
 
     Args:
-        bos: the id in front of every text; None for none.
+        bos: the id to put in front of every text; None for no BOS.
         eos: the ids that end a row.
     """
     return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos)
@@ -139,19 +138,21 @@ def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int,
 
 @contextmanager
 def _reading(folder: Path | str) -> Iterator[None]:
-    """Turn whatever the tokenizers library raises into a TokenError."""
+    """Turn anything that the tokenizers library raises into a TokenError."""
     try:
         yield
     except (TokenError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a plain Exception for a broken file; a Rust panic is not even that
+    except (
+        BaseException
+    ) as error:  # a broken file raises Exception itself; a Rust panic is only a BaseException
         reason = " ".join(str(error).split())[:160]
         raise TokenError(f"{folder}: the tokenizer cannot be read: {reason}") from None
 
 
 @contextmanager
 def _silent_panics() -> Iterator[None]:
-    """Discard what Rust writes about a panic directly to standard error."""
+    """Discard the panic messages that Rust writes directly to standard error."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no standard error
@@ -183,7 +184,7 @@ def _backend(folder: Path) -> Backend:
 
 
 def _exact(backend: Backend) -> Backend:
-    """Encode exactly the text that was written, the same on every run, whatever tokenizer.json asks for."""
+    """Encode exactly the text as written, identically on every run, whatever tokenizer.json asks for."""
     backend.no_padding()
     backend.no_truncation()
     # Added tokens that are not special, such as runs of spaces, are vocabulary and stay.

@@ -1,6 +1,6 @@
 """Upper limits for the numbers and texts of a recipe, beyond what any model or machine can use.
 
-Every value within them is safe to multiply, compare and store in a tensor.
+Values within them are safe to multiply, compare and store in a tensor.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pydantic import Field
 
 LARGEST_BLOCK = 999_999
 LARGEST_POSITION = 99_999_999
-# Any model's vector times this can still be squared in float32 without overflow.
+# Any model's vector times this can be squared in float32 without overflow.
 LARGEST_COEFFICIENT = 1e12
 LARGEST_PENALTY = LARGEST_TEMPERATURE = 1e6
 LARGEST_VOCABULARY = 10_000_000
 LONGEST_TEXT = 10_000_000  # characters
-LONGEST_NAME = 4096  # characters, as of a path
+LONGEST_NAME = 4096  # characters; a name may be a path
 
 Block = Annotated[int, Field(ge=0, le=LARGEST_BLOCK)]
 # 100% of the depth would be after the last block.

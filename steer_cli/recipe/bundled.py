@@ -25,10 +25,10 @@ def shipped() -> dict[str, Path]:
 
 
 def is_file(name: str) -> bool:
-    """Whether the name is that of a file, or of a pipe as the shell makes for `<(...)`."""
+    """Whether the name is a file, or a pipe such as the shell makes for `<(...)`."""
     try:
         return Path(name).exists() and not Path(name).is_dir()
-    except (OSError, ValueError):  # too long for a file name, or with a NUL in it
+    except (OSError, ValueError):  # too long for a file name, or contains a NUL
         return False
 
 

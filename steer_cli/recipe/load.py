@@ -1,4 +1,4 @@
-"""A recipe's file -> Recipe; and the JSON Schema of the format."""
+"""Load a recipe file as a Recipe, and give the format's JSON Schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
     """Read, change and validate a recipe: a path, `-` for standard input, or a shipped name.
 
     Raises:
-        RecipeError: the file cannot be read or is not a recipe; holds one line per fault.
+        RecipeError: the file cannot be read or is not a recipe; one line per fault.
     """
     file, changes = find(name), changes or []
     source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
@@ -34,7 +34,7 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
     recipe = validate(written)
     digest = hashlib.sha256(content)
     for change in changes:
-        # Records name all other changes, such as the number of samples, themselves.
+        # All other changes, such as the number of samples, appear in the records.
         if change.assignment:
             digest.update(f"\n{change.assignment}".encode(errors="surrogateescape"))
     recipe = (

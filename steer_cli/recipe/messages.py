@@ -54,10 +54,10 @@ _TEXTS = (
     "pad",
     "token",
 )
-SHOWN = 20  # faults that get a line each; more than this is one mistake made many times
+SHOWN = 20  # faults shown, one line each; beyond this they are mostly one mistake repeated
 LONGEST_QUOTED = 60  # characters; a longer value is not repeated in the remedy
 
-Fault = dict[str, Any]  # as pydantic reports it
+Fault = dict[str, Any]  # in pydantic's form
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,14 @@ def _message(
 
 
 def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
-    """The part of pydantic's location that is a path in the document; unions add tags to it."""
+    """Drop the tags that unions add to pydantic's location, leaving a path in the document."""
     path: tuple = ()
     for step in loc:
         if (isinstance(values, dict) and step in values) or (
             isinstance(values, (list, tuple)) and isinstance(step, int) and step < len(values)
         ):
             path, values = (*path, step), values[step]
-        # Pydantic reports every form that one of these may take; one error is enough.
+        # Pydantic reports an error for each form that one of these may take; one is enough.
         if path[-1:] in _ALTERNATIVES:
             break
     return path, values

@@ -1,4 +1,4 @@
-"""Values that replace some of a document: written as KEY=VALUE, or given by a program."""
+"""Replace values of a document, written as KEY=VALUE or given by a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_override(assignment: str, label: str | None = None) -> Override:
     """Parse a change such as `additions.0.coefficient=3`. A value that starts with [ { " or ' is YAML.
 
     Args:
-        label: what errors call the change; by default "set KEY=VALUE".
+        label: the name of the change in errors; by default "set KEY=VALUE".
 
     Raises:
         RecipeError: there is no `=`, or the value cannot be read.
@@ -27,7 +27,7 @@ def parse_override(assignment: str, label: str | None = None) -> Override:
     path = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in key.strip().split("."))
     if text.lstrip()[:1] in tuple("[{\"'"):
         return Override(label, path, parse(text, label).values, text, assignment)
-    # Any other text is one plain scalar, even with a colon in it, so that a sentence needs no extra quotes.
+    # Any other text is a plain scalar, even if it contains a colon, so sentences need no extra quotes.
     node = yaml.ScalarNode(_Loader("").resolve(yaml.ScalarNode, text, (True, False)), text)
     try:
         return Override(label, path, _Loader("").construct_object(node), text, assignment)
@@ -36,13 +36,13 @@ def parse_override(assignment: str, label: str | None = None) -> Override:
 
 
 def value_override(path: str, value: Any) -> Override:
-    """A value for a path such as `additions.0.coefficient`."""
+    """An override of the value at a path such as `additions.0.coefficient`."""
     steps = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in path.split("."))
     return Override("changes", steps, value, str(value))
 
 
 def override(document: Document, changes: list[Override]) -> Document:
-    """A copy of the document with values replaced, in order.
+    """A copy of the document with the changes applied in order.
 
     Raises:
         RecipeError: a path leads through a missing entry or a value without entries.

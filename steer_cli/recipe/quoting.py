@@ -12,7 +12,7 @@ class _Short(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         try:
             return super().repr_int(x, level)
-        except ValueError:  # more digits than Python prints; `!!int 0xff...` may have any number
+        except ValueError:  # more digits than Python prints, as `!!int 0xff...` may have
             return f"a number of {x.bit_length()} bits"
 
 
@@ -26,7 +26,7 @@ def show(value: Any) -> str:
 
 
 def dotted(path: Path) -> str:
-    """A path as `additions.0.plus`, on one line whatever its keys contain."""
+    """A path such as `additions.0.plus`, on one line whatever its keys contain."""
     steps = (str(step) if str(step).isprintable() else repr(step) for step in path)
     return ".".join(_shortened(step) for step in steps)
 

@@ -21,7 +21,7 @@ Layers = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
 
-# What the validators below check beyond the types, written as JSON Schema.
+# The checks of the validators below, written as JSON Schema.
 ONE_KIND_OF_TEXT: dict[str, Any] = {
     "oneOf": [
         {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
@@ -110,9 +110,11 @@ class Addition(_Part):
         None
     )
     pairs: Annotated[
-        tuple[Pair, ...], Field(strict=False, description="several, instead of plus, minus")
+        tuple[Pair, ...], Field(strict=False, description="several pairs, instead of plus and minus")
     ] = ()
-    combine: Annotated[Literal["mean", "sum"], Field(description="how pairs become one vector")] = "mean"
+    combine: Annotated[Literal["mean", "sum"], Field(description="how to combine pairs into one vector")] = (
+        "mean"
+    )
     layer: Annotated[
         bounds.Block | bounds.Share | Layers,
         Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
@@ -123,13 +125,15 @@ class Addition(_Part):
         Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
     ] = "front"
     pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
-    overflow: Annotated[Literal["error", "clip"], Field(description="for a span that does not fit")] = "error"
+    overflow: Annotated[
+        Literal["error", "clip"], Field(description="what to do with a span that does not fit")
+    ] = "error"
     source_layer: Annotated[
         bounds.Block | bounds.Share | None, Field(description="record here instead of at `layer`")
     ] = None
     match_norm: Annotated[bool, Field(description="rescale to the pair's norm at `layer`")] = False
     random: Annotated[
-        Random | None, Field(description="a control: noise of the same norm, drawn anew at each layer")
+        Random | None, Field(description="a control: noise of the same norm, different at each layer")
     ] = None
     dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
@@ -144,12 +148,12 @@ class Addition(_Part):
 
     @property
     def adds_nothing(self) -> bool:
-        """Whether the stream stays as it is, by a coefficient or a share of the width of 0."""
+        """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
         return self.coefficient == 0 or self.dims == 0
 
     @property
     def texts(self) -> tuple[Pair, ...]:
-        """The addition's pairs, one or more."""
+        """The addition's pairs, at least one."""
         if self.plus is None:
             return self.pairs
         return (Pair(plus=self.plus, minus=self.minus),)
@@ -164,7 +168,7 @@ class Sampling(_Part):
     """How tokens are drawn from the logits. The defaults are those of Turner et al. 2023."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions of each prompt and arm")] = 3
+    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions per prompt and arm")] = 3
     temperature: Annotated[bounds.Temperature, Field(description="0 is greedy")] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
     top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
@@ -185,7 +189,7 @@ class Recipe(_Part):
     name: Annotated[str, Field(max_length=bounds.LONGEST_NAME)] = ""
     description: Annotated[bounds.Text, Field(description="what the recipe does, in one short line")] = ""
     measured: Annotated[
-        bounds.Text, Field(description="what was found with it: the effect, with figures, in a few lines")
+        bounds.Text, Field(description="the measured effect, with figures, in a few lines")
     ] = ""
     source: Annotated[bounds.Text, Field(description="where the recipe comes from")] = ""
     model: Annotated[bounds.Name, Field(description="hub id, folder, .gguf file or catalogue name")] = (
@@ -200,7 +204,7 @@ class Recipe(_Part):
     sampling: Sampling = Sampling()
     count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
 
-    # Of the file's bytes and the changes made to it; not a key of the file.
+    # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
 
     @model_validator(mode="after")
@@ -219,10 +223,10 @@ class Recipe(_Part):
         return (self.prompt,) if self.prompt is not None else self.prompts
 
     def with_prompts(self, prompts: list[str]) -> Recipe:
-        """The same recipe with other prompts; with none given, its own.
+        """The same recipe with other prompts, or with its own if none are given.
 
         Raises:
-            RecipeError: there is no prompt at all, or one is not valid UTF-8.
+            RecipeError: there is no prompt, or one is not valid UTF-8.
         """
         if not prompts and not self.all_prompts:
             raise RecipeError(
@@ -241,7 +245,7 @@ class Recipe(_Part):
         """The same recipe with some keys of `sampling` changed; None leaves one as it is.
 
         Raises:
-            RecipeError: a value that the key does not take.
+            RecipeError: a key does not accept the value.
         """
         given = {key: value for key, value in changes.items() if value is not None}
         if not given:

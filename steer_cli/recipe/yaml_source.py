@@ -1,4 +1,4 @@
-"""Read YAML text into plain values and remember the line of each.
+"""Read YAML text into plain values, keeping the line of each.
 
 Plain scalars follow YAML 1.2, so `plus: Yes` and `minus: No` stay words and 12:30 is not a number.
 """
@@ -82,18 +82,18 @@ _NOT_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "fl
 
 @dataclass(frozen=True)
 class Override:
-    """A value that replaces one of the document's; errors call it `label`."""
+    """A value that replaces one in the document; errors call it `label`."""
 
     label: str
     path: Path
     value: Any
     text: str = ""  # the value as written
-    assignment: str = ""  # KEY=VALUE, where the change is part of the recipe's digest
+    assignment: str = ""  # KEY=VALUE if the change is part of the recipe's digest
 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain values with the place of each: `source:line`, or the label of the change that set it."""
+    """Plain values and where each was set: `source:line`, or the label of a change."""
 
     source: str
     values: Any
@@ -109,7 +109,7 @@ class Document:
         return f"{self.source}:{self._find(path)[0]}: {dotted(path) or 'the document'}"
 
     def written(self, path: Path) -> str | None:
-        """The text of a plain value, before YAML turned it into a number or a flag."""
+        """The text of a plain value as written, before YAML turned it into a number or flag."""
         for override in reversed(self.overrides):
             if override.path == path:
                 return override.text
@@ -117,7 +117,7 @@ class Document:
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
     def _find(self, path: Path) -> tuple[int, yaml.Node | None]:
-        """Line and node of a path; if it was not written, the nearest parent's line and no node."""
+        """Line and node of a path; the nearest parent's line and no node if it was not written."""
         node, line = self.node, 1
         if node is not None:
             line = node.start_mark.line + 1
@@ -140,7 +140,7 @@ def parse(text: str, source: str) -> Document:
         RecipeError: the text is not one YAML document, or writes a key twice; the message names the line.
     """
     try:
-        # The constructor already reads the text, and refuses control characters.
+        # The constructor already reads the text and refuses control characters.
         loader = _Loader(text)
         node = loader.get_single_node()
         _check_keys(node, source)
@@ -191,7 +191,7 @@ def _check_keys(root: yaml.Node | None, source: str) -> None:
                 waiting.append((value, (*path, getattr(key, "value", ""))))
 
 
-# Quotes exactly those words that the loader would not read as text.
+# Quotes exactly the words that the loader would not read as text.
 _Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
 
 

@@ -1,1 +1,1 @@
-"""How results are shown: on a screen, as records."""
+"""Show results as screens, records and plots."""

@@ -1,6 +1,6 @@
-"""The alignment table: positions as columns, a row for each text.
+"""Draw the alignment table: one column per position, one row per text.
 
-Colours are few and never carry meaning alone.
+Colour never carries meaning alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
         yield _alignment_part(merged, start, stop, width)
     legend = f"{SPACE} space   {PAD} padding"
     if any(row.read is not None for row, _ in merged):
-        legend += f"   {ONWARDS} read at this token alone, added at every position from here on"
+        legend += f"   {ONWARDS} read only at this token, added at every position from here on"
     yield Text(legend, style="dim")
 
 
@@ -74,7 +74,7 @@ def _alignment_part(
     head = [("layer", "dim"), ("coef", "dim"), *((str(position), "dim") for position in range(start, stop))]
     lines = [head]
     for row, label in rows:
-        # A folded part leaves out texts without a token in it.
+        # A folded part omits texts without a token in it.
         if row.role != "prompt" and not _reaches(row, start, stop):
             continue
         style, whole = ROLE_STYLE[row.role], len(row.tokens) - row.padding

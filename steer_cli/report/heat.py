@@ -1,6 +1,6 @@
-"""The heat map: sentences with the change of every token, shown by colour and by a sign below it.
+"""Draw the heat map: sentences with the change of every token, shown by colour and by a sign below it.
 
-The signs alone say all that matters, for screens without colours and readers who cannot tell red from green.
+The signs suffice alone, for screens without colour and readers who cannot tell red from green.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ BRIGHTEST = math.log(100)  # a change by a hundredfold, as in Turner et al. 2023
 SIGNS = ((10, "#", "="), (1.5, "+", "-"))
 LEGEND = (
     "  + likelier (1.5 times), # tenfold; - less likely, = to a tenth; . left out\n"
-    "  green and red are brightest at a hundredfold; in front stands the mean change"
+    "  green and red are brightest at a hundredfold; the mean change is in front"
 )
 
 
 def heat_parts(sentences: Sequence[SentenceChange], width: int) -> Iterator[Text]:
-    """Each sentence in lines of at most `width` columns, with a line of signs below each."""
+    """Each sentence in lines of at most `width` columns, each with a line of signs below."""
     yield Text(LEGEND, style="dim")
     for sentence in sentences:
         known = [change for change in sentence.changes if change is not None]
         mean = f"{sum(known) / len(known):+.2f}  " if known else "  --   "
-        # A style of the whole line would dim the tokens too.
+        # A style on the whole line would dim the tokens too.
         head = Text().append(f"{one_line(sentence.corpus)} ", style="dim").append(mean)
         if head.cell_len > width // 3:
             yield head
@@ -49,7 +49,7 @@ def _lines(sentence: SentenceChange, head: Text, width: int) -> Iterator[Text]:
                 yield Text(signs.rstrip())
                 tokens, signs = Text(" " * indent), " " * indent
             tokens.append(shown, style=_heat(change))
-            # Under the first letter, where a token begins with a space.
+            # Under the first letter, if a token begins with a space.
             before = len(shown) - len(shown.lstrip(" ")) if shown.strip(" ") else 0
             signs += (" " * before + _sign(change)).ljust(wide)[:wide]
     yield tokens
@@ -58,7 +58,7 @@ def _lines(sentence: SentenceChange, head: Text, width: int) -> Iterator[Text]:
 
 def _shown(piece: str) -> str:
     shown = visible(piece).replace("\n", "↵").replace("\t", "⇥")
-    # An accent alone has no width of its own, and its sign would have no place.
+    # An accent alone has no width, which would leave no room for its sign.
     return shown if cell_len(shown) else f"◌{shown}"
 
 
@@ -77,6 +77,6 @@ def _heat(change: float | None) -> str:
     strength = min(abs(change) / BRIGHTEST, 1.0)
     level = round(210 * strength)
     colour = (0, 30 + level, 0) if change > 0 else (30 + level, 0, 0)
-    # Dark letters on a bright ground, light ones on a dark ground.
+    # Dark letters on a bright background, light letters on a dark one.
     letters = "black" if strength > 0.6 else "white"
     return f"{letters} on rgb({colour[0]},{colour[1]},{colour[2]})" if strength > 0.02 else ""

@@ -14,7 +14,7 @@ def line(record: dict[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     if text.isprintable():
         return text
-    # JSON requires it of the first 32 only, but terminals and line readers obey others too.
+    # JSON requires this only of the first 32, but terminals and line readers act on others too.
     return "".join(map(_escaped, text))
 
 

@@ -1,6 +1,6 @@
-"""The screens of the measurements: shifts, perplexities and norms; `heat` shows sentences.
+"""Draw the screens of shifts, perplexities and norms.
 
-Colours are few and never carry meaning alone.
+Colour never carries meaning alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from steer_cli.report.printable import cell, visible
 from steer_cli.results import CorpusFindings, Norms, Perplexity, Shift
 
 SHOWN_POSITIONS = 10
-DAMAGED = 1.05  # a ratio from here on is marked as damage
+DAMAGED = 1.05  # ratios from here on are marked as damage
 
 
 def plain_table(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text and whose others are figures."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1))
     for index, column in enumerate(columns):
-        # Only texts are folded on a narrow screen; a folded figure cannot be read.
+        # On a narrow screen, only texts are folded; a folded figure cannot be read.
         text = index < left
         width = cell_len(column)
         table.add_column(
@@ -67,7 +67,7 @@ def perplexity_parts(found: CorpusFindings, width: int) -> Iterator[RenderableTy
 
 
 def perplexities(figures: Sequence[Perplexity]) -> Table:
-    """A row for each corpus, label and method."""
+    """A table with one row per corpus, label and method."""
     labels = any(figure.label is not None for figure in figures)
     names = ("corpus", *(("label",) if labels else ()), "method")
     columns = ("unsteered", "steered", "ratio", "stderr", "sentences", "tokens")
@@ -88,12 +88,12 @@ def perplexities(figures: Sequence[Perplexity]) -> Table:
 
 
 def ratio(value: float) -> Text:
-    """A ratio of perplexities: green below 1, red where it is damage."""
+    """A ratio of perplexities: green below 1, red if it counts as damage."""
     return Text(f"{value:.3f}", style="green" if value < 1 else "red" if value >= DAMAGED else "")
 
 
 def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
-    """For each prompt and addition a table of ratios: layers down, positions across."""
+    """A table of ratios per prompt and addition: layers down, positions across."""
     groups: dict[tuple[str, int], list[Norms]] = {}
     for at_layer in found:
         groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)

@@ -1,6 +1,6 @@
-"""Plots: curves over layers and coefficients, heat maps of two axes, shifts, norms.
+"""Draw plots: curves over layers and coefficients, heat maps of two axes, shifts, norms.
 
-matplotlib is an extra; it is imported here alone, and only when a plot is asked for.
+matplotlib is an extra; only this module imports it, when a plot is requested.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ COLOURS = (
     "#e69f00",
     "#56b4e9",
     "#333333",
-)  # safe for colour blindness
-LABELLED = 12  # tokens of a shift that are named
+)  # distinguishable with colour blindness
+LABELLED = 12  # tokens of a shift that get a label
 
 
 def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width: float = 5.6) -> None:
-    # Without pyplot: no window system is asked for, and no figure stays open.
+    # Without pyplot, which would need a window system and keep figures open.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,20 +46,21 @@ def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width
 
 
 def _plain(text: str) -> str:
-    """A dollar sign would begin a formula."""
+    """Escape dollar signs, which would begin a formula."""
     return text.replace("$", r"\$")
 
 
 def check_axes(varying: Sequence[str], path: Path) -> None:
-    """Raises PlotError where more axes vary than a plot has."""
+    """Raise PlotError if more axes vary than a plot has."""
     if len(varying) > 2:
         raise PlotError(
-            f"plot {path}: {', '.join(varying)} vary, and a plot has two axes; sweep fewer", parameter="plot"
+            f"plot {path}: {', '.join(varying)} vary, but a plot has only two axes; sweep fewer",
+            parameter="plot",
         )
 
 
 def sweep(points: Sequence[SweepPoint], path: Path) -> None:
-    """One varying axis: a line per figure. Two: a heat map per figure, or curves if one has few values.
+    """Plot one varying axis as a line per figure, two as heat maps, or as curves if one has few values.
 
     Raises:
         PlotError: more axes vary than a plot has, or the file cannot be written.
@@ -126,7 +127,7 @@ def _heat_maps(axes, names, points, varying, ratios: set[str]) -> None:
     for panel, name in zip(axes, names, strict=True):
         table = [[figures[row, column][name] for column in columns] for row in rows]
         if name in ratios:
-            # Equal factors up and down are equally bright, and 1 is white.
+            # Equal factors up and down are equally bright; 1 is white.
             shown = [[log(value) for value in line] for line in table]
             most = max(abs(value) for line in shown for value in line) or 1
             image = panel.imshow(shown, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
@@ -142,7 +143,7 @@ def _heat_maps(axes, names, points, varying, ratios: set[str]) -> None:
 
 
 def shift(found: Sequence[Shift], path: Path) -> None:
-    """Each shown token: unsteered probability across, ratio up, both logarithmic, with the line ratio 1."""
+    """Plot each token's ratio against its unsteered probability, both logarithmic, with a line at ratio 1."""
 
     from matplotlib.ticker import NullFormatter
 
@@ -170,7 +171,7 @@ def shift(found: Sequence[Shift], path: Path) -> None:
 
 
 def norms(found: Sequence[Norms], path: Path) -> None:
-    """|vector| / |stream| over the layers, one line per position, one panel per prompt and addition."""
+    """Plot |vector| / |stream| over layers: one line per position, one panel per prompt and addition."""
     groups: dict[tuple[str, int], list[Norms]] = {}
     for at_layer in found:
         groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)

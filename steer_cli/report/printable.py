@@ -1,7 +1,4 @@
-"""Text of any origin -> text that a terminal only shows.
-
-A model may write escape sequences; none of them may reach the screen.
-"""
+"""Make any text safe to print, removing escape sequences, which a model may write."""
 
 from __future__ import annotations
 
@@ -10,22 +7,22 @@ from functools import lru_cache
 
 SPACE, PAD = "·", "␣"
 LONGEST_ERROR = 500  # characters: a few lines of a terminal
-# Unicode categories that control a terminal or break lines; private and unassigned characters are harmless.
+# Unicode categories that control terminals or break lines; private and unassigned characters are harmless.
 CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def visible(text: str) -> str:
-    """The text with a visible sign for each control character; lines and tabs stay."""
+    """The text with a visible sign for each control character except line breaks and tabs."""
     return "".join(_shown(character) for character in text)
 
 
 def one_line(text: str) -> str:
-    """A text for one line of a terminal, whatever it holds."""
+    """Any text as one line for a terminal."""
     return visible(" ".join(text.split()))
 
 
 def error_line(text: str) -> str:
-    """An error as one line that fits a screen: the place at its start and the remedy at its end are kept."""
+    """An error as one line that fits a screen, keeping the place at its start and the remedy at its end."""
     line, half = one_line(text), LONGEST_ERROR // 2
     return line if len(line) <= LONGEST_ERROR else f"{line[: half - 3]} … {line[-half:]}"
 

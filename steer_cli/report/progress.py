@@ -1,4 +1,4 @@
-"""Progress and notes of long work, on standard error; bars only where it is a terminal."""
+"""Show progress and notes on standard error; bars only if it is a terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Display:
         self.clear()
 
     def note(self, text: str) -> None:
-        """One line for a person."""
+        """Print one line for the user."""
         self._console.print(visible(text), style="dim", soft_wrap=True)
 
     def clear(self) -> None:
@@ -46,7 +46,7 @@ class Display:
             self._bar.stop()
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        """The state of a stage; total is None while it is not known."""
+        """Show the progress of a stage; total is None while unknown."""
         if not self._console.is_terminal:
             return
         if self._bar is None or stage != self._stage:

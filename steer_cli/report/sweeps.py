@@ -1,6 +1,6 @@
-"""The screen of a sweep: the grid as one table, and the winning point.
+"""Draw the screen of a sweep: the grid as one table, and the winning point.
 
-Colours are few and never carry meaning alone: the best cell has a star, a damaged one an exclamation mark.
+Colour never carries meaning alone: the best cell has a star, a damaged one an exclamation mark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from steer_cli.results import AXES, STUMBLES, WORD_SALAD, SweepPoint, axis_value
 
 
 def table(points: Sequence[SweepPoint], winner: SweepPoint | None, width: int) -> Iterator[RenderableType]:
-    """A row for each point, a column for each axis that varies and each figure.
+    """A table with a row for each point and a column for each varying axis and each figure.
 
     Standard errors are shown if the screen is wide enough.
 
@@ -62,7 +62,7 @@ def _with_errors(row: Sequence[Text], names: Sequence[str], errors: Mapping[str,
 
 
 def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
-    """Columns of a table whose cells are not folded."""
+    """The width of a table without folded cells."""
     columns = zip(map(cell_len, heads), *([cell.cell_len for cell in row] for row in rows), strict=True)
     return sum(max(column) + 2 for column in columns)
 
@@ -107,7 +107,7 @@ def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
 
 
 def winner(objective: str, point: SweepPoint, recipe: str) -> Iterator[RenderableType]:
-    """The winning point, and its recipe as a file would hold it."""
+    """The winning point, and its recipe as it would be written in a file."""
     values = {axis: getattr(point.coordinates, axis) for axis in AXES}
     place = "  ".join(f"{axis} {_axis(value)}" for axis, value in values.items() if value is not None)
     found = "  ".join(f"{visible(name)} {value:.4g}" for name, value in point.values().items())

@@ -1,4 +1,4 @@
-"""The answers, as plain frozen values; `.records()` gives each as dicts that JSON can hold. No torch here."""
+"""Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost

@@ -39,10 +39,10 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Sum:
-    """What was in fact added where additions of a layer overlap, with one value per position of [start, end).
+    """The change actually made where additions of a layer overlap, one value per position of [start, end).
 
-    `sum` is the norm of the change of the stream, in the stream's dtype and with all coefficients; `stream`,
-    `ratio` and `cosine` are as in a receipt.
+    `sum` is the norm of the change to the stream, in its dtype and with all coefficients; `stream`, `ratio`
+    and `cosine` are as in a receipt.
     """
 
     layer: int
@@ -69,7 +69,7 @@ class Completion:
     """One completion of the prompt.
 
     `counted`: for each label of the recipe's word lists, the spans of its words, [start, end) in the text.
-    `mean_logprob` is in nats per token, under the unsteered model in every arm; None if it was not asked for.
+    `mean_logprob` is in nats per token, under the unsteered model in every arm; None if not requested.
     """
 
     text: str
@@ -80,7 +80,7 @@ class Completion:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Uses of each label's words."""
+        """How often each label's words occur."""
         return {label: len(spans) for label, spans in self.counted.items()}
 
     def record(self) -> Record:
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
-        """The arms by name, in the order in which they are shown."""
+        """The arms by name, in display order."""
         arms = {"unsteered": self.unsteered, "steered": self.steered}
         return arms | ({f"control: {self.control_kind}": self.control} if self.control_kind else {})
 

@@ -1,4 +1,4 @@
-"""What steering costs: how much less likely its texts are to the unsteered model."""
+"""What steering costs: how much less likely the unsteered model finds the steered texts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from steer_cli.results.json_values import Record
 from steer_cli.results.means import Values, compare_arms
 
-# In nats per token, from the demonstrations of docs/replication.md: up to about 0.8 texts read like the
-# model's own, from 1 on they stumble, and from 2 on they are word salad.
+# In nats per token, from the demonstrations in docs/replication.md: up to about 0.8 texts read like the
+# model's own, from 1 they stumble, and from 2 they are word salad.
 CHEAP, STUMBLES, COSTLY, WORD_SALAD = 0.8, 0.9, 1.0, 2.0
 READS_LIKE = (
     (-0.8, "likelier than the model's own; look for repetition"),
@@ -39,7 +39,7 @@ def steering_cost(unsteered: Values, steered: Values) -> Cost:
         unsteered, steered: each completion's mean log probability per token under the unsteered model.
     """
     means = compare_arms(unsteered, steered)
-    # Subtracted from 0.0, so that nothing costs 0.0 and not -0.0.
+    # Subtracted from 0.0, so that the cost of no change is 0.0 and not -0.0.
     return Cost(means.unsteered, means.steered, 0.0 - means.difference, means.difference_stderr)
 
 

@@ -10,5 +10,5 @@ Record = dict[str, Any]
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
-    """JSON has no infinity: the ratio to a stream of zeros becomes null."""
+    """Replace values that JSON cannot hold, such as the ratio to a stream of zeros, by None."""
     return [value if math.isfinite(value) else None for value in values]

@@ -1,4 +1,4 @@
-"""Means of two arms and their standard errors."""
+"""Means of two arms and of their difference, with standard errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class ArmMeans:
-    """Mean of a figure in each arm and of the paired difference; an error is None if there was one draw."""
+    """Mean of a figure in each arm and of the paired difference; errors are None for a single draw."""
 
     unsteered: float
     steered: float
@@ -35,9 +35,9 @@ class ArmMeans:
 def compare_arms(unsteered: Values, steered: Values) -> ArmMeans:
     """Means over the completions of two arms, their difference, and standard errors.
 
-    Sample i of every prompt in both arms uses the same random numbers. The draws are therefore the means over
-    prompts, one per sample: the error describes these very prompts, and that of the difference is paired.
-    With one sample per prompt, the prompts themselves are taken as the draws.
+    Sample i of every prompt uses the same random numbers in both arms. The draws are therefore the means over
+    prompts, one per sample: the errors apply to these prompts only, and that of the difference is paired.
+    With one sample per prompt, the prompts themselves are the draws.
     """
     before, after = _draws(unsteered), _draws(steered)
     differences = [late - early for early, late in zip(before, after, strict=True)]

@@ -1,4 +1,4 @@
-"""What `steer models check` found of a model."""
+"""What `steer models check` found about a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_cli.results.json_values import Record
 class ModelCheck:
     """A model that was loaded and passed its self-test.
 
-    `way` is plain or transformers, `network` the class that computes it, `reason` why it is not a plain one.
+    `way` is plain or transformers, `network` the class that computes the model, `reason` why it is not plain.
     `context` is the longest row in tokens; None if no limit is stated.
     """
 

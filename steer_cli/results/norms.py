@@ -1,4 +1,4 @@
-"""How large the vector is beside the stream."""
+"""How large the vector is relative to the stream."""
 
 from __future__ import annotations
 

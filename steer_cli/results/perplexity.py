@@ -9,7 +9,7 @@ from steer_cli.results.json_values import Record
 
 
 def figure_name(corpus: str, label: str | None) -> str:
-    """The name of a corpus's figure, or of one of its labels, in objectives, tables and plots."""
+    """What objectives, tables and plots call the figure of a corpus, or of one of its labels."""
     return corpus if label is None else f"{corpus}/{label}"
 
 
@@ -17,8 +17,8 @@ def figure_name(corpus: str, label: str | None) -> str:
 class Perplexity:
     """Perplexity of one label of a corpus; `ratio` is steered over unsteered, `stderr` that of the ratio.
 
-    `stderr` is None for a single sentence. `tokens` counts the predictions that are compared, `left_out` the
-    sentences without any: for `reason`, or because they are too short if that is None.
+    `stderr` is None for a single sentence. `tokens` counts the compared predictions, `left_out` the sentences
+    that have none, because of `reason` or, if that is None, because they are too short.
     """
 
     corpus: str
@@ -38,7 +38,7 @@ class Perplexity:
         return figure_name(self.corpus, self.label)
 
     def record(self) -> Record:
-        """The figures; what was left out goes into notes."""
+        """The figures; sentences left out are reported in notes instead."""
         record = asdict(self)
         del record["left_out"], record["reason"]
         return record
@@ -56,7 +56,7 @@ class SentenceChange:
 
 @dataclass(frozen=True)
 class CorpusFindings:
-    """Figures in the order of the corpora, and the sentences with the change of each token if asked for."""
+    """Figures in the order of the corpora, and the change of each token by sentence if requested."""
 
     recipe: str
     model: str

@@ -37,7 +37,7 @@ class Shift:
     entropy_steered: float
     effect: float | None
     damage: float | None
-    tokens: tuple[TokenShift, ...]  # the union of both top k, the likeliest when steered first
+    tokens: tuple[TokenShift, ...]  # the union of both top k, most likely when steered first
 
     def records(self) -> Iterator[Record]:
         """One record."""
@@ -48,7 +48,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class PromptShift:
-    """The figures of `Shift` alone, after the whole prompt: what a point of a sweep keeps of each prompt."""
+    """The figures of `Shift` after the whole prompt, as a sweep's point keeps them for each prompt."""
 
     prompt: str
     kl: float

@@ -1,4 +1,4 @@
-"""What a sweep measures at one point of its grid."""
+"""The results of a sweep at one point of its grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steer_cli.results.shift import PromptShift
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where a point lies: the values of the first addition that the grid moves."""
+    """Where a point lies: the values given to the first addition that the grid changes."""
 
     layer: int
     coefficient: float
@@ -38,7 +38,7 @@ AXES = tuple(axis.name for axis in fields(Coordinates))
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The figures of one point; a measure that was not asked for is empty.
+    """The figures of one point; a measure that was not requested is empty.
 
     `kl` has an entry for each prompt, `counts` one for each label of the recipe; `cost` comes with `counts`.
     """
@@ -46,7 +46,7 @@ class SweepPoint:
     recipe: str
     model: str
     coordinates: Coordinates
-    measures: tuple[str, ...]  # in the order in which they were asked for
+    measures: tuple[str, ...]  # in the order requested
     perplexity: tuple[Perplexity, ...] = ()
     kl: tuple[PromptShift, ...] = ()
     counts: Mapping[str, ArmMeans] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class SweepPoint:
         return named if self.cost is None else named | {"cost": self.cost.cost}
 
     def errors(self) -> dict[str, float]:
-        """Standard errors of the same figures, as far as they are made of several draws."""
+        """Standard errors of those figures that are means of several draws."""
         named = {figure.name: figure.stderr for figure in self.perplexity}
         named |= {name: standard_error(draws) for name, draws in self._by_prompt().items()}
         named |= {label: means.steered_stderr for label, means in self.counts.items()}

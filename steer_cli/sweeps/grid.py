@@ -1,4 +1,4 @@
-"""Ranges as text -> the points of a grid; a point is a recipe."""
+"""Parse ranges into the points of a grid, and turn each point into a recipe."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from steer_cli.recipe.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
 from steer_cli.recipe.schema import Addition, Recipe
 
 EXAMPLES = {"layers": "0:30 or 6,16", "coefficients": "-1:4:0.5 or 1,2", "dims": "0:1:0.1 or 0.5"}
-LARGEST = 100_000  # values of one axis; more is a slip of the pen
+LARGEST = 100_000  # values per axis; more is a typing mistake
 TOGETHER = 16  # points of one layer that are computed together
-COUNTED_TOGETHER = 4  # where they generate texts, which takes minutes that a kill would lose
+COUNTED_TOGETHER = 4  # if they generate texts: a kill would lose minutes of work
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One cell of the grid; None keeps the recipe's own value."""
+    """One point of the grid; None keeps the recipe's own value."""
 
     layer: int
     coefficient: float | None = None
@@ -59,7 +59,7 @@ class Grid:
         return [name for name, values in axes.items() if len(values) > 1]
 
     def groups(self, together: int = TOGETHER) -> Iterator[list[GridPoint]]:
-        """Points that share a layer, and so a recorded stream; at most `together`, which bounds memory."""
+        """Groups of at most `together` points, to bound memory, that share a layer and its stream."""
         group: list[GridPoint] = []
         for point in self:
             if group and (point.layer != group[0].layer or len(group) == together):
@@ -76,7 +76,7 @@ def parse_grid(
     """Read the axes of a grid.
 
     Args:
-        depth: blocks of the model, None if not known (then layers are not checked).
+        depth: the model's number of blocks; None if unknown, and layers are then not checked.
 
     Raises:
         SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
@@ -104,9 +104,9 @@ def parse_grid(
 
 
 def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list:
-    """`1,2,5` or `START:STOP[:STEP]` or a mixture, without repetitions.
+    """Parse `1,2,5`, `START:STOP[:STEP]` or a mixture, dropping repetitions.
 
-    A range of layers stops before STOP, as ranges of blocks do everywhere; any other range includes it.
+    A range of layers stops before STOP, like all ranges of blocks; other ranges include it.
     """
     if text is None:
         return [None]
@@ -162,7 +162,7 @@ def _positions(text: str | None) -> list[str | int | None]:
         known = part in ("front", "middle", "back", "every")
         if not known and not (part.isdecimal() and len(part) <= len(str(LARGEST_POSITION))):
             raise SweepError(
-                f"positions {text}: {part!r} is none; write front, middle, back, every or a number",
+                f"positions {text}: {part!r} is not a position; write front, middle, back, every or a number",
                 parameter="positions",
             )
         values.append(int(part) if part.isdecimal() else part)
@@ -170,7 +170,7 @@ def _positions(text: str | None) -> list[str | int | None]:
 
 
 def recipe_at(recipe: Recipe, point: GridPoint, swept: Sequence[int]) -> Recipe:
-    """The point as a recipe: the additions `swept` get the point's values."""
+    """The recipe of a point: the additions in `swept` get the point's values."""
     additions = [
         _moved(addition, point) if index in swept else addition
         for index, addition in enumerate(recipe.additions)
@@ -189,7 +189,7 @@ def _moved(addition: Addition, point: GridPoint) -> Addition:
 
 
 def as_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a file would hold it: without defaults, except for the coefficient, which was chosen."""
+    """A recipe as written in a file: without defaults, except for the coefficient, which was chosen."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     for written, addition in zip(values["additions"], recipe.additions, strict=True):
         written["coefficient"] = addition.coefficient
@@ -197,7 +197,7 @@ def as_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
-    """The additions that the grid moves: those chosen, by default all.
+    """The additions that the grid changes: those chosen, by default all.
 
     Raises:
         SweepError: the recipe has no such addition.

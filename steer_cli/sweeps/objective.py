@@ -1,4 +1,4 @@
-"""`min weddings where shipping <= 1.02`: an objective, and the point that reaches it best.
+"""Parse an objective such as `min weddings where shipping <= 1.02`, and pick the best point.
 
 A name is a corpus (its perplexity ratio), `corpus/label`, a counted label (its mean in steered completions),
 or kl, effect, damage, cost.
@@ -44,7 +44,7 @@ class Objective:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every figure that it speaks of."""
+        """Every figure that it names."""
         return (self.name, *(bound.name for bound in self.bounds))
 
 
@@ -52,7 +52,7 @@ def parse_objective(text: str) -> Objective:
     """Read an objective.
 
     Raises:
-        SweepError: the text is not of the form.
+        SweepError: the text does not have this form.
     """
     found = _WHOLE.fullmatch(text)
     if found is None:
@@ -66,7 +66,7 @@ def parse_objective(text: str) -> Objective:
             bounds.append(Bound(bound[1], bound[2], _limit(bound[3])))
         except ValueError:
             raise SweepError(
-                f"best {text}: {part.strip()!r} is no condition; write NAME <= NUMBER", parameter="best"
+                f"best {text}: {part.strip()!r} is not a condition; write NAME <= NUMBER", parameter="best"
             ) from None
     return Objective(text, found[1].lower() == "max", found[2], tuple(bounds))
 
@@ -74,22 +74,22 @@ def parse_objective(text: str) -> Objective:
 def _limit(text: str) -> float:
     limit = float(text)
     if math.isnan(limit):
-        raise ValueError  # nothing compares to it
+        raise ValueError  # NaN cannot be compared
     return limit
 
 
 def check_measured(objective: Objective, measured: Sequence[str]) -> None:
-    """Raises SweepError where the objective names a figure that is not measured."""
+    """Raise SweepError if the objective names a figure that is not measured."""
     for name in objective.names:
         if name not in measured:
             known = ", ".join(measured)
             raise SweepError(
-                f"best {objective.text}: {name} is not measured; there is {known}", parameter="best"
+                f"best {objective.text}: {name} is not measured; choose from {known}", parameter="best"
             )
 
 
 def best(objective: Objective, points: Sequence[SweepPoint]) -> SweepPoint | None:
-    """The winning point, the first of equals; None where no point meets the bounds."""
+    """The winning point, the first if tied; None if no point meets the bounds."""
     kept = []
     for point in points:
         figures = point.values()
@@ -102,7 +102,7 @@ def best(objective: Objective, points: Sequence[SweepPoint]) -> SweepPoint | Non
 
 
 def cost_warning(objective: Objective, winner: SweepPoint) -> str | None:
-    """A note where the winner's texts are costly and the objective does not mention cost."""
+    """A note if the winner's texts are costly and the objective does not mention cost."""
     if winner.cost is None or winner.cost.cost < COSTLY or "cost" in objective.names:
         return None
     cost = winner.cost.cost

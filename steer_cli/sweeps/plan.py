@@ -1,7 +1,4 @@
-"""The options of a sweep -> a plan that every point of the grid can follow.
-
-All faults of the input are found here, before torch is imported.
-"""
+"""Plan a sweep from its options; all bad input is found here, before torch is imported."""
 
 from __future__ import annotations
 
@@ -30,14 +27,14 @@ from steer_cli.sweeps.grid import Grid, GridPoint, parse_grid, recipe_at, swept_
 
 MEASURES = ("perplexity", "kl", "counts")
 
-# What the figures depend on in a model's folder.
+# The files in a model's folder on which the figures depend.
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What to sweep and measure, as it was written."""
+    """What to sweep and measure, as the user wrote it."""
 
     layers: str
     coefficients: str | None = None
@@ -47,21 +44,21 @@ class SweepOptions:
     additions: tuple[int, ...] = ()
     want: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
-    method: str | None = None  # None is pad
+    method: str | None = None  # None means pad
     samples: int | None = None
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A recipe, the grid that it is moved over, and what is measured at every point."""
+    """A recipe, the grid to run it over, and what to measure at every point."""
 
     recipe: Recipe
     located: Located
     facts: ModelFacts
     grid: Grid
-    swept: tuple[int, ...]  # the additions that the grid moves
+    swept: tuple[int, ...]  # indices of the additions that the grid changes
     measures: tuple[str, ...]
-    prompts: tuple[PlannedPrompt, ...]  # where a point acts on them is placed when it runs
+    prompts: tuple[PlannedPrompt, ...]  # a point is placed on them when it runs
     corpora: tuple[Corpus, ...]
     method: str
     wanted: tuple[int, ...]
@@ -75,19 +72,19 @@ class SweepPlan:
         return recipe_at(self.recipe, point, self.swept)
 
     def recipe_of(self, point: SweepPoint) -> Recipe:
-        """The recipe that gave a measured point."""
+        """The recipe of a measured point."""
         cells = (cell for cell in self.grid if self.coordinates(cell) == point.coordinates)
         return self.recipe_at(next(cells))
 
     def coordinates(self, point: GridPoint) -> Coordinates:
-        """The point in full: what the grid leaves open is what the recipe says."""
+        """The point in full, with the recipe's values where the grid sets none."""
         moved = self.recipe_at(point).additions[self.swept[0]]
         at = moved.position
         position = at if isinstance(at, str) else next(iter(at.model_dump().items()))
         return Coordinates(point.layer, moved.coefficient, position, moved.dims)
 
     def figure_names(self) -> list[str]:
-        """What an objective may name."""
+        """The figures that an objective may name."""
         names = []
         if "perplexity" in self.measures:
             for corpus in self.corpora:
@@ -97,7 +94,7 @@ class SweepPlan:
         return [*names, *((*self.recipe.count, "cost") if "counts" in self.measures else ())]
 
     def check_unambiguous(self) -> None:
-        """Raises SweepError where two figures have one name, which an objective could not tell apart."""
+        """Raise SweepError if two figures have the same name, so that an objective would be ambiguous."""
         names = self.figure_names()
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -107,7 +104,7 @@ class SweepPlan:
             )
 
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
-        """What must be the same to continue a store: everything but the grid, which may grow."""
+        """What must match to continue a store: everything but the grid, which may grow."""
         settings = self.recipe.model_dump(
             mode="json", exclude={"name", "description", "measured", "source", "model"}
         )
@@ -133,13 +130,13 @@ def plan_sweep(
     progress: Progress = silent,
     note: Note = silent,
 ) -> SweepPlan:
-    """Find the model, read the grid, and place its points on prompts and corpora.
+    """Find the model, read the grid, and check its points against prompts and corpora.
 
     Args:
-        located: the model, where it has been found; by default the recipe's.
+        located: the model, if already found; by default the recipe's.
 
     Raises:
-        SteerError: anything that is wrong with the recipe, the options, the corpora or the model's files.
+        SteerError: something is wrong with the recipe, the options, the corpora or the model's files.
     """
     measures = _measures(options, recipe, corpora)
     located = located or locate(recipe.model, True, progress, note)
@@ -182,12 +179,12 @@ def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) 
         )
     _check_used(options, measures)
     if measures != ("perplexity",):
-        recipe.with_prompts([])  # raises where there is none
+        recipe.with_prompts([])  # raises if there is none
     return measures
 
 
 def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
-    """Raises SweepError where an option would be ignored, because no measure that uses it is asked for."""
+    """Raise SweepError if an option would be ignored because no requested measure uses it."""
     given = (
         ("want", next(iter(options.want), None), ("kl",), "looks at words"),
         ("samples", options.samples, ("counts",), "draws samples"),
@@ -202,8 +199,8 @@ def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
 
 
 def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:
-    """Once for each position of the grid: layers, coefficients and dims do not change where a vector goes."""
-    # A coefficient of 0 adds nothing, and `check_fit` would not look at it.
+    """Alignments for each position of the grid; layers, coefficients and dims do not affect placement."""
+    # A coefficient of 0 adds nothing, so `check_fit` would skip it.
     coefficient = next((value for value in plan.grid.coefficients if value != 0), 0.0)
     for position in plan.grid.positions:
         recipe = plan.recipe_at(GridPoint(plan.grid.layers[0], coefficient, position))
@@ -211,7 +208,7 @@ def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:
 
 
 def _check_prompts(plan: SweepPlan) -> None:
-    """Raises SteerError where a point does not fit a prompt, or the prompt does not fit the model."""
+    """Raise SteerError if a point does not fit a prompt, or a prompt does not fit the model."""
     facts = plan.facts
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
     for alignments in _alignments(plan):
@@ -221,11 +218,11 @@ def _check_prompts(plan: SweepPlan) -> None:
 
 
 def _lines(plan: SweepPlan) -> tuple[Line, ...]:
-    """The sentences of all corpora as tokens; raises SteerError where a point does not fit them."""
+    """The sentences of all corpora as tokens; raises SteerError if a point does not fit them."""
     lines: tuple[Line, ...] = ()
     for alignments in _alignments(plan):
         front = pads_in_front(alignments, plan.tokenizer) if plan.method == "pad" else ()
-        # The padding depends on the texts alone, so the lines serve all positions.
+        # The padding depends only on the texts, so the lines are the same for all positions.
         lines = lines or lay_out(plan.corpora, plan.tokenizer, front, plan.facts.context)
         check_fit(lines, alignments, plan.tokenizer)
     return lines
@@ -236,11 +233,11 @@ def _digest(value: Any) -> str:
 
 
 def _fingerprint(located: Located, *patterns: str) -> str:
-    """Tell models of one name apart: by all bytes of the files, or by the hub's commit of them."""
+    """Distinguish models of the same name by the bytes of their files, or by the hub's commit."""
     files = sorted(file for pattern in patterns for file in located.folder.glob(pattern) if file.is_file())
     folder = located.folder
     commit = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
-    # A hub's cache holds links; a plain file among them may hold anything.
+    # The hub's cache holds links; a plain file among them may hold anything.
     if commit and all(file.is_symlink() for file in files):
         return folder.name[:16]
     memory = atomic_folder.memory()

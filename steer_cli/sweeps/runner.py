@@ -1,7 +1,7 @@
-"""Measure the points of a grid; what they share is computed once.
+"""Measure the points of a grid, computing shared work once.
 
-The unsteered arm runs once. Points of one layer start from one recorded stream, which moves up with the
-layers, and run as rows of one batch.
+The unsteered arm runs once. Points of the same layer start from the same recorded stream, which moves up
+layer by layer, and run as rows of one batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Completed:
 
 @dataclass
 class Runner:
-    """A model with the results of its unsteered arm, which are computed when the first point needs them."""
+    """A model and the results of its unsteered arm, computed when the first point needs them."""
 
     model: Model
     plan: SweepPlan
@@ -54,14 +54,14 @@ class Runner:
     _noted: set[str] = field(default_factory=set, init=False)
 
     def measure(self, group: Sequence[GridPoint]) -> list[SweepPoint]:
-        """Measure some points of one layer; layers in rising order cost least.
+        """Measure some points of one layer; going through layers in rising order is cheapest.
 
         Raises:
             SteerError: a point cannot be run.
         """
         plan, arms = self.plan, self._arms(group)
         run: dict[str, Any] = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}
-        # In the order of the measures, as an error of the first is the one to report.
+        # In the order of the measures, so that the first measure's error is reported.
         found = {measure: run[measure](arms) for measure in plan.measures}
         points = []
         for index, point in enumerate(group):
@@ -83,7 +83,7 @@ class Runner:
     def _arms(self, group: Sequence[GridPoint]) -> list[Steering]:
         recipes = [self.plan.recipe_at(point) for point in group]
         aligned = [align(recipe, self.plan.facts) for recipe in recipes]
-        # All in one call: points of one layer mostly read the same streams.
+        # All in one call, as points of one layer mostly read the same streams.
         together = [alignment for alignments in aligned for alignment in alignments]
         vectors = iter(compute(self.model.network, together, zero_dims=True))
         return [Steering(alignments, tuple(islice(vectors, len(alignments)))) for alignments in aligned]
@@ -109,7 +109,7 @@ class Runner:
             last = len(prompt.ids) - 1
             unsteered, *steered = next_logits(self.model.network, prompt.ids, [UNSTEERED, *placed], last)
             for arm, logits, shifts in zip(arms, steered, found, strict=True):
-                # An arm that adds nothing is the unsteered one: rounding may differ between rows of a batch.
+                # Reuse the unsteered arm if nothing is added: rounding may differ between rows.
                 logits = unsteered if arm.adds_nothing else logits
                 both = shift.Distributions.from_logits(logits, unsteered)
                 shifts.append(PromptShift(prompt.text, **shift.figures(both, self.plan.wanted)))
@@ -148,7 +148,7 @@ class Runner:
             counted = [count_words(text, recipe.count) for text in texts]
             for label, of_prompts in completed[arm].uses.items():
                 of_prompts.append([counts[label] for counts in counted])
-        # Scored afterwards, when the memory for decoding is free.
+        # Score after decoding, when its memory is free.
         for prompt, of_arms in zip(prompts, rows, strict=True):
             for scores, logprobs in zip(completed, self._logprobs(prompt, of_arms), strict=True):
                 scores.logprobs.append(logprobs)

@@ -1,7 +1,7 @@
-"""The file of a sweep: what was swept in its first line, then a line for each finished point.
+"""The file of a sweep: the first line says what is swept, then one line per finished point.
 
-Finished points are pushed to the disk before the next ones begin; what a kill left unfinished is cut off at
-the next start.
+Finished points are flushed to disk before the next ones begin; an unfinished line left by a kill is cut off
+at the next start.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ VERSION = 3
 
 
 class Store:
-    """A context that holds the file alone; `points` are those that it had, in order, and those appended.
+    """A context with exclusive use of the file; `points` are those read, in order, and those appended.
 
     Args:
-        subject: what is swept; a file with another one is refused.
-        parse: a record of the file as a point; raises ValueError with what is wrong with it.
+        subject: what is swept; a file with a different subject is refused.
+        parse: turns a record of the file into a point, or raises ValueError saying what is wrong with it.
 
     Raises:
-        SweepError: the file belongs to another sweep or to something else, or another process holds it.
+        SweepError: the file belongs to another sweep or is not a store, or another process holds it.
     """
 
     def __init__(
@@ -50,17 +50,18 @@ class Store:
     def __enter__(self) -> Store:
         if not self.path.absolute().parent.is_dir():
             raise SweepError(
-                f"store {self.path}: there is no folder {self.path.parent}; make it first", parameter="store"
+                f"store {self.path}: there is no folder {self.path.parent}; create it first",
+                parameter="store",
             )
-        # Devices and pipes are read without end, and none of them should get a lock file beside it.
+        # Reading a device or pipe might never end, and a lock file should not be created next to one.
         if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
             raise SweepError(f"store {self.path}: not a regular file; use another name", parameter="store")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            # Where no file can be made, the lock is waited for too.
+            # The lock also times out if no file can be created.
             made = os.path.exists(self._lock.lock_file)
-            fault = "another sweep is writing to it; wait, or" if made else "no file can be made there;"
+            fault = "another sweep is writing to it; wait, or" if made else "no file can be created there;"
             raise SweepError(f"store {self.path}: {fault} use another file", parameter="store") from None
         except OSError as error:
             raise SweepError(f"store {self.path}: {error.strerror or error}", parameter="store") from None
@@ -81,7 +82,7 @@ class Store:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             content = self.path.read_bytes()
-            # A line without its end is what a kill interrupted.
+            # A kill interrupted a line without a line end.
             whole = content[: content.rfind(b"\n") + 1]
             lines = [self._object(line, i) for i, line in enumerate(whole.split(b"\n")[:-1], 1)]
         except OSError as error:
@@ -105,11 +106,11 @@ class Store:
             try:
                 point = self._parse(record)
                 if point.coordinates in points:
-                    raise ValueError("the point of a line above again")
+                    raise ValueError("repeats the point of an earlier line")
             except ValueError as fault:
                 raise SweepError(
-                    f"store {self.path}:{line_number}: not a finished point: {fault}; delete this line, "
-                    "and the point is computed again",
+                    f"store {self.path}:{line_number}: not a finished point: {fault}; delete this line "
+                    "to compute the point again",
                     parameter="store",
                 ) from None
             points[point.coordinates] = point
@@ -145,13 +146,13 @@ class Store:
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(
-                    f"store {self.path}: holds a sweep of another {key} ({_short(found.get(key))}, now "
+                    f"store {self.path}: holds a sweep with a different {key} ({_short(found.get(key))}, now "
                     f"{_short(wanted)}); use another file, or delete this one",
                     parameter="store",
                 )
 
     def append(self, points: Sequence[SweepPoint]) -> None:
-        """Write finished points, one per line, and wait until they are on the disk."""
+        """Write finished points, one per line, and wait until they are on disk."""
         lines = (json.dumps(point.record(), ensure_ascii=False).encode() + b"\n" for point in points)
         self._write(b"".join(lines))
         self.points += points
@@ -165,8 +166,8 @@ class Store:
             os.fsync(self._file)
         except OSError as error:
             raise SweepError(
-                f"store {self.path}: {error.strerror or error}; make room and start again, which goes on "
-                "from the points that are there",
+                f"store {self.path}: {error.strerror or error}; make room and start again to continue "
+                "from the stored points",
                 parameter="store",
             ) from None
 

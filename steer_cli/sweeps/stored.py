@@ -1,4 +1,4 @@
-"""A record of a store -> a point, or what is wrong with it: somebody may have edited the file by hand."""
+"""Turn a store's record into a point, or say what is wrong: the file may have been edited."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ COST = ("unsteered", "steered", "cost")
 
 
 def coordinates_of(record: Record) -> Coordinates:
-    """The point of the grid that a record belongs to.
+    """The grid point of a record.
 
     Raises:
-        ValueError: an axis is missing, or its value is none of a grid's; the text says which.
+        ValueError: an axis is missing or has an invalid value; the message says which.
     """
     for axis in AXES:
         if axis not in record:
@@ -53,10 +53,10 @@ def coordinates_of(record: Record) -> Coordinates:
 
 
 def point_of(record: Record, plan: SweepPlan) -> SweepPoint:
-    """The point of a record, which holds all that the plan measures.
+    """The point of a record that has everything the plan measures.
 
     Raises:
-        ValueError: the record is not a finished point of this sweep; the text says why.
+        ValueError: the record is not a finished point of this sweep; the message says why.
     """
     head = (plan.recipe.name, plan.located.name, coordinates_of(record), plan.measures)
     found: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def point_of(record: Record, plan: SweepPlan) -> SweepPoint:
 
 
 def _entries(found: Any, measure: str, plan: SweepPlan) -> list[Record]:
-    """The entries of one measure, in the order of the plan and with all their numbers."""
+    """The entries of one measure, checked to be in the plan's order and complete."""
     if found is None:
         raise ValueError(f"{measure} is missing")
     if not isinstance(found, dict if measure == "counts" else list):
@@ -120,7 +120,7 @@ def _check_numbers(entry: Record, wanted: Iterable[str]) -> None:
 
 
 def _value(kind: type, entry: Record) -> Any:
-    """A frozen value from the keys of the same names; a standard error that is absent is None."""
+    """A frozen value from the keys of the same names; a missing standard error is None."""
     known = [field.name for field in fields(kind)]
     errors = {name: None for name in known if name.endswith("stderr")}
     return kind(**errors | {name: entry[name] for name in known if name in entry})

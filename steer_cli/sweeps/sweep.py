@@ -1,4 +1,4 @@
-"""Run a sweep: points that the store has are read, the others are computed and stored."""
+"""Run a sweep: read the points in the store, then compute and store the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sweep(
     """The points in the order of the grid; those in the store are not computed again.
 
     Args:
-        source: the model, or how to load it, which is done for the first point that is to be computed.
+        source: the model, or a function that loads it, called when the first point has to be computed.
 
     Raises:
         SweepError: the store belongs to another sweep.
@@ -45,7 +45,7 @@ def sweep(
         finished = {point.coordinates: point for point in (held.points if held else ())}
         stored = sum(coordinates in finished for coordinates in wanted)
         if stored:
-            note(f"{store}: {stored} of {len(wanted)} points are there already")
+            note(f"{store}: {stored} of {len(wanted)} points are already there")
         fresh = _missing(plan, source, set(finished), progress, note)
         for done, coordinates in enumerate(wanted):
             progress("sweep", done, len(wanted))
@@ -68,7 +68,7 @@ def _subject(plan: SweepPlan, source: Model | Hardware) -> Record:
 
 
 def stored_points(plan: SweepPlan, store: Path) -> int:
-    """How many points of the grid are in the file of a sweep that was interrupted."""
+    """How many points of the grid are in the store of an interrupted sweep."""
     with suppress(OSError, ValueError):
         lines = store.read_bytes().split(b"\n")[1:-1]
         stored = {coordinates_of(json.loads(line)) for line in lines}
@@ -79,7 +79,7 @@ def stored_points(plan: SweepPlan, store: Path) -> int:
 def _missing(
     plan: SweepPlan, source: Model | Hardware, finished: set[Coordinates], progress: Progress, note: Note
 ) -> Iterator[list[SweepPoint]]:
-    """The points that are not finished, one group at a time; the model is loaded for the first."""
+    """The unfinished points, computed one group at a time; the model is loaded for the first."""
     from steer_cli.models.load import load
     from steer_cli.sweeps.runner import Runner
 
@@ -89,8 +89,8 @@ def _missing(
     for group in plan.grid.groups(together):
         if all(plan.coordinates(point) in finished for point in group):
             continue
-        # A group is always computed whole: the last bits of a figure depend on its batch, and must not depend
-        # on how often a sweep was interrupted.
+        # A group is always computed whole: the last bits of a figure depend on its batch, which must not
+        # depend on how often a sweep was interrupted.
         try:
             points = runner.measure(group)
         except VectorError as error:
@@ -99,7 +99,7 @@ def _missing(
 
 
 def _named(group: Sequence[GridPoint]) -> str:
-    """Where in the grid a group is, for errors."""
+    """Describe a group's place in the grid, for errors."""
     coefficients = sorted({point.coefficient for point in group if point.coefficient is not None})
     among = f", coefficients {', '.join(f'{value:g}' for value in coefficients)}" if coefficients else ""
     return f"layer {group[0].layer}{among}"

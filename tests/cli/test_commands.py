@@ -499,7 +499,7 @@ def test_a_recipe_without_a_prompt_says_how_to_give_one(love):
         (["--set", "additions.0.layer=7"], "layer 7 is too deep"),
         (["--set", "sampling.max_new_tokens=1000"], "lower sampling.max_new_tokens"),
         (["--set", "additions.0.coefficient=1e300"], "is not a finite number such as 5 or -0.5, up to 1e+12"),
-        (["--set", "additions.0.coefficient=1e12", "--dtype", "float16"], "not finite"),
+        (["--set", "additions.0.coefficient=1e12", "--dtype", "float16"], "no longer finite"),
         (["--samples", 10**30], f"--samples {10**30}: sampling.samples: "),
         (["--set", f"sampling.top_k={10**30}"], "1 or more, or null; at most 10000000"),
         (["--set", f"additions.0.layer={'9' * 400}%"], "shares from 0% to below 100%"),

@@ -192,18 +192,16 @@ def test_an_interrupted_sweep_says_what_is_kept_and_goes_on(stored, love, tmp_pa
     assert process.returncode == 130, said
     assert all(json.loads(line) for line in rest.splitlines())
     if not stored:
-        assert said == (
-            "interrupted: no point is kept; --store FILE keeps finished points, and goes on from them\n"
-        )
+        assert said == ("interrupted: no points were kept; use --store FILE to keep points and continue\n")
         return
     kept = store.read_bytes().count(b"\n") - 1
     assert 0 < kept < 100
     assert said == (
-        f"interrupted: {kept} of 100 points are kept in {store}; the same command goes on from there\n"
+        f"interrupted: {kept} of 100 points are kept in {store}; run the same command to continue\n"
     )
     process = begin(*sweep, start=HEARING)
     try:
-        assert process.stderr.readline() == f"{store}: {kept} of 100 points are there already\n"
+        assert process.stderr.readline() == f"{store}: {kept} of 100 points are already there\n"
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     finally:

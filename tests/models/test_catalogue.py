@@ -150,7 +150,7 @@ def test_home_is_steer_home_else_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("STEER_HOME", "~/there")
     assert catalogue.home() == Path.home() / "there"
     monkeypatch.setenv("STEER_HOME", "~no such user/x")
-    with pytest.raises(CatalogueError, match=r"STEER_HOME ~no such user/x: .*; write the full path"):
+    with pytest.raises(CatalogueError, match=r"STEER_HOME ~no such user/x: .*; use the full path"):
         catalogue.home()
     monkeypatch.setenv("STEER_HOME", "")
     assert catalogue.home().is_absolute() and "steer" in catalogue.home().parts

@@ -175,13 +175,13 @@ def test_a_link_to_a_folder_and_links_inside_are_followed(generated, copied, tmp
 WORDS = {
     "one tensor lost": r"1 weight is missing from the files: 'transformer\.h\.2\.mlp\.c_fc\.weight'; fetch",
     "a block lost": r"12 weights are missing from the files: .*, \.\.\.; fetch the model again",
-    "fewer blocks than weights": r"\d\d weights are in the files, and config.json describes a net",
-    "a tensor of another shape": r"1 weight is of another shape than config.json says: .*ln_f",
+    "fewer blocks than weights": r"\d\d weights are in the files but not in the network that config.json",
+    "a tensor of another shape": r"1 weight is of a different shape from config.json: .*ln_f",
     "tokenizer larger than the embeddings": r"has 7\d\d tokens and the model has embeddings for 512",
     "a token beyond the embeddings": r"gives token 700 and the model has embeddings for 512",
     "quantised: gptq": r"quantised checkpoints are refused: gptq; use the unquantised model or a \.gguf",
     "index names up": r"'\.\./other/model\.safetensors' is not the plain name of a \.safetensors file",
-    "BOS out of range": r"bos: token 10000 is none of the model's, which has embeddings for 512",
+    "BOS out of range": r"bos: token 10000 is not in the model, which has embeddings for 512",
     "config nested deeply": r"nested too deeply",
     "config of 100 MB": r"100000002 bytes",
 }

@@ -50,7 +50,7 @@ def test_png(command, recipe_file, tiny_folder, tmp_path):
         (("norms", "--plot", "none/p.png"), "there is no folder none"),
         (
             ("sweep", "--layers", "1,2", "--coefficients", "1,2", "--dims", "0.5,1", "--plot", "p.png"),
-            "a plot has two axes",
+            "a plot has only two axes",
         ),
     ],
 )

@@ -62,7 +62,7 @@ EDITS = {
     "logprob is null": edited(lambda record: record.pop("logprob")),
     "cost is null": edited(lambda record: record["logprob"].pop("cost")),
     "cost_stderr is []": edited(lambda record: record["logprob"].update(cost_stderr=[])),
-    "the point of a line above again": lambda lines: lines.__setitem__(2, lines[1]),
+    "repeats the point of an earlier line": lambda lines: lines.__setitem__(2, lines[1]),
 }
 
 

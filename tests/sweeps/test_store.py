@@ -76,7 +76,7 @@ def test_a_store_of_another_sweep_is_refused_and_left_alone(key, tmp_path):
         store.append([Point(1)])
     before = path.read_bytes()
     with (
-        pytest.raises(SweepError, match=f"holds a sweep of another {key}"),
+        pytest.raises(SweepError, match=f"holds a sweep with a different {key}"),
         opened(path, SUBJECT | {key: "x"}),
     ):
         pass

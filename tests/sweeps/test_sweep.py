@@ -179,11 +179,11 @@ def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_fo
     arguments = ("--layers", "1", "--store", "s.jsonl")
     assert command("sweep", path, *arguments, *corpus)[0] == 0
     for changed, said in (
-        ((path, *arguments, "--corpus", "a=other.txt", "--lines"), "another corpus"),
-        ((path, *arguments, *corpus, "--set", "additions.0.plus= friend"), "another recipe"),
-        ((path, *arguments, *corpus, "--model", str(tiny_folder("llama"))), "another model"),
+        ((path, *arguments, "--corpus", "a=other.txt", "--lines"), "a different corpus"),
+        ((path, *arguments, *corpus, "--set", "additions.0.plus= friend"), "a different recipe"),
+        ((path, *arguments, *corpus, "--model", str(tiny_folder("llama"))), "a different model"),
         ((path, *arguments, *corpus, "--method", "overlay"), "another method"),
-        ((path, *arguments, "--measure", "kl"), "another corpus"),
+        ((path, *arguments, "--measure", "kl"), "a different corpus"),
     ):
         code, _, err = command("sweep", *changed)
         assert code == 1 and said in err and err.count("\n") == 1
@@ -197,7 +197,7 @@ def test_a_store_knows_what_auto_came_to_and_the_tokenizer(command, recipe_file,
     assert command(*sweep)[0] == 0
     assert command(*sweep, "--dtype", "float32")[0] == 0
     code, _, err = command(*sweep, "--dtype", "bfloat16")
-    assert code == 1 and "another dtype (float32, now bfloat16)" in err
+    assert code == 1 and "a different dtype (float32, now bfloat16)" in err
     for name, old, new in (
         ("tokenizer_config.json", '"bos_token": "<|endoftext|>"', '"bos_token": "!"'),
         ("tokenizer.json", "{", "{ "),
@@ -206,7 +206,7 @@ def test_a_store_knows_what_auto_came_to_and_the_tokenizer(command, recipe_file,
         assert old in text
         (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
         code, _, err = command(*sweep)
-        assert code == 1 and "another tokenizer" in err and err.count("\n") == 1
+        assert code == 1 and "a different tokenizer" in err and err.count("\n") == 1
         (folder / name).write_text(text, encoding="utf-8")
     assert command(*sweep)[0] == 0
 
@@ -225,11 +225,11 @@ def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_fold
         file.write_bytes(changed)
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         code, _, err = command(*sweep)
-        assert code == 1 and "another model" in err and err.count("\n") == 1
+        assert code == 1 and "a different model" in err and err.count("\n") == 1
     file.write_bytes(weights)
     (folder / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-8")
     code, _, err = command(*sweep)
-    assert code == 1 and "another model" in err
+    assert code == 1 and "a different model" in err
 
 
 def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
@@ -254,7 +254,7 @@ def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     (folder / "config.json").unlink()
     shutil.copy(tiny_folder("gpt2") / "config.json", folder)
     code, _, err = command("sweep", recipe, "--layers", "1", "--store", "s.jsonl")
-    assert code == 1 and "another model" in err
+    assert code == 1 and "a different model" in err
 
 
 def test_the_kind_of_device_and_the_precision_of_the_weights(tmp_path, monkeypatch):
@@ -299,7 +299,7 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
     path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
     wish = ("--best", "min kl where kl < 0", "--plot", "p.svg")
     code, out, err = command("sweep", path, "--layers", "1,2", *wish)
-    assert code == 1 and "layer" in out and "no point keeps the condition" in err
+    assert code == 1 and "layer" in out and "no point meets the condition" in err
     assert (tmp_path / "p.svg").is_file()
 
 
@@ -338,7 +338,7 @@ def test_objectives():
         (["--layers", "1", "--measure", "counts"], "counts no words"),
         (["--layers", "1", "--corpus", "five.txt", "--measure", "kl"], "only --measure perplexity"),
         (["--layers", "1", "--addition", "3"], "has additions 0 to 0"),
-        (["--layers", "1", "--best", "min cats"], "cats is not measured; there is kl"),
+        (["--layers", "1", "--best", "min cats"], "cats is not measured; choose from kl"),
         (["--layers", "1", "--positions", "99"], "the prompt has 9"),
         (["--layers", "1", "--samples", "3"], "--samples 3: only --measure counts"),
         (["--layers", "1", "--method", "pad"], "--method pad: only --measure perplexity"),
