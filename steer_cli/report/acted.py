@@ -112,15 +112,15 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         first = False
         yield columns.drawn(lines, width, right=())
     if untouched:
-        yield Text(f"and {untouched} positions of the prompt alone (--explain shows all)", style="dim")
+        yield Text(f"and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
 
 
 def _remarks(rows: Sequence[_Row], left_out: int, additions: int) -> Iterator[Text]:
     """What was left out, and what the signs mean that occur."""
     if left_out:
-        yield Text(f"and {left_out} more texts (--explain shows all)", style="dim")
+        yield Text(f"and {left_out} more texts (`steer table` shows all)", style="dim")
     if additions > SHOWN_ADDITIONS:
-        yield Text(f"and {additions - SHOWN_ADDITIONS} more additions (--explain shows all)", style="dim")
+        yield Text(f"and {additions - SHOWN_ADDITIONS} more additions (`steer table` shows all)", style="dim")
     shown = "".join(text for row in rows for text in row.cells.values())
     signs = {SPACE: "space", PAD: "padding", ONWARDS: "read at this token, added at every position from here"}
     legend = "   ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in shown)

@@ -100,7 +100,7 @@ def test_layers_of_one_addition_share_a_row_from_least_to_most(compared):
 def test_fifty_pairs_take_a_few_lines_and_explain_shows_all(compared):
     comparison = compared(PAIRS)
     lines = lines_of(acted(comparison, 80), 80)
-    assert len(lines) < 12 and "and 96 more texts (--explain shows all)" in lines
+    assert len(lines) < 12 and "and 96 more texts (`steer table` shows all)" in lines
     assert summary(comparison.recipe.additions[0]).startswith(
         "I am 0 - You are 0 and 49 more pairs × 1, layer 1"
     )
