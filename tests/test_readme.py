@@ -61,9 +61,9 @@ def test_an_example_of_the_readme_runs(shell, line):
     assert done.stdout.strip()
 
 
-def test_there_are_five_more_things_to_try():
-    section = README.split("## Five more things to try")[1].split("\n## ")[0]
-    assert len([line for line in section.splitlines() if "steer " in line]) == 5
+def test_there_are_six_things_to_try():
+    section = README.split("## Six things to try")[1].split("\n## ")[0]
+    assert len([line for line in section.splitlines() if "steer " in line]) == 6
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path):

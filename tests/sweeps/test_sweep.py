@@ -182,7 +182,7 @@ def test_stores_of_other_sweeps_are_refused(swept, command, recipe_file, tiny_fo
         ((path, *arguments, "--corpus", "a=other.txt", "--lines"), "a different corpus"),
         ((path, *arguments, *corpus, "--set", "additions.0.plus= friend"), "a different recipe"),
         ((path, *arguments, *corpus, "--model", str(tiny_folder("llama"))), "a different model"),
-        ((path, *arguments, *corpus, "--method", "overlay"), "another method"),
+        ((path, *arguments, *corpus, "--method", "overlay"), "a different method"),
         ((path, *arguments, "--measure", "kl"), "a different corpus"),
     ):
         code, _, err = command("sweep", *changed)
