@@ -97,7 +97,8 @@ def generate(
     Args:
         prompts: instead of the recipe's.
         samples, seed: instead of the recipe's.
-        control: a third arm, random, embedding, prompt or shuffled; see `activations.baselines`.
+        control: a third arm: random, shuffled, embedding, prompt (the plus texts in front of the prompt) or
+            `prompt=TEXT` (that text in front); see `activations.baselines`.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
@@ -159,7 +160,8 @@ def perplexity(
 
     Args:
         method: `pad` keeps vector and text apart by spaces after BOS; `overlay` lays the one on the other.
-        baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`.
+        baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`;
+            several different ones stand one after the other, as many as the context holds.
         sentences: keep the change of every token.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
@@ -18,6 +19,7 @@ HELP = options.help_text(
     'steer generate love-hate -p "I hate it when" -c 3 --max-new-tokens 20 --save mine.yaml',
     "steer generate love-hate --position every --layer 10 --coefficient 0.5",
     "steer generate love-hate --control random",
+    'steer generate love-hate --control prompt="Write with love:"',
     "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
 
@@ -49,10 +51,22 @@ BatchRows = Annotated[
         help="Rows to decode together; by default as many as fit in memory.",
     ),
 ]
+
+
+def _controls(incomplete: str) -> Iterator[str]:
+    for control in ("random", "shuffled", "embedding", "prompt", "prompt="):
+        if control.startswith(incomplete):
+            yield control
+
+
 Control = Annotated[
-    Literal["random", "embedding", "prompt", "shuffled"] | None,
+    str | None,
     typer.Option(
-        help="Add a third column: noise, the vector shuffled, the pair's embeddings or its plus text."
+        metavar="KIND",
+        autocompletion=_controls,
+        help="Add a third column: random (noise), shuffled (the vector's own values), embedding (the pair "
+        "read at layer 0), prompt (no vector, but the plus texts in front of the prompt, as many as fit), "
+        "or prompt=TEXT (that text in front).",
     ),
 ]
 
@@ -105,7 +119,7 @@ def generate(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
+        baselines.planned(plan, control)  # what is wrong with it is said before the model is loaded
         saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)

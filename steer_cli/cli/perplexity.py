@@ -23,7 +23,11 @@ HELP = options.help_text(
 
 Baseline = Annotated[
     Literal["prompt"] | None,
-    typer.Option("--baseline", help="Also measure with the plus text in front as tokens, without a vector."),
+    typer.Option(
+        "--baseline",
+        help="Also measure with the plus text in front as tokens, without a vector; several different ones "
+        "stand one after the other, as many as fit.",
+    ),
 ]
 Sentences = Annotated[
     bool, typer.Option("--sentences", help="Show how the log probability of each token changes.")
