@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from steer_cli.activations.baselines import fronted
+from steer_cli.activations.baselines import Control, planned
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.lines import CorpusPlan
 from steer_cli.models.hardware import Hardware
@@ -46,17 +46,17 @@ def complete(
     """Completions of a plan's prompts, one prompt at a time.
 
     Args:
+        control: a third arm, as `generate` takes it.
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
     """
-    return _complete(model, plan, control, fronted(plan, control), batch_rows, score, progress)
+    return _complete(model, plan, planned(plan, control), batch_rows, score, progress)
 
 
 def _complete(
     model: Model,
     plan: Plan,
-    control: str | None,
-    fronted: tuple[tuple[int, ...], ...],
+    control: Control | None,
     batch_rows: int | None,
     score: bool,
     progress: Progress,
@@ -66,11 +66,11 @@ def _complete(
     from steer_cli.measure.completions import completions
 
     steerings = [vectors_of(model.network, plan.alignments)]
-    if control not in (None, "prompt"):
+    if control is not None and not control.rows:
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
-        changed = control_vectors(model.network, plan.alignments, found, control, seed)
+        changed = control_vectors(model.network, plan.alignments, found, control.kind, seed)
         steerings.append(Steering(plan.alignments, tuple(changed)))
-    yield from completions(model.network, plan, steerings, fronted, control, batch_rows, score, progress)
+    yield from completions(model.network, plan, steerings, control, batch_rows, score, progress)
 
 
 def shifts(

@@ -94,9 +94,10 @@ def generate(
     """Completions of every prompt, unsteered and steered.
 
     Args:
-        prompts: replace the recipe's.
-        samples, seed: replace the recipe's.
-        control: a third arm: random, embedding, prompt or shuffled; see `activations.baselines`.
+        prompts: instead of the recipe's.
+        samples, seed: instead of the recipe's.
+        control: a third arm: random, shuffled, embedding, prompt (the plus texts in front of the prompt) or
+            `prompt=TEXT` (that text in front); see `activations.baselines`.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
@@ -157,8 +158,9 @@ def perplexity(
     """Perplexity of every corpus, steered compared with unsteered.
 
     Args:
-        method: `pad` puts spaces after BOS for the vector; `overlay` puts the vector on the text itself.
-        baseline: also measure the plus text as tokens in front, without a vector, as method `prompt`.
+        method: `pad` keeps vector and text apart by spaces after BOS; `overlay` lays the one on the other.
+        baseline: add figures of the plus text as tokens in front, without a vector, as method `prompt`;
+            several different ones stand one after the other, as many as the context holds.
         sentences: keep the change of every token.
 
     Raises:

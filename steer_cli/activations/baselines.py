@@ -1,26 +1,31 @@
 """Controls: replace the vector, to see whether it does more than noise or an extra token.
 
-`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's values in a
-different order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
-rescaled to its norm at the layer. `prompt`: no vector, but the plus text as tokens in front of the prompt.
+`random`: Gaussian noise with the vector's norm at every position. `shuffled`: the vector's own values in
+another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
+rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
+prompt; several different ones stand there one after the other, as many as the model's context holds.
+`prompt=TEXT`: that text instead, with a space after it unless it or the prompt has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steer_cli.errors import PlanError
+from steer_cli.planning.in_front import Front, fitting, gap, plus_texts
 from steer_cli.planning.placement import Alignment, check_length
 from steer_cli.planning.plan import Plan
-from steer_cli.planning.tokens import Tokenizer
-from steer_cli.recipe.schema import Random, Recipe
+from steer_cli.recipe.quoting import show
+from steer_cli.recipe.schema import Random
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from steer_cli.networks.network import Network
+
+KINDS = ("random", "shuffled", "embedding", "prompt")
 
 
 def control_vectors(
@@ -54,33 +59,47 @@ def control_vectors(
     ]
 
 
-def fronted(plan: Plan, control: str | None) -> tuple[tuple[int, ...], ...]:
-    """For the control `prompt`, each prompt's ids with the plus text in front; empty for other controls.
+@dataclass(frozen=True)
+class Control:
+    """A third arm. `name` is what its column is called; `rows` and `text` are those of `prompt`."""
+
+    kind: str
+    name: str
+    text: str | None = None  # in front of each prompt
+    rows: tuple[tuple[int, ...], ...] = ()  # each prompt's ids with the text in front
+
+
+def planned(plan: Plan, control: str | None) -> Control | None:
+    """What a control means for a plan.
+
+    Args:
+        control: one of KINDS, or `prompt=TEXT`.
 
     Raises:
-        PlanError: the recipe has several plus texts, or a prompt is too long with one in front.
+        PlanError: it is none of them, or a prompt is too long with the text in front.
     """
-    if control != "prompt":
-        return ()
-    facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
-    rows = tuple(with_plus_text(plan.recipe, prompt.ids, facts.tokenizer) for prompt in plan.prompts)
-    for prompt, row in zip(plan.prompts, rows, strict=True):
-        check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
-    return rows
-
-
-def with_plus_text(recipe: Recipe, prompt: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
-    """A prompt's ids with the plus text's tokens after BOS.
-
-    Raises:
-        PlanError: the recipe has several plus texts.
-    """
-    texts = {pair.plus for addition in recipe.additions for pair in addition.texts}
-    if len(texts) > 1:
+    if control is None:
+        return None
+    kind, equals, given = control.partition("=")
+    if kind not in KINDS or (equals and (kind != "prompt" or not given)):
         raise PlanError(
-            f"control prompt: {recipe.name} has {len(texts)} plus texts, but only one can go in front; "
-            "use another control",
+            f"control {show(control)}: write {', '.join(KINDS)}, or prompt=TEXT for a text in front",
             parameter="control",
         )
-    front = 0 if tokenizer.bos is None else 1
-    return (*tokenizer.prompt(texts.pop()), *prompt[front:])
+    if kind != "prompt":
+        return Control(kind, kind)
+    facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
+    tokenizer, start = facts.tokenizer, 0 if facts.tokenizer.bos is None else 1
+    if given:
+        front = Front((given,), 1)
+        rows = tuple(
+            tokenizer.prompt(f"{given}{gap(given, prompt.text)}{prompt.text}") for prompt in plan.prompts
+        )
+    else:
+        longest = max(len(prompt.ids) for prompt in plan.prompts)
+        room = None if facts.context is None else facts.context - longest - new_tokens
+        front = fitting(plus_texts(plan.recipe.additions), room, tokenizer)
+        rows = tuple((*tokenizer.prompt(front.text), *prompt.ids[start:]) for prompt in plan.prompts)
+    for prompt, row in zip(plan.prompts, rows, strict=True):
+        check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
+    return Control(kind, f"{kind} {front.name}", front.text, rows)

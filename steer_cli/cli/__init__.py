@@ -18,7 +18,8 @@ import typer
 from typer.core import TyperGroup
 
 from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
-from steer_cli.cli.options import Command, Debug, PlainHelp, error_text
+from steer_cli.cli.options import Debug, PlainHelp, error_text
+from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
 from steer_cli.errors import SteerError
 
 # Errors of an output that cannot be written, not bugs.
@@ -43,7 +44,7 @@ def _expected_errors() -> Iterator[None]:
         from steer_cli.report.printable import error_line
 
         typer.echo(f"error: {error_line(error_text(error))}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if isinstance(error, WrongUsage) else 1) from None
     except BrokenPipeError:
         _discard_output()
         raise typer.Exit(0) from None
@@ -108,7 +109,7 @@ for module, function in (
     (recipes, recipes.recipes),
 ):
     examples = "\n".join(module.HELP.examples)
-    app.command(function.__name__, cls=Command, help=module.HELP.text, epilog=examples)(function)
+    app.command(function.__name__, cls=RecipeCommand, help=module.HELP.text, epilog=examples)(function)
 app.add_typer(models.app, name="models")
 
 

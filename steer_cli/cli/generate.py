@@ -2,55 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options, output
+from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Complete prompts with and without steering, side by side.\n\nThe screen shows which token"
     " is where (the alignment table), where and how strongly the vectors acted (the receipt), and the"
     " completions. Sample i uses the same random numbers in all columns, so any difference comes from the"
     " steering. --jsonl prints a record per prompt and sample.",
+    'steer generate --plus Love --minus Hate -p "I hate you because"',
     "steer generate love-hate",
-    'steer generate love-hate -p "I hate it when" --set additions.0.coefficient=3',
+    'steer generate love-hate -p "I hate it when" -c 3 --max-new-tokens 20 --save mine.yaml',
+    "steer generate love-hate --position every --layer 10 --coefficient 0.5",
     "steer generate love-hate --control random",
+    'steer generate love-hate --control prompt="Write with love:"',
     "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
 
 
-Control = Annotated[
-    Literal["random", "embedding", "prompt", "shuffled"] | None,
+Prompts = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Prompts, one per line; - reads standard input.")
+]
+Samples = Annotated[
+    int | None, typer.Option("--samples", "-n", metavar="COUNT", help="Completions per prompt and column.")
+]
+Seed = Annotated[int | None, typer.Option(metavar="SEED", help="Seed for sampling.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", metavar="COUNT", help="Longest completion, in tokens.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="NUMBER", help="Divide the logits by this; 0 is greedy."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="SHARE", help="Draw from the likeliest tokens that have this share."),
+]
+BatchRows = Annotated[
+    int | None,
     typer.Option(
-        help="Add a third column: noise, the vector shuffled, the pair's embeddings or its plus text."
+        metavar="COUNT",
+        min=1,
+        max=options.MOST_ROWS,
+        help="Rows to decode together; by default as many as fit in memory.",
+    ),
+]
+
+
+def _controls(incomplete: str) -> Iterator[str]:
+    for control in ("random", "shuffled", "embedding", "prompt", "prompt="):
+        if control.startswith(incomplete):
+            yield control
+
+
+Control = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        autocompletion=_controls,
+        help="Add a third column: random (noise), shuffled (the vector's own values), embedding (the pair "
+        "read at layer 0), prompt (no vector, but the plus texts in front of the prompt, as many as fit), "
+        "or prompt=TEXT (that text in front).",
     ),
 ]
 
 
 def generate(
-    recipe: options.Recipe,
+    recipe: direction.OptionalRecipe = None,
+    plus: direction.Plus = None,
+    minus: direction.Minus = None,
+    layer: direction.Layer = None,
+    coefficient: direction.Coefficient = None,
+    position: direction.Position = None,
     prompt: options.Prompt = None,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Prompts, one per line; - reads standard input.")
-    ] = None,
+    prompts: Prompts = None,
     model: options.Model = None,
-    samples: Annotated[
-        int | None,
-        typer.Option("--samples", "-n", metavar="COUNT", help="Completions per prompt and column."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="SEED", help="Seed for sampling.")] = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     set: options.Set = None,
+    save: direction.Save = None,
     jsonl: output.Jsonl = False,
-    batch_rows: Annotated[
-        int | None,
-        typer.Option(
-            metavar="COUNT",
-            min=1,
-            max=options.MOST_ROWS,
-            help="Rows to decode together; by default as many as fit in memory.",
-        ),
-    ] = None,
+    batch_rows: BatchRows = None,
     control: Control = None,
     explain: Annotated[
         bool,
@@ -66,17 +105,22 @@ def generate(
 ) -> None:
     from steer_cli import answers
     from steer_cli.activations import baselines
+    from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report.comparison import comparison_parts
     from steer_cli.report.title import title
 
-    chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
+    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    counts = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
+    sampling = {**counts, "temperature": temperature, "top_p": top_p}
+    chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        baselines.fronted(plan, control)  # raises before the model is loaded if the control does not fit
+        baselines.planned(plan, control)  # what is wrong with it is said before the model is loaded
+        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         shown = output.Output(jsonl, display, title(chosen, located.name))

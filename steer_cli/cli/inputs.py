@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer_cli.cli.changes import changes_of, check_given, recipe_of
+from steer_cli.cli.direction import Direction
 from steer_cli.cli.options import in_options
+from steer_cli.cli.saving import check_free
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, read
+from steer_cli.recipe.file_text import identified_by_file
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
 from steer_cli.recipe.schema import Recipe
@@ -24,36 +29,51 @@ if TYPE_CHECKING:
 
 
 def recipe_from(
-    name: str,
+    name: str | None,
     changes: list[str] | None = None,
     prompts: list[str] | None = None,
     prompts_file: str | None = None,
     model: str | None = None,
     needs_prompt: bool = True,
-    **sampling: Any,
+    direction: Direction = Direction(),  # noqa: B008 - frozen
+    save: Path | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Load a recipe and apply the changes from the command line.
+    """Load a recipe, or make one of the options alone, and apply the changes from the command line.
 
     Args:
+        direction: one addition: of the recipe to make, or changes of a recipe's first.
+        save: the file that the recipe will be saved in, which gives it its digest; it must not exist.
         needs_prompt: False if the command may run without prompts.
         sampling: options for keys of `sampling`; None keeps the recipe's value.
 
     Raises:
-        RecipeError: a value is invalid; the message names its option.
+        WrongUsage: there is neither a recipe nor a direction.
+        RecipeError: a value is at fault; the message names its option.
     """
+    check_given(name, direction)
+    check_free(save)
     if name == "-" and prompts_file == "-":
         raise RecipeError(["--prompts -: standard input is already the recipe; put one of them in a file"])
     overrides = [parse_override(change, f"--set {change}") for change in changes or []]
     if model is not None:
         overrides.append(Override(f"--model {model}", ("model",), model))
-    for key, value in sampling.items():
+    for key, value in (sampling or {}).items():
         if value is not None:
-            overrides.append(Override(f"--{key} {value}", ("sampling", key), value))
-    recipe = load(name, overrides)
+            option = key.replace("_", "-")
+            overrides.append(Override(f"--{option} {value}", ("sampling", key), value))
+    overrides += changes_of(direction)
+    recipe = recipe_of(direction, overrides) if name is None else load(name, overrides)
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
-    return recipe.with_prompts(texts) if texts or needs_prompt else recipe
+    if texts:
+        recipe = recipe.with_prompts(texts)
+    elif needs_prompt and not recipe.all_prompts:
+        raise RecipeError(
+            [f'{recipe.name}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
+        )
+    return identified_by_file(recipe) if name is None or save is not None else recipe
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:

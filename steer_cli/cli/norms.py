@@ -6,23 +6,30 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options, output
+from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
     " the vector at every layer, compared with the prompt's stream there, all in one pass. --jsonl"
     " prints a record per prompt, addition and layer.",
     "steer norms love-hate",
+    'steer norms --plus Love --minus Hate -p "I hate you because"',
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
 )
 
 
 def norms(
-    recipe: options.Recipe,
+    recipe: direction.OptionalRecipe = None,
+    plus: direction.Plus = None,
+    minus: direction.Minus = None,
+    layer: direction.Layer = None,
+    coefficient: direction.Coefficient = None,
+    position: direction.Position = None,
     prompt: options.Prompt = None,
     model: options.Model = None,
     set: options.Set = None,
+    save: direction.Save = None,
     centre: Annotated[
         bool,
         typer.Option("--centre", help="Subtract the mean over the width first (LayerNorm models)."),
@@ -36,17 +43,20 @@ def norms(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
+    from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    chosen = recipe_from(recipe, set, prompt, None, model)
+    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
     plot_file(plot)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
+        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = list(answers.norms_of(loaded, plan, centre))
         shown = output.Output(jsonl, display, title(chosen, located.name))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from steer_cli.cli import options, output
+from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Measure how likely sentences become under steering.\n\nA ratio of perplexities below "
@@ -15,6 +15,7 @@ HELP = options.help_text(
     "number) are counted, though steering does not change them. The standard error is over sentences. "
     "--jsonl prints a record per corpus and label.",
     "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
+    'steer perplexity --plus " weddings" --layer 6 --corpus weddings.txt',
     "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
     "steer perplexity worst --corpus reviews.csv --column text --label stars",
 )
@@ -22,7 +23,11 @@ HELP = options.help_text(
 
 Baseline = Annotated[
     Literal["prompt"] | None,
-    typer.Option("--baseline", help="Also measure with the plus text in front as tokens, without a vector."),
+    typer.Option(
+        "--baseline",
+        help="Also measure with the plus text in front as tokens, without a vector; several different ones "
+        "stand one after the other, as many as fit.",
+    ),
 ]
 Sentences = Annotated[
     bool, typer.Option("--sentences", help="Show how the log probability of each token changes.")
@@ -30,10 +35,16 @@ Sentences = Annotated[
 
 
 def perplexity(
-    recipe: options.Recipe,
+    recipe: direction.OptionalRecipe = None,
+    plus: direction.Plus = None,
+    minus: direction.Minus = None,
+    layer: direction.Layer = None,
+    coefficient: direction.Coefficient = None,
+    position: direction.Position = None,
     corpus: options.Corpora = None,
     model: options.Model = None,
     set: options.Set = None,
+    save: direction.Save = None,
     method: options.Method = None,
     baseline: Baseline = None,
     sentences: Sentences = False,
@@ -49,17 +60,20 @@ def perplexity(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
+    from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
     from steer_cli.models.hardware import Hardware
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False)
+    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False, direction=asked, save=save)
     corpora = read_corpora(corpus, lines, column, label, group)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
+        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         found = answers.perplexity_of(loaded, plan, sentences, display.note)
         shown = output.Output(jsonl, display, title(chosen, located.name))

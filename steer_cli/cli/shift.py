@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options, output
+from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Compare steered with unsteered next-token distributions.\n\nFor the likeliest tokens of either "
@@ -14,6 +14,7 @@ HELP = options.help_text(
     "|| unsteered), in nats. With --want, effect is the log ratio of the wanted words' total probability, "
     "and damage is the KL among all other tokens. --jsonl prints a record per prompt.",
     "steer shift wedding-shift",
+    'steer shift --plus " wedding" --layer 4 -c 4 -p "I went up to my friend and said"',
     "steer shift wedding-shift --want wedding --want weddings --top 20",
     "steer shift love-hate --at 3 --jsonl | jq .kl",
 )
@@ -39,10 +40,16 @@ Top = Annotated[
 
 
 def shift(
-    recipe: options.Recipe,
+    recipe: direction.OptionalRecipe = None,
+    plus: direction.Plus = None,
+    minus: direction.Minus = None,
+    layer: direction.Layer = None,
+    coefficient: direction.Coefficient = None,
+    position: direction.Position = None,
     prompt: options.Prompt = None,
     model: options.Model = None,
     set: options.Set = None,
+    save: direction.Save = None,
     at: At = None,
     want: options.Want = None,
     top: Top = 10,
@@ -55,6 +62,7 @@ def shift(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli import answers
+    from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
@@ -62,13 +70,15 @@ def shift(
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    chosen = recipe_from(recipe, set, prompt, None, model)
+    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
     plot_file(plot)
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
+        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         shifts = answers.shifts(loaded, plan, positions, wanted, top)
         shown = output.Output(jsonl, display, title(chosen, located.name))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import options, output
+from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Measure a recipe over layers, coefficients, positions, dims.\n\nAxes are lists (6,16) or "
@@ -62,8 +62,10 @@ Best = Annotated[
 
 
 def sweep(
-    recipe: options.Recipe,
     layers: Layers,
+    recipe: direction.OptionalRecipe = None,
+    plus: direction.Plus = None,
+    minus: direction.Minus = None,
     coefficients: Coefficients = None,
     positions: Positions = None,
     dims: Dims = None,
@@ -97,7 +99,10 @@ def sweep(
 
     plot_file(plot)
     objective = None if best is None else parse_objective(best)
-    chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, samples=samples)
+    pair = direction.Direction(plus, minus)
+    chosen = recipe_from(
+        recipe, set, prompt, None, model, False, direction=pair, sampling={"samples": samples}
+    )
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
     asked = SweepOptions(

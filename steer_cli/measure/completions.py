@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from steer_cli.activations.arms import UNSTEERED, Steering
+from steer_cli.activations.baselines import Control
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Progress
@@ -19,8 +20,7 @@ def completions(
     network: Network,
     plan: Plan,
     steerings: Sequence[Steering],
-    fronted: Sequence[tuple[int, ...]],
-    control: str | None,
+    control: Control | None,
     batch_rows: int | None,
     score: bool,
     progress: Progress,
@@ -28,13 +28,13 @@ def completions(
     """Completions of a plan's prompts, one prompt at a time.
 
     Args:
-        steerings: the recipe's, and the control's if it is a vector.
-        fronted: for the control `prompt`, each prompt's ids with the plus text in front; otherwise empty.
-        control: the name of the control, if any.
+        steerings: the recipe's, and a control's where that is a vector.
+        control: the third arm, if there is one.
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
     """
     sampling = plan.recipe.sampling
+    fronted = () if control is None else control.rows
 
     def requests() -> Iterator[Request]:
         for index, prompt in enumerate(plan.prompts):
@@ -79,7 +79,7 @@ def _outcome(
     finished: Finished,
     arms: Sequence[Sequence[Decoded]],
     logprobs: Sequence[Sequence[float]] | None,
-    control: str | None,
+    control: Control | None,
 ) -> Comparison:
     recipe, tokenizer = plan.recipe, plan.facts.tokenizer
     columns = []
@@ -102,5 +102,7 @@ def _outcome(
         unsteered=columns[0],
         steered=columns[1],
         control=columns[2] if control else (),
-        control_kind=control,
+        control_kind=None if control is None else control.kind,
+        control_name=None if control is None else control.name,
+        control_text=None if control is None else control.text,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError
 from steer_cli.measure.corpus import Corpus
+from steer_cli.planning.in_front import Front, fitting, plus_texts
 from steer_cli.planning.pairs import pad_id
 from steer_cli.planning.placement import Alignment, Placement, place
 from steer_cli.planning.plan import ModelFacts, align
@@ -48,7 +49,8 @@ class CorpusPlan:
     alignments: tuple[Alignment, ...]
     method: str
     lines: tuple[Line, ...]
-    fronted: tuple[Line, ...]  # the same lines with the plus text in front; empty without a baseline
+    fronted: tuple[Line, ...] = ()  # the same with the plus text in front; empty without a baseline
+    front: Front | None = None  # that text
 
 
 def plan_corpora(
@@ -73,8 +75,11 @@ def plan_corpora(
     front = pads_in_front(alignments, facts.tokenizer) if method == "pad" else ()
     lines = lay_out(corpora, facts.tokenizer, front, facts.context)
     check_fit(lines, alignments, facts.tokenizer)
-    fronted = with_plus_in_front(lines, alignments, facts.context) if baseline else ()
-    return CorpusPlan(recipe.name, facts, corpora, alignments, method, lines, fronted)
+    laid = CorpusPlan(recipe.name, facts, corpora, alignments, method, lines)
+    if not baseline:
+        return laid
+    fronted, texts = with_plus_in_front(lines, alignments, facts.tokenizer, facts.context)
+    return replace(laid, fronted=fronted, front=texts)
 
 
 def check_corpora(corpora: Sequence[Corpus]) -> None:
@@ -139,26 +144,28 @@ def _check_context(length: int, place: str, context: int | None, parameter: str 
 
 
 def with_plus_in_front(
-    lines: Iterable[Line], alignments: Sequence[Alignment], context: int | None
-) -> tuple[Line, ...]:
-    """The same sentences, in the same order, with the plus text and its pads as tokens in front instead.
+    lines: Sequence[Line], alignments: Sequence[Alignment], tokenizer: Tokenizer, context: int | None
+) -> tuple[tuple[Line, ...], Front]:
+    """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
+
+    Several different texts stand there without pads, one after the other, as many as the context holds.
 
     Raises:
-        CorpusError: a sentence is then longer than the model's context.
-        PlanError: the recipe has several plus texts.
+        CorpusError: a sentence is longer than the model's context with even one text in front.
     """
-    pairs = [pair for alignment in alignments for pair in alignment.pairs]
-    if len({pair.plus for pair in pairs}) > 1:
-        raise PlanError(
-            f"baseline prompt: the recipe has {len(pairs)} texts, but only one can go in front; "
-            "use a recipe with one pair",
-            parameter="baseline",
-        )
-    front = pairs[0].plus.ids
-    fronted = tuple(replace(line, ids=front + line.ids[line.offset :], offset=len(front)) for line in lines)
+    texts = plus_texts(alignment.addition for alignment in alignments)
+    if len(texts) == 1:
+        front, rows = Front(texts, 1), (pair.plus.ids for alignment in alignments for pair in alignment.pairs)
+        ids = max(rows, key=len)
+    else:
+        own = max(len(line.ids) - line.offset for line in lines)
+        start = tokenizer.bos is not None
+        front = fitting(texts, None if context is None else context - own - start, tokenizer)
+        ids = tokenizer.prompt(front.text)
+    fronted = tuple(replace(line, ids=ids + line.ids[line.offset :], offset=len(ids)) for line in lines)
     for line in fronted:
         _check_context(len(line.ids), f"baseline prompt: {show(line.text[:40])}", context, "baseline")
-    return fronted
+    return fronted, front
 
 
 def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> Fitted:

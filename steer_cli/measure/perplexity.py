@@ -236,6 +236,8 @@ def compare_corpora(
     [compared] = sheet.compare([steering], keep_changes=sentences or bool(plan.fronted))
     found = figures(sheet, compared, plan.corpora, plan.method)
     if plan.fronted:
+        if plan.front is not None and plan.front.count > 1:
+            note(f"baseline prompt: {plan.front.name} stand in front of each sentence")
         in_front = sheet.with_tokens_in_front(plan.fronted, compared)
         found += figures(sheet, in_front, plan.corpora, "prompt")
     # The baseline leaves out the same sentences.

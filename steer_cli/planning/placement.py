@@ -101,7 +101,7 @@ def align_additions(
         # `every` reads each text at its own last token, so the text must not be padded.
         pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
-        _check_texts(pairs, addition, where)
+        _check_texts(pairs, addition, _changed(recipe, index, "minus", "plus", "pairs") or where)
         longest = max(pair.length for pair in pairs)
         if context is not None and longest > context:
             raise PlanError(
@@ -110,7 +110,8 @@ def align_additions(
         added: set[int | str] = set()
         for turn, layer in enumerate(addition.layers):
             source = layer if addition.source_layer is None else addition.source_layer
-            block, source = (_block(value, blocks, where, recipe.model) for value in (layer, source))
+            block = _block(layer, blocks, _changed(recipe, index, "layer") or where, recipe.model)
+            source = _block(source, blocks, _changed(recipe, index, "source_layer") or where, recipe.model)
             if block in added:
                 raise PlanError(
                     f"{where}: layer {layer} is block {block}, which is listed twice; remove one of them"
@@ -118,6 +119,12 @@ def align_additions(
             added.add(block)
             aligned.append(Alignment(index, addition, pairs, block, source, turn))
     return tuple(aligned)
+
+
+def _changed(recipe: Recipe, index: int, *keys: str) -> str | None:
+    """What errors call the change of the first of these keys of an addition that was changed."""
+    found = (recipe.change_of("additions", index, key) for key in keys)
+    return next((label for label in found if label is not None), None)
 
 
 def _check_texts(pairs: tuple[AlignedPair, ...], addition: Addition, where: str) -> None:

@@ -30,8 +30,7 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
     file, changes = find(name), changes or []
     source = "<stdin>" if name == "-" else str(file) if is_file(name) else name
     content = read(file, source)
-    written = overrides.override(document.parse(decode(content, source), source), changes)
-    recipe = validate(written)
+    recipe = _changed(document.parse(decode(content, source), source), changes)
     digest = hashlib.sha256(content)
     for change in changes:
         # All other changes, such as the number of samples, appear in the records.
@@ -41,6 +40,21 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
         recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})
     )
     recipe._sha256 = digest.hexdigest()
+    return recipe
+
+
+def from_values(values: dict[str, Any], changes: list[Override]) -> Recipe:
+    """A recipe that is in no file: plain values, and the changes made to them.
+
+    Raises:
+        RecipeError: the two together are not a recipe; holds one line per fault.
+    """
+    return _changed(Document("recipe", values), changes)
+
+
+def _changed(written: Document, changes: list[Override]) -> Recipe:
+    recipe = validate(overrides.override(written, changes))
+    recipe._changes = tuple((change.label, change.path) for change in changes)
     return recipe
 
 

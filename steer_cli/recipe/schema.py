@@ -13,7 +13,7 @@ from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
 from steer_cli.recipe.messages import Arguments, describe
-from steer_cli.recipe.quoting import show
+from steer_cli.recipe.quoting import Path, show
 
 Layers = Annotated[
     tuple[bounds.Block | bounds.Share, ...],
@@ -139,7 +139,9 @@ class Addition(_Part):
 
     @model_validator(mode="after")
     def _texts(self) -> Addition:
-        if bool(self.pairs) == (self.plus is not None) or (self.pairs and self.minus is not None):
+        if self.pairs and self.minus is not None and self.plus is None:
+            raise ValueError("minus needs a plus, and both stand in the place of the pairs")
+        if bool(self.pairs) == (self.plus is not None):
             raise ValueError("needs either plus (and minus), or pairs")
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         if not layers or len(set(layers)) < len(layers):
@@ -206,6 +208,8 @@ class Recipe(_Part):
 
     # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
+    # What errors call each change, and the path of the value that it set.
+    _changes: tuple[tuple[str, Path], ...] = ()
 
     @model_validator(mode="after")
     def _one_kind_of_prompt(self) -> Recipe:
@@ -217,6 +221,10 @@ class Recipe(_Part):
     def sha256(self) -> str:
         """Equals `sha256sum FILE`; each change (KEY=VALUE) is hashed after the file, on a line of its own."""
         return self._sha256
+
+    def change_of(self, *path: str | int) -> str | None:
+        """What errors call the change that set the value at a path; None where it was not changed."""
+        return next((label for label, at in reversed(self._changes) if at == path[: len(at)]), None)
 
     @property
     def all_prompts(self) -> tuple[str, ...]:
@@ -239,7 +247,8 @@ class Recipe(_Part):
                 raise RecipeError(
                     [f"prompt {show(prompt)}: more than {bounds.LONGEST_TEXT} characters; shorten it"]
                 )
-        return self.model_copy(update={"prompt": None, "prompts": tuple(prompts)}) if prompts else self
+        one, several = (prompts[0], ()) if len(prompts) == 1 else (None, tuple(prompts))
+        return self.model_copy(update={"prompt": one, "prompts": several}) if prompts else self
 
     def with_sampling(self, **changes: Any) -> Recipe:
         """The same recipe with some keys of `sampling` changed; None leaves one as it is.

@@ -131,6 +131,9 @@ def costs(comparison: Comparison) -> Iterator[Text]:
     if any(completion.mean_logprob is None for completion in unsteered[1]):
         return
     head = f"{'cost':{_label_width(comparison)}}  "
+    # The head of its column says more of a control.
+    short = ("steered", f"control: {comparison.control_kind}")
+    others = [(name, arm) for name, (_, arm) in zip(short, others, strict=False)]
     widest = max(cell_len(name) for name, _ in others)
     for name, arm in others:
         before, after = (

@@ -107,13 +107,16 @@ class Comparison:
     steered: tuple[Completion, ...]
     control: tuple[Completion, ...] = ()
     control_kind: str | None = None  # random, embedding, prompt or shuffled
+    control_name: str | None = None  # what the screen calls it, where that is more than the kind
+    control_text: str | None = None  # with `prompt`: what stood in front of the prompt
     sums: tuple[Sum, ...] = ()
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
         """The arms by name, in display order."""
         arms = {"unsteered": self.unsteered, "steered": self.steered}
-        return arms | ({f"control: {self.control_kind}": self.control} if self.control_kind else {})
+        name = f"control: {self.control_name or self.control_kind}"
+        return arms | ({name: self.control} if self.control_kind else {})
 
     def records(self) -> Iterator[Record]:
         """One record per sample."""
@@ -134,4 +137,5 @@ class Comparison:
             }
 
     def _control_record(self, sample: int) -> Record:
-        return {"kind": self.control_kind} | self.control[sample].record()
+        front = {} if self.control_text is None else {"in_front": self.control_text}
+        return {"kind": self.control_kind, **front} | self.control[sample].record()

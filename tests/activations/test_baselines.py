@@ -106,7 +106,64 @@ def test_bad_controls_are_one_clear_line(command, recipe_file, tiny_folder):
     folder = tiny_folder("gpt2")
     one = recipe_file(folder, LOVE, prompt=PROMPT)
     code, _, err = command("generate", one, "--control", "placebo")
-    assert code == 2 and "placebo" in err
-    two = recipe_file(folder, LOVE, {**LOVE, "plus": "wedding"}, prompt=PROMPT)
-    code, _, err = command("generate", two, "--control", "prompt")
-    assert code == 1 and "2 plus texts" in err and err.count("\n") == 1
+    assert code == 1 and err.startswith("error: --control 'placebo': write random,") and err.count("\n") == 1
+    for control in ("prompt=", "random=noise", ""):
+        code, _, err = command("generate", one, "--control", control)
+        assert code == 1 and "prompt=TEXT" in err and err.count("\n") == 1
+
+
+def test_a_text_of_ones_own_stands_in_front_of_the_prompt(generated, tiny_folder):
+    """Completing `TEXT prompt` and completing the prompt with the control give the same tokens."""
+    folder = tiny_folder("gpt2")
+    for text, whole in (
+        ("I talk:", f"I talk: {PROMPT}"),
+        ("I talk ", f"I talk {PROMPT}"),
+        ("I talk\n", f"I talk\n{PROMPT}"),
+    ):
+        controls = generated(folder, "--control", f"prompt={text}", prompts=[PROMPT])
+        plain = generated(folder, prompts=[whole])
+        assert [each["control"]["tokens"] for each in controls] == [
+            each["unsteered"]["tokens"] for each in plain
+        ]
+        assert {(each["control"]["kind"], each["control"]["in_front"]) for each in controls} == {
+            ("prompt", text)
+        }
+
+
+def test_all_different_plus_texts_stand_in_front_once(command, recipe_file, tiny_folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    pairs = [{"plus": "Love", "minus": "Hate"}, {"plus": " wedding"}, {"plus": "Love"}]
+    many = {"pairs": pairs, "layer": 2, "coefficient": 3}
+    path = recipe_file(tiny_folder("gpt2"), many, {**LOVE, "plus": "calm"}, prompt=PROMPT, sampling=SAMPLING)
+    lines = command("generate", path, "--control", "prompt", "--jsonl")[1].splitlines()
+    assert [json.loads(line)["control"]["in_front"] for line in lines] == ["Love wedding calm"] * 2
+    out = command("generate", path, "--control", "prompt")[1]
+    assert "control: prompt 'Love' and 2 more" in " ".join(out.split())
+
+
+def test_of_more_texts_than_fit_the_first_stand_in_front(tiny_folder):
+    from tiny import open_tokenizer
+
+    from steer_cli.planning.in_front import fitting
+
+    tokenizer = open_tokenizer(tiny_folder("gpt2"))
+    texts = [f"I talk about {number} weddings" for number in range(9)]
+    whole = fitting(texts, None, tokenizer)
+    assert (whole.text, whole.cut) == (" ".join(texts), "")
+    lengths = [len(tokenizer.encode(" ".join(texts[:count]))) for count in range(1, 10)]
+    for room in range(lengths[-1] + 2):
+        kept = fitting(texts, room, tokenizer).texts
+        assert len(kept) == max(1, sum(length <= room for length in lengths))
+    assert fitting(texts, lengths[2], tokenizer).name.endswith(" and 2 more (3 of 9 fit)")
+
+
+def test_the_library_takes_a_text_in_front_and_refuses_what_is_no_control(tiny_folder):
+    import steer_cli as steer
+
+    model = steer.load_model(str(tiny_folder("gpt2")))
+    recipe = steer.Recipe(prompt=PROMPT, additions=[steer.Addition(**LOVE)]).with_sampling(**SAMPLING)
+    (run,) = steer.generate(model, recipe, control="prompt=Write formally:")
+    assert (run.control_kind, run.control_text) == ("prompt", "Write formally:")
+    assert list(run.columns)[2] == "control: prompt 'Write formally:'"
+    with pytest.raises(steer.SteerError, match="control 'noise': write random"):
+        steer.generate(model, recipe, control="noise")

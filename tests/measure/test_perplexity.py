@@ -370,3 +370,32 @@ def test_it_is_said_how_many_lines_became_how_many_sentences(
         figure = record["perplexity"][0] if name == "sweep" else record
         assert figure["sentences"] == sentences
         assert ("list.txt: 2 lines became 3 sentences" in err) == (not options)
+
+
+def test_the_prompt_baseline_of_several_texts_has_them_all_in_front(
+    command, recipe_file, tiny_folder, tmp_path
+):
+    from tiny import align_additions, open_tokenizer, recipe_of
+
+    from steer_cli.measure.corpus import read_corpus
+    from steer_cli.measure.lines import lay_out, with_plus_in_front
+
+    folder, pairs = (
+        tiny_folder("gpt2"),
+        [{"plus": "Love"}, {"plus": " wedding"}, {"plus": "Love", "minus": "a"}],
+    )
+    addition = {"pairs": pairs, "layer": 1, "combine": "sum"}
+    arguments = ("--corpus", "five.txt", "--lines", "--baseline", "prompt", "--jsonl")
+    code, out, err = command("perplexity", recipe_file(folder, addition), *arguments)
+    assert code == 0 and "baseline prompt: 'Love' and 1 more stand in front" in err
+    vector, prompt = map(json.loads, out.splitlines())
+    assert prompt["method"] == "prompt" and prompt["ratio"] != vector["ratio"]
+    assert prompt["tokens"] == vector["tokens"]  # the same predictions are compared
+
+    tokenizer = open_tokenizer(folder)
+    alignments = align_additions(recipe_of(addition), tokenizer, 5)
+    lines = lay_out([read_corpus(f"a={tmp_path / 'five.txt'}", True)], tokenizer, (), None)
+    fronted, _ = with_plus_in_front(lines, alignments, tokenizer, None)
+    for line, other in zip(lines, fronted, strict=True):
+        own = tokenizer.encode(line.text)
+        assert other.ids == (*tokenizer.prompt("Love wedding"), *own) and line.text == other.text

@@ -1,0 +1,99 @@
+"""A direction from the command line -> changes of a recipe, or a recipe that needs no file."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from steer_cli.cli.direction import DEFAULT_LAYER, Direction
+from steer_cli.cli.unknown_option import WrongUsage
+from steer_cli.errors import RecipeError
+from steer_cli.recipe.load import from_values
+from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.quoting import show
+from steer_cli.recipe.schema import Recipe
+from steer_cli.recipe.yaml_source import Override
+
+LONGEST_NAME = 32  # characters of a text in the name of a recipe that has no file
+
+
+def check_given(name: str | None, direction: Direction) -> None:
+    """Raise WrongUsage, which says both ways, where there is neither a recipe nor a plus text."""
+    if name is not None or direction.plus is not None:
+        return
+    key, text = next(iter(direction.given.items()), (None, ""))
+    fault = "no recipe and no --plus" if key is None else f"--{key} {show(text)}: neither --plus nor a recipe"
+    raise WrongUsage(
+        f"{fault}; name a recipe, as in `steer generate love-hate`, or steer without a file: "
+        '--plus Love --minus Hate -p "I hate you because"'
+    )
+
+
+def changes_of(direction: Direction) -> list[Override]:
+    """The options as changes of a recipe's first addition.
+
+    Raises:
+        RecipeError: a value that cannot be read, or an empty plus.
+    """
+    if direction.plus == "":
+        raise RecipeError(["--plus '': an empty text; write the text to steer towards"])
+    # The texts come last: a fault of the addition as a whole is theirs.
+    changes = [_change(key, text) for key, text in reversed(direction.given.items())]
+    if direction.plus is not None:
+        # One pair stands in the place of all others.
+        changes.append(Override(changes[-1].label, ("additions", 0, "pairs"), []))
+    return changes
+
+
+def recipe_of(direction: Direction, changes: list[Override]) -> Recipe:
+    """The recipe of the one addition that the options make.
+
+    Args:
+        changes: all changes, those of the options included.
+
+    Raises:
+        RecipeError: they make no recipe.
+    """
+    assert direction.plus is not None
+    recipe = from_values({"additions": [{"layer": DEFAULT_LAYER}]}, changes)
+    name = _name(direction.plus, direction.minus)
+    return recipe if recipe.name else recipe.model_copy(update={"name": name})
+
+
+def _change(key: str, text: str) -> Override:
+    label = f"--{key} {text if len(text) <= 80 else show(text)}"
+    path = ("additions", 0, key)
+    assigned = text
+    if key in ("plus", "minus") or text.startswith("token="):
+        value: Any = text if key != "position" else {"token": text.removeprefix("token=")}
+    else:
+        if key == "layer" and "," in text:
+            assigned = f"[{text}]"
+        value = parse_override(f"additions.0.{key}={assigned}", label).value
+        if key == "position" and isinstance(value, int) and not isinstance(value, bool):
+            value = {"at": value}
+    return Override(label, path, value, text, _assignment(key, value, assigned))
+
+
+def _assignment(key: str, value: Any, text: str) -> str:
+    """The change as KEY=VALUE: what `--set` would take, so that both give a recipe the same digest."""
+    name = f"additions.0.{key}"
+    try:
+        if parse_override(f"{name}={text}").value == value:
+            return f"{name}={text}"
+    except RecipeError:
+        pass
+    return f"{name}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _name(plus: str, minus: str | None) -> str:
+    """A readable name such as "Love - Hate"."""
+    return _short(plus) if minus is None else f"{_short(plus)} - {_short(minus)}"
+
+
+def _short(text: str) -> str:
+    line = re.sub(r"\s+", " ", text).strip()
+    if not line:
+        return show(text)
+    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 3].rstrip()}..."

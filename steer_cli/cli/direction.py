@@ -1,0 +1,97 @@
+"""Options that name a direction without a file, or change the first addition of a recipe.
+
+This file is loaded with every command, and stays light; `changes` makes recipes of these values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer_cli.cli.options import recipe_names
+
+DEFAULT_LAYER = "33%"
+POSITIONS = ("front", "middle", "back", "every", "token=")
+
+OptionalRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, the name of a shipped recipe (see `steer recipes`), or - for standard input; "
+        "none with --plus.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+Plus = Annotated[
+    str | None,
+    typer.Option(
+        "--plus", metavar="TEXT", help="Steer towards this text: instead of RECIPE, or of its first plus."
+    ),
+]
+Minus = Annotated[
+    str | None,
+    typer.Option("--minus", metavar="TEXT", help="Steer away from this text; '' is a row of spaces."),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        metavar="LAYER",
+        help="Add the vector to the stream entering this block: a number, a list such as 6,15, or a share of "
+        f"the depth such as 25%. Without RECIPE the default is {DEFAULT_LAYER}.",
+    ),
+]
+Coefficient = Annotated[
+    str | None,
+    typer.Option(
+        "--coefficient",
+        "-c",
+        metavar="NUMBER",
+        help="Multiply the vector by this, such as 4 or -2. Without RECIPE the default is 1.",
+    ),
+]
+
+
+def _positions(incomplete: str) -> Iterator[str]:
+    for position in POSITIONS:
+        if position.startswith(incomplete):
+            yield position
+
+
+Position = Annotated[
+    str | None,
+    typer.Option(
+        "--position",
+        metavar="POSITION",
+        autocompletion=_positions,
+        help="Where in the prompt: front, middle, back, every, a number (0 is BOS), or token=TEXT for the "
+        "first place of that text. Without RECIPE the default is front.",
+    ),
+]
+
+
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="FILE", help="Write the recipe, with all changes, to this new file."),
+]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The options as they were written; None where one was not given."""
+
+    plus: str | None = None
+    minus: str | None = None
+    layer: str | None = None
+    coefficient: str | None = None
+    position: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The options that were given, by the names of their keys."""
+        return {key: text for key, text in vars(self).items() if text is not None}

@@ -1,0 +1,51 @@
+"""`--save`: the recipe as it ran, in a new file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from steer_cli.errors import RecipeError
+from steer_cli.events import Note
+from steer_cli.recipe.file_text import as_file
+from steer_cli.recipe.schema import Recipe
+
+_TAKEN = "--save {}: there is such a file already; choose another name, or remove it first"
+
+
+def check_free(file: Path | None) -> None:
+    """Raise RecipeError at the start if the file exists, or could not be written."""
+    if file is None:
+        return
+    if str(file) in ("-", "."):
+        raise RecipeError([f"--save {file}: not the name of a file; write one such as mine.yaml"])
+    if os.path.lexists(file):
+        raise RecipeError([_TAKEN.format(file)])
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise RecipeError([f"--save {file}: there is no folder {file.parent}; create it first"])
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RecipeError([f"--save {file}: cannot be written; choose another place"])
+
+
+def save(recipe: Recipe, file: Path | None, note: Note) -> None:
+    """Write the recipe to the file, if there is one, and say so.
+
+    Raises:
+        RecipeError: the file cannot be written, or has come into being since.
+    """
+    if file is None:
+        return
+    ours = False
+    try:
+        with open(file, "xb") as opened:
+            ours = True
+            opened.write(as_file(recipe).encode())
+    except FileExistsError:
+        raise RecipeError([_TAKEN.format(file)]) from None
+    except (OSError, ValueError) as error:  # a NUL in the name
+        if ours:
+            file.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError([f"--save {file}: {reason}; choose another place"]) from None
+    note(f"saved: {file}")

@@ -1,0 +1,63 @@
+"""Prompting as a baseline: texts that stand in front of a prompt as tokens, instead of a vector."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.quoting import show
+from steer_cli.recipe.schema import Addition
+
+LONGEST_NAME = 32  # characters of a text in the name of a column
+
+
+@dataclass(frozen=True)
+class Front:
+    """Texts that stand one after the other, of `count` that there are; the others do not fit."""
+
+    texts: tuple[str, ...]
+    count: int
+
+    @property
+    def text(self) -> str:
+        """All of it, with a space where two texts would run into each other."""
+        whole = ""
+        for text in self.texts:
+            whole += gap(whole, text) + text
+        return whole
+
+    @property
+    def name(self) -> str:
+        """A short form: the first text, and how many follow it."""
+        first, more = self.texts[0], len(self.texts) - 1
+        first = first if len(first) <= LONGEST_NAME else f"{first[: LONGEST_NAME - 3]}..."
+        return show(first) + (f" and {more} more" if more else "") + self.cut
+
+    @property
+    def cut(self) -> str:
+        """What to say where not all texts fit."""
+        return f" ({len(self.texts)} of {self.count} fit)" if len(self.texts) < self.count else ""
+
+
+def gap(left: str, right: str) -> str:
+    """A space, unless there is one already or nothing is to be kept apart."""
+    apart = not left or not right or left[-1].isspace() or right[0].isspace()
+    return "" if apart else " "
+
+
+def plus_texts(additions: Iterable[Addition]) -> tuple[str, ...]:
+    """The different texts that additions steer towards, in their order."""
+    return tuple(dict.fromkeys(pair.plus for addition in additions for pair in addition.texts))
+
+
+def fitting(texts: Sequence[str], room: int | None, tokenizer: Tokenizer) -> Front:
+    """As many of the texts, from the first on, as have `room` tokens or fewer, but at least one."""
+
+    def length(count: int) -> int:
+        return len(tokenizer.encode(Front(tuple(texts[:count]), count).text))
+
+    counts = range(1, len(texts) + 1)
+    kept = len(texts) if room is None else max(1, bisect_right(counts, room, key=length))
+    return Front(tuple(texts[:kept]), len(texts))
