@@ -81,13 +81,7 @@ def parse_grid(
     Raises:
         SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
     """
-    blocks = _axis("layers", layers, _layer)
-    for layer in blocks:
-        if layer < 0 or (depth is not None and layer >= depth):
-            known = (
-                "0 or more" if depth is None else f"0 to {depth - 1}, so `layers=0:{depth}` is all of them"
-            )
-            raise SweepError(f"layers {layers}: no layer {layer}; the model has {known}", parameter="layers")
+    blocks = parse_layers(layers, depth)
     shares = _axis("dims", dims, float)
     for share in shares:
         if share is not None and not 0 <= share <= 1:
@@ -96,11 +90,39 @@ def parse_grid(
                 parameter="dims",
             )
     return Grid(
-        tuple(sorted(blocks)),
-        tuple(_axis("coefficients", coefficients, float)),
+        blocks,
+        parse_coefficients(coefficients),
         tuple(_positions(positions)),
         tuple(shares),
     )
+
+
+def parse_layers(text: str, depth: int | None) -> tuple[int, ...]:
+    """Blocks, in rising order.
+
+    Args:
+        depth: blocks of the model, None if not known (then layers are not checked).
+
+    Raises:
+        SweepError: the text is not a list of values or ranges, or the model has no such layer.
+    """
+    blocks = _axis("layers", text, _layer)
+    for layer in blocks:
+        if layer < 0 or (depth is not None and layer >= depth):
+            known = (
+                "0 or more" if depth is None else f"0 to {depth - 1}, so `layers=0:{depth}` is all of them"
+            )
+            raise SweepError(f"layers {text}: no layer {layer}; the model has {known}", parameter="layers")
+    return tuple(sorted(blocks))
+
+
+def parse_coefficients(text: str | None) -> tuple[float | None, ...]:
+    """Coefficients, as they are written; a single None, which keeps the recipe's own, where no text is given.
+
+    Raises:
+        SweepError: the text is not a list of values or ranges.
+    """
+    return tuple(_axis("coefficients", text, float))
 
 
 def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list:
