@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from steer_cli.measure.corpus import read_corpus
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
+    from steer_cli.sweeps.scan import scan
 
 __version__ = "0.2.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
+    "scan": "sweeps.scan",
     "SteerError": "errors",
     "Model": "models.load",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "norms",
     "perplexity",
     "read_corpus",
+    "scan",
     "shift",
     "steering",
     "sweep",
