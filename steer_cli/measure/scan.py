@@ -12,7 +12,7 @@ from steer_cli.activations.vectors import capture, read_by, vector_of
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.errors import ModelError, VectorError
-from steer_cli.events import Progress, silent
+from steer_cli.events import Progress
 from steer_cli.measure.logprob import PASS_POSITIONS, mean_logprobs
 from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
@@ -95,25 +95,33 @@ def _finished(
     sampling, eos = plan.recipe.sampling, plan.facts.tokenizer.eos
     longest = max(len(prompt.ids) for prompt in plan.prompts)
     runnable = [request for request in requests if isinstance(request, Request)]
-    total = len(runnable) * sampling.samples
-    rows = None if batch_rows is None else min(batch_rows, total)
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress("decode", done, total)
-
+    ended = _Ended(progress, len(runnable), sampling.samples)
+    rows = None if batch_rows is None else min(batch_rows, ended.total)
     run = partial(
-        decode, network, sampling=sampling, eos=eos, longest_prompt=longest, batch_rows=rows, ended=count
+        decode, network, sampling=sampling, eos=eos, longest_prompt=longest, batch_rows=rows, ended=ended
     )
-    made = _outcomes(run, runnable)
+    made = _outcomes(run, runnable, ended)
     for request in requests:
         yield request if isinstance(request, Fault) else next(made)
 
 
+class _Ended:
+    """Tells how many rows have ended."""
+
+    def __init__(self, progress: Progress, requests: int, samples: int):
+        self.total, self._progress, self._samples, self._done = requests * samples, progress, samples, 0
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        self._progress("decode", self._done, self.total)
+
+    def go_on_from(self, requests: int) -> None:
+        """Forget the rows of all but the first requests."""
+        self(requests * self._samples - self._done)
+
+
 def _outcomes(
-    run: Callable[..., Iterator[Finished]], requests: Sequence[Request]
+    run: Callable[..., Iterator[Finished]], requests: Sequence[Request], ended: _Ended
 ) -> Iterator[Finished | Fault]:
     given = 0
     try:
@@ -124,10 +132,12 @@ def _outcomes(
         # One request at fault ends the batch. Those that are left run alone, outside of this handler: the
         # error's traceback holds the memory of the batch.
         pass
-    for request in requests[given:]:
+    for index in range(given, len(requests)):
+        ended.go_on_from(index)
         try:
-            [finished] = run(requests=[request], ended=silent)
+            [finished] = run(requests=[requests[index]])
         except VectorError as error:
+            ended.go_on_from(index + 1)
             yield str(error)
         else:
             yield finished

@@ -16,7 +16,7 @@ MOST_SETTINGS = 256  # rows that a person might still read
 class Setting:
     """Where and how strongly the first addition acts, and the plan of the recipe with these values.
 
-    The unsteered setting has neither layer nor plan. Its coefficient is 0 where that was asked for, else None.
+    The unsteered setting has neither layer nor plan. Its coefficient is 0 where that was asked for.
     """
 
     layer: int | tuple[int, ...] | None
@@ -67,8 +67,8 @@ def plan_scan(
     if rows > MOST_SETTINGS:
         name = "coefficients" if len(coefficients) > 1 else "layers"
         raise PlanError(
-            f"{name}: {rows} rows, more than the {MOST_SETTINGS} that a strip may have; take fewer, or measure "
-            "them with `steer sweep`",
+            f"{name}: {rows} rows, more than the {MOST_SETTINGS} that a strip may have; take fewer, or "
+            "measure them with `steer sweep`",
             parameter=name,
         )
     settings: list[Setting] = []

@@ -17,8 +17,8 @@ from steer_cli.results.means import standard_error
 class ScanPoint:
     """The completions of one prompt at one setting, and those of the unsteered model.
 
-    Sample i uses the same random numbers at every point. `layer` is None at the unsteered point, whose
-    `coefficient` is 0 where that was asked for, else None; `layer` has several blocks where the addition does.
+    Sample i uses the same random numbers at every point. `layer` has several blocks where the
+    addition does. The unsteered point has none, and no `coefficient`, but 0 where that was asked for.
     A point that could not be run has no completions, and the reason as `error`.
     """
 

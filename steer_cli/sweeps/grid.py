@@ -143,6 +143,9 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
                 for decimal in decimals
             ):
                 raise InvalidOperation
+            if decimals[2:] and decimals[2] <= 0:
+                fault = f"the step of {part.strip()} is not above 0; write {EXAMPLES[option]}"
+                raise SweepError(f"{option} {text}: {fault}", option)
             expanded = _range(decimals, half_open=kind is _layer) if decimals[1:] else decimals
             part_values = [kind(decimal) for decimal in expanded]
             if not all(map(math.isfinite, part_values)):  # too large for a float
@@ -168,8 +171,6 @@ def _layer(decimal: Decimal) -> int:
 
 def _range(bounds: Sequence[Decimal], half_open: bool) -> list[Decimal]:
     start, stop, step = (*bounds, Decimal(1))[:3]
-    if step <= 0:
-        raise ValueError
     count = (math.ceil if half_open else math.floor)((stop - start) / step) + (not half_open)
     if count > LARGEST:
         raise OverflowError

@@ -33,7 +33,7 @@ def scan(
     cannot be run is a point with an `error`.
 
     Args:
-        coefficients, layers: ranges as `sweep` takes them, such as -2:4:1 or 1,2; None keeps the recipe's own.
+        coefficients, layers: ranges as `sweep` takes them, such as -2:4:1; None keeps the recipe's own.
         prompts, samples, seed: instead of the recipe's.
 
     Raises:
