@@ -163,4 +163,6 @@ def _figure(label: str, mean: float, error: float | None, blocks: float, style: 
     shown = f"{label}{' ' * (widest - cell_len(label))} {round(mean, 2) + 0.0:5.2f}"
     shown += "" if error is None else f" ±{error:.2f}"
     room = min(MOST_BLOCKS, FIGURES - cell_len(shown) - 1)
-    return Text.assemble(shown, " ", (BLOCK * max(0, min(room, round(blocks))), style))
+    number = max(0, round(blocks))
+    drawn = BLOCK * number if number <= room else BLOCK * (room - 1) + "+"
+    return Text.assemble(shown, " ", (drawn, style))
