@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from steer_cli.measure.corpus import read_corpus
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
+    from steer_cli.sweeps.scan import scan
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
     **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
+    "scan": "sweeps.scan",
     "SteerError": "errors",
     "Model": "models.load",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "norms",
     "perplexity",
     "read_corpus",
+    "scan",
     "shift",
     "steering",
     "sweep",

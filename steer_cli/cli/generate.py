@@ -7,17 +7,23 @@ from typing import Annotated
 
 import typer
 
-from steer_cli.cli import direction, options, output
+from steer_cli.cli import direction, options, output, scanning
 
 HELP = options.help_text(
-    "Complete prompts with and without steering, side by side.\n\nThe screen shows which token"
-    " is where (the alignment table), where and how strongly the vectors acted (the receipt), and the"
-    " completions. Sample i uses the same random numbers in all columns, so any difference comes from the"
-    " steering. --jsonl prints a record per prompt and sample.",
+    "Complete prompts with and without steering, side by side.\n\nBelow the completions come counted words, "
+    "the cost, and one table that shows which token of each text is at which position and how strongly it "
+    "acted there. Sample i uses the same random numbers in all columns, so any difference comes from the "
+    "steering; a beginning that both columns share is dim. --jsonl prints a record per prompt and sample.\n\n"
+    "--scan shows a row for each coefficient instead, and --scan-layers one for each layer; both together make "
+    "a grid. They move the first addition, and others stay as they are. Ranges are those of `steer sweep`: "
+    "-2:4:1 includes 4, and layers 0:30:3 end before 30. Each text has its counted words and its cost beside "
+    "it, so that one sees where steering starts to work and where it breaks.",
     'steer generate --plus Love --minus Hate -p "I hate you because"',
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" -c 3 --max-new-tokens 20 --save mine.yaml',
     "steer generate love-hate --position every --layer 10 --coefficient 0.5",
+    "steer generate love-hate --scan -2:4:1",
+    "steer generate king-james --scan 0.5,1 --scan-layers 6:30:6 -n 1",
     "steer generate love-hate --control random",
     'steer generate love-hate --control prompt="Write with love:"',
     "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
@@ -69,6 +75,10 @@ Control = Annotated[
         "or prompt=TEXT (that text in front).",
     ),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Show every receipt in full: lengths, ratio and cosine at each position."),
+]
 
 
 def generate(
@@ -91,12 +101,9 @@ def generate(
     jsonl: output.Jsonl = False,
     batch_rows: BatchRows = None,
     control: Control = None,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain", help="Show every receipt in full: lengths, ratio and cosine at each position."
-        ),
-    ] = False,
+    scan: scanning.Scan = None,
+    scan_layers: scanning.ScanLayers = None,
+    explain: Explain = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -118,10 +125,16 @@ def generate(
     chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
     with Display() as display:
         located, facts = found_model(chosen, display)
+        hardware = Hardware(dtype, device, device_map, threads)
+        if scan is not None or scan_layers is not None:
+            plan = scanning.planned(chosen, facts, (scan, scan_layers), control)
+            saving.save(chosen, save, display.note)
+            scanning.show(located, plan, hardware, batch_rows, jsonl, display)
+            return
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        baselines.planned(plan, control)  # what is wrong with it is said before the model is loaded
+        baselines.planned(plan, control)  # raises before the model is loaded if the control does not fit
         saving.save(chosen, save, display.note)
-        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        loaded = answers.load(located, hardware, display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         for comparison in comparisons:

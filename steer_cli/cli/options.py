@@ -31,7 +31,7 @@ NAMES = {
     **{"best": "--best", "samples": "--samples", "seed": "--seed", "batch_rows": "--batch-rows"},
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
-    **{"threads": "--threads"},
+    **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 
 

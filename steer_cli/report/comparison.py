@@ -80,7 +80,7 @@ def completions(comparison: Comparison) -> Table:
     """
     table = columns_of(list(comparison.columns))
     for unsteered, *others in zip(*comparison.columns.values(), strict=True):
-        shared = [_shared(unsteered.text, other.text) for other in others]
+        shared = [shared_beginning(unsteered.text, other.text) for other in others]
         table.add_row(
             completion(unsteered, shared[0]),
             *(completion(other, length) for other, length in zip(others, shared, strict=True)),
@@ -88,9 +88,13 @@ def completions(comparison: Comparison) -> Table:
     return table
 
 
-def _shared(first: str, second: str) -> int:
-    """Characters that two texts begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+def shared_beginning(text: str, other: str) -> int:
+    """Characters of the longest beginning that two texts share, up to the last whole word."""
+    length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
+    parts_word = any(rest[length : length + 1].isalnum() for rest in (text, other))
+    while parts_word and length and text[length - 1].isalnum():
+        length -= 1
+    return length
 
 
 def completion(found: Completion, shared: int = 0) -> Text:

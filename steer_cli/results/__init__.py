@@ -6,6 +6,7 @@ from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
 from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
+from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
 
@@ -26,6 +27,8 @@ __all__ = [
     "Perplexity",
     "PromptShift",
     "Receipt",
+    "Scan",
+    "ScanPoint",
     "SentenceChange",
     "Shift",
     "Sum",

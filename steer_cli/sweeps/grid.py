@@ -81,13 +81,7 @@ def parse_grid(
     Raises:
         SweepError: an option is not a list of values or ranges, or a value is out of its bounds.
     """
-    blocks = _axis("layers", layers, _layer)
-    for layer in blocks:
-        if layer < 0 or (depth is not None and layer >= depth):
-            known = (
-                "0 or more" if depth is None else f"0 to {depth - 1}, so `layers=0:{depth}` is all of them"
-            )
-            raise SweepError(f"layers {layers}: no layer {layer}; the model has {known}", parameter="layers")
+    blocks = parse_layers(layers, depth)
     shares = _axis("dims", dims, float)
     for share in shares:
         if share is not None and not 0 <= share <= 1:
@@ -96,11 +90,39 @@ def parse_grid(
                 parameter="dims",
             )
     return Grid(
-        tuple(sorted(blocks)),
-        tuple(_axis("coefficients", coefficients, float)),
+        blocks,
+        parse_coefficients(coefficients),
         tuple(_positions(positions)),
         tuple(shares),
     )
+
+
+def parse_layers(text: str, depth: int | None) -> tuple[int, ...]:
+    """Blocks, in rising order.
+
+    Args:
+        depth: blocks of the model, None if not known (then layers are not checked).
+
+    Raises:
+        SweepError: the text is not a list of values or ranges, or the model has no such layer.
+    """
+    blocks = _axis("layers", text, _layer)
+    for layer in blocks:
+        if layer < 0 or (depth is not None and layer >= depth):
+            known = (
+                "0 or more" if depth is None else f"0 to {depth - 1}, so `layers=0:{depth}` is all of them"
+            )
+            raise SweepError(f"layers {text}: no layer {layer}; the model has {known}", parameter="layers")
+    return tuple(sorted(blocks))
+
+
+def parse_coefficients(text: str | None) -> tuple[float | None, ...]:
+    """Coefficients, as they are written; a single None, which keeps the recipe's own, where no text is given.
+
+    Raises:
+        SweepError: the text is not a list of values or ranges.
+    """
+    return tuple(_axis("coefficients", text, float))
 
 
 def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list:
@@ -121,6 +143,9 @@ def _axis(option: str, text: str | None, kind: Callable[[Decimal], Any]) -> list
                 for decimal in decimals
             ):
                 raise InvalidOperation
+            if decimals[2:] and decimals[2] <= 0:
+                fault = f"the step of {part.strip()} is not above 0; write {EXAMPLES[option]}"
+                raise SweepError(f"{option} {text}: {fault}", option)
             expanded = _range(decimals, half_open=kind is _layer) if decimals[1:] else decimals
             part_values = [kind(decimal) for decimal in expanded]
             if not all(map(math.isfinite, part_values)):  # too large for a float
@@ -146,8 +171,6 @@ def _layer(decimal: Decimal) -> int:
 
 def _range(bounds: Sequence[Decimal], half_open: bool) -> list[Decimal]:
     start, stop, step = (*bounds, Decimal(1))[:3]
-    if step <= 0:
-        raise ValueError
     count = (math.ceil if half_open else math.floor)((stop - start) / step) + (not half_open)
     if count > LARGEST:
         raise OverflowError

@@ -1,0 +1,93 @@
+"""`--scan` and `--scan-layers`: a row for each setting, instead of two columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer_cli.cli import options, output
+from steer_cli.errors import SteerError, SweepError
+
+if TYPE_CHECKING:
+    from steer_cli.models.hardware import Hardware
+    from steer_cli.models.located import Located
+    from steer_cli.planning.plan import ModelFacts
+    from steer_cli.planning.scan import ScanPlan
+    from steer_cli.recipe.schema import Recipe
+    from steer_cli.report.progress import Display
+
+Scan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RANGE", help="Show a row for each of these coefficients, such as -2:4:1 or 0.5,1,2."
+    ),
+]
+ScanLayers = Annotated[
+    str | None,
+    typer.Option(metavar="RANGE", help="Show a row for each of these layers, such as 0:30:3 or 6,16."),
+]
+
+# What the command line calls the ranges of a scan.
+RANGES = {"coefficients": "scan", "layers": "scan_layers"}
+
+
+def planned(
+    recipe: Recipe, facts: ModelFacts, ranges: tuple[str | None, str | None], control: str | None
+) -> ScanPlan:
+    """Lay the rows out.
+
+    Args:
+        ranges: of coefficients and of layers.
+
+    Raises:
+        SteerError: a range cannot be read, or the recipe does not fit; the message names the option.
+    """
+    from steer_cli.sweeps.scan import plan_ranges
+
+    if control is not None:
+        raise SweepError(f"control {control}: a scan has rows and no columns; leave it out", "control")
+    with _range_options():
+        return plan_ranges(recipe, facts, *ranges)
+
+
+def show(
+    located: Located,
+    plan: ScanPlan,
+    hardware: Hardware,
+    batch_rows: int | None,
+    jsonl: bool,
+    display: Display,
+) -> None:
+    """Show each row as soon as its completions are there."""
+    from steer_cli import answers
+    from steer_cli.report import strip
+    from steer_cli.report.title import title
+    from steer_cli.sweeps.scan import points_of
+
+    loaded = answers.load(located, hardware, display.progress)
+    shown = output.Output(jsonl, display, title(plan.recipe, located.name))
+    for index, point in enumerate(points_of(loaded, plan, batch_rows, display.progress)):
+        if index == 0:
+            shown.screen(strip.introduction(plan))
+        if index % len(plan.settings) == 0:
+            shown.screen(strip.heading(plan, point.prompt, shown.width))
+        if point.error is not None:
+            point = replace(point, error=options.in_options(point.error))
+        shown.show(point.records(), strip.row(plan, point, shown.width))
+
+
+@contextmanager
+def _range_options() -> Iterator[None]:
+    """Errors of a range name the option that holds it."""
+    try:
+        yield
+    except SteerError as error:
+        name = error.parameter or ""
+        if name not in RANGES:
+            raise
+        message = RANGES[name] + str(error).removeprefix(name).replace(f"`{name}=", f"`{RANGES[name]}=")
+        raise type(error)(message, RANGES[name]) from error
