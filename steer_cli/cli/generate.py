@@ -14,8 +14,8 @@ HELP = options.help_text(
     "the cost, and one table that shows which token of each text is at which position and how strongly it "
     "acted there. Sample i uses the same random numbers in all columns, so any difference comes from the "
     "steering; a beginning that both columns share is dim. --jsonl prints a record per prompt and sample.\n\n"
-    "--scan shows a row for each coefficient instead, and --scan-layers one for each layer; both together make "
-    "a grid. They move the first addition, and others stay as they are. Ranges are those of `steer sweep`: "
+    "--scan shows a row for each coefficient instead, and --scan-layers one for each layer; both make a grid."
+    " They move the first addition, and others stay as they are. Ranges are those of `steer sweep`: "
     "-2:4:1 includes 4, and layers 0:30:3 end before 30. Each text has its counted words and its cost beside "
     "it, so that one sees where steering starts to work and where it breaks.",
     'steer generate --plus Love --minus Hate -p "I hate you because"',
@@ -127,9 +127,9 @@ def generate(
         located, facts = found_model(chosen, display)
         hardware = Hardware(dtype, device, device_map, threads)
         if scan is not None or scan_layers is not None:
-            plan = scanning.planned(chosen, facts, (scan, scan_layers), control)
+            rows = scanning.planned(chosen, facts, (scan, scan_layers), control)
             saving.save(chosen, save, display.note)
-            scanning.show(located, plan, hardware, batch_rows, jsonl, display)
+            scanning.show(located, rows, hardware, batch_rows, jsonl, display)
             return
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         baselines.planned(plan, control)  # raises before the model is loaded if the control does not fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ def recipe_from(
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
+    changed = {str(override.path[0]) for override in overrides} | ({"prompt"} if texts else set())
+    recipe = _described(recipe, changed)
     if texts:
         recipe = recipe.with_prompts(texts)
     elif needs_prompt and not recipe.all_prompts:
@@ -74,6 +76,13 @@ def recipe_from(
             [f'{recipe.name}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
         )
     return identified_by_file(recipe) if name is None or save is not None else recipe
+
+
+def _described(recipe: Recipe, changed: Collection[str]) -> Recipe:
+    """A recipe without what its file says of it and no longer holds, now that these keys have changed."""
+    stale = {"measured": {"model", "additions", "prompt", "prompts"}, "description": {"model", "additions"}}
+    gone = [key for key, unless in stale.items() if key not in changed and unless & {*changed}]
+    return recipe.model_copy(update=dict.fromkeys(gone, "")) if gone else recipe
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:

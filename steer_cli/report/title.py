@@ -22,6 +22,11 @@ def title(recipe: Recipe, model: str) -> Text:
     """
     name, model, additions = visible(recipe.name), visible(model), recipe.additions
     head, only = Text.assemble((name, "bold")), summary(additions[0])
+    if len(additions) == 1 and only.startswith(
+        f"{name} "
+    ):  # a recipe without a file has its texts as its name
+        only = only[len(name) + 1 :]
+        return head.append(f" {only}").append(f"   {model}", style="dim")
     if len(additions) > 1:
         head.append(f"   {model}", style="dim")
         for number, addition in enumerate(additions[:SHOWN_ADDITIONS], 1):

@@ -179,6 +179,20 @@ def test_the_screen_shows_what_the_records_hold_side_by_side(love, llama):
 ARMS = ("unsteered", "steered")
 
 
+def test_a_description_is_not_shown_of_what_it_does_not_describe(love, llama):
+    words, change = "Turn an insult into praise.", ["--set", "additions.0.coefficient=1"]
+    shown = {
+        "none": steer("table", love).stdout,
+        "prompt": steer("table", love, "-p", "I hate them so much").stdout,
+    }
+    changed = {
+        "model": steer("table", love, "-m", llama).stdout,
+        "addition": steer("table", love, *change).stdout,
+    }
+    assert [words in screen for screen in (*shown.values(), *changed.values())] == [True, True, False, False]
+    assert "Mine" in steer("table", love, *change, "--set", "description=Mine").stdout
+
+
 def test_explain_shows_every_receipt(love):
     additions = records(steer("generate", love, "--jsonl"))[0]["additions"]
     screen = steer("generate", love, "--explain", env={"COLUMNS": "1000"}).stdout
