@@ -99,8 +99,8 @@ def generate(
         prompts: instead of the recipe's.
         samples, seed: instead of the recipe's.
         control: a third arm, random, embedding, prompt or shuffled; see `activations.baselines`.
-        watch: called with a `results.Partial` whenever the first completions of a prompt have grown; of several
-            prompts, the oldest unfinished one is watched.
+        watch: called with a `results.Partial` whenever the first completions of a prompt have grown; of
+            several prompts, the oldest unfinished one is watched.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.

@@ -64,14 +64,18 @@ def generate(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report import terminal
+    from steer_cli.report.live import Live
 
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
-    with Display() as display:
+    with Display() as display, Live(display, wanted=not jsonl) as live:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
-        comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
-        shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
+        comparisons = answers.complete(
+            loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
+        )
+        shown = output.Output(jsonl, live, terminal.title(chosen, located.name))
+        live.opening = lambda: shown.screen(())  # the title comes first
         for comparison in comparisons:
             shown.show(comparison.records(), terminal.comparison_parts(comparison, shown.width))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -47,10 +48,10 @@ def grows_into_the_completions(watched):
     for number, (comparison, seen) in enumerate(zip(watched.comparisons, watched.seen, strict=True)):
         assert {partial.number for partial in seen} <= {number}
         assert {partial.prompt for partial in seen} <= {comparison.prompt}
-        assert all(first != second for first, second in zip(seen, seen[1:], strict=False))
+        assert all(first != second for first, second in pairwise(seen))
         for name, arm in comparison.columns.items():
             texts = [partial.columns[name] for partial in seen]
-            assert all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+            assert all(after.startswith(before) for before, after in pairwise(texts))
             assert not texts or texts[-1] == arm[0].text
     return sum(map(len, watched.seen))
 
@@ -109,7 +110,7 @@ def test_each_token_is_seen_in_the_step_that_drew_it_before_the_next_pass(tiny_f
     with patch.object(one.network, "next_logits", wraps=one.network.next_logits):
         list(decode(one.network, [one.request], sampling, (), len(one.prompt), watch=watch))
         assert seen == [[count, count] for count in range(1, 7)]
-        assert [after - before for before, after in zip(passes, passes[1:], strict=False)] == [1] * 5
+        assert [after - before for before, after in pairwise(passes)] == [1] * 5
 
 
 def test_nothing_is_kept_where_nobody_watches(tiny_folder):
