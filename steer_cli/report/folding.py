@@ -44,19 +44,28 @@ def line_starts(text: str, start: int, width: int) -> list[int]:
             used = 0
         elif word.isspace():
             used += cells  # and cut off at the end of a line
-        elif cells <= width:
-            if used + cells > width:
+        else:
+            if used and used + cells > width:
                 starts.append(match.start())
                 used = 0
-            used += cells
-        else:
-            for index, character in enumerate(word, match.start()):
-                size = cells_of(character)
-                if used + size > width and index > starts[-1]:
-                    starts.append(index)
-                    used = 0
-                used += size
+            if cells > width:
+                more, used = _parts(word, match.start(), width)
+                starts += more
+            else:
+                used += cells
     return starts
+
+
+def _parts(word: str, start: int, width: int) -> tuple[list[int], int]:
+    """Where a word that is longer than a line goes on, and the columns of its last part."""
+    starts, used = [], 0
+    for index, character in enumerate(word, start):
+        cells = cells_of(character)
+        if used + cells > width and used:
+            starts.append(index)
+            used = 0
+        used += cells
+    return starts, used
 
 
 def cells_of(text: str) -> int:
