@@ -21,8 +21,8 @@ from steer_cli.results import Partial
 
 PROSE = (
     "The ship sailed to Rome with a cargo of salt, wine and stone.\n\nTo see the tower in Paris, people"
-    " flock to France;  to see extraordinarilylongwordswithoutanyspacesinthem, people go to Rome.\n - 日本語の"
-    "文章は空白なしに続きます。 One 😀 two ❤️ three.\n"
+    " flock to France;  to see extraordinarilylongwordswithoutanyspacesinthem, people go to Rome.\n - "
+    "日本語の文章は空白なしに続きます。 One 😀 two ❤️ three.\n"
 )
 
 
@@ -251,7 +251,7 @@ def test_the_last_state_is_shown_though_nothing_follows(streams):
 
 
 def test_drawing_is_rare_and_soon(streams, monkeypatch):
-    terminal = streams()
+    streams()
     drawn = []
     monkeypatch.setattr(Region, "draw", lambda *_: drawn.append(time.monotonic()))
     with Live(Display()) as view:
@@ -292,7 +292,7 @@ def test_a_terminal_that_has_gone_is_no_error_of_the_thread(streams, monkeypatch
 
 @pytest.mark.parametrize("reason", ["records", "a pipe", "dumb", "no output"])
 def test_there_is_nothing_to_watch_where_nothing_can_be_drawn(reason, streams, monkeypatch):
-    terminal = streams()
+    streams()
     if reason == "a pipe":
         monkeypatch.setattr(sys, "stdout", io.StringIO())
     elif reason == "no output":
