@@ -12,7 +12,7 @@ from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import Plan
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch
 
 if TYPE_CHECKING:
     from steer_cli.activations.arms import Steering
@@ -42,6 +42,7 @@ def complete(
     batch_rows: int | None = None,
     score: bool = True,
     progress: Progress = silent,
+    watch: Watch | None = None,
 ) -> Iterator[Comparison]:
     """Completions of a plan's prompts, one prompt at a time.
 
@@ -49,8 +50,9 @@ def complete(
         control: a third arm, as `generate` takes it.
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
+        watch: told how the first completions of a prompt grow; of several prompts, the oldest unfinished one.
     """
-    return _complete(model, plan, planned(plan, control), batch_rows, score, progress)
+    return _complete(model, plan, planned(plan, control), batch_rows, score, progress, watch)
 
 
 def _complete(
@@ -60,6 +62,7 @@ def _complete(
     batch_rows: int | None,
     score: bool,
     progress: Progress,
+    watch: Watch | None,
 ) -> Iterator[Comparison]:
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.baselines import control_vectors
@@ -70,7 +73,7 @@ def _complete(
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
         changed = control_vectors(model.network, plan.alignments, found, control.kind, seed)
         steerings.append(Steering(plan.alignments, tuple(changed)))
-    yield from completions(model.network, plan, steerings, control, batch_rows, score, progress)
+    yield from completions(model.network, plan, steerings, control, batch_rows, score, progress, watch)
 
 
 def shifts(

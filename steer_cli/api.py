@@ -21,7 +21,7 @@ from steer_cli.planning.targets import place_in, wanted_ids
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint, Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +90,7 @@ def generate(
     seed: int | None = None,
     control: str | None = None,
     progress: Progress = silent,
+    watch: Watch | None = None,
 ) -> tuple[Comparison, ...]:
     """Completions of every prompt, unsteered and steered.
 
@@ -98,13 +99,15 @@ def generate(
         samples, seed: instead of the recipe's.
         control: a third arm: random, shuffled, embedding, prompt (the plus texts in front of the prompt) or
             `prompt=TEXT` (that text in front); see `activations.baselines`.
+        watch: called with a `results.Partial` whenever the first completions of a prompt have grown; of
+            several prompts, the oldest unfinished one is watched.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
     """
     recipe = recipe.with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
     plan = plan_recipe(recipe, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
-    return tuple(complete(model, plan, control=control, progress=progress))
+    return tuple(complete(model, plan, control=control, progress=progress, watch=watch))
 
 
 def shift(

@@ -117,13 +117,14 @@ def generate(
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.report.comparison import comparison_parts
+    from steer_cli.report.live import Live
     from steer_cli.report.title import title
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
     counts = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     sampling = {**counts, "temperature": temperature, "top_p": top_p}
     chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
-    with Display() as display:
+    with Display() as display, Live(display, wanted=not jsonl) as live:
         located, facts = found_model(chosen, display)
         hardware = Hardware(dtype, device, device_map, threads)
         if scan is not None or scan_layers is not None:
@@ -135,7 +136,10 @@ def generate(
         baselines.planned(plan, control)  # raises before the model is loaded if the control does not fit
         saving.save(chosen, save, display.note)
         loaded = answers.load(located, hardware, display.progress)
-        comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
-        shown = output.Output(jsonl, display, title(chosen, located.name))
+        comparisons = answers.complete(
+            loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
+        )
+        shown = output.Output(jsonl, live, title(chosen, located.name))
+        live.opening = lambda: shown.screen(())  # the title comes first
         for comparison in comparisons:
             shown.show(comparison.records(), comparison_parts(comparison, shown.width, explain))

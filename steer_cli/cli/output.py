@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from steer_cli.report.live import Live
     from steer_cli.report.progress import Display
 
 Jsonl = Annotated[
@@ -24,7 +25,7 @@ class Output:
     """
 
     def __init__(
-        self, jsonl: bool, display: Display | None = None, title: RenderableType | None = None
+        self, jsonl: bool, display: Display | Live | None = None, title: RenderableType | None = None
     ) -> None:
         from steer_cli.report import terminal
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ class Batch:
         rows: the most rows at a time.
         capacity: the most positions per row.
         fixed: run every step over all slots, one for each row.
+        drew: called after each draw, when every group holds what its first samples have drawn so far.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Batch:
         sampling: Sampling,
         eos: Sequence[int],
         fixed: bool,
+        drew: Callable[[], None] | None = None,
     ):
         device, steps = network.device, sampling.max_new_tokens
         self._network, self._sampling, self._apart = network, sampling, fixed
+        self._drew = drew
         self._cache = KVCache(like.prefixes[0], network.slots_for(rows), capacity, fixed)
         self._decode = decode_step(network, self._cache)
         self._slots: list[list[_Sample]] = []  # the slots in use
@@ -129,6 +132,8 @@ class Batch:
     def step(self) -> int:
         """Draw one token in every row and run the rows that continue; return how many ended."""
         before, (drawn, tokens, over, at_eos) = self.running, self._draw()
+        if self._drew is not None:
+            self._keep_first(tokens)
         self._score(drawn)
         if self.running > len(self._slots) or any(over):
             drawn = self._regroup(tokens, over, at_eos)
@@ -137,9 +142,22 @@ class Batch:
             if self._run_tokens(slot) == 0:
                 check_first_token(self._network, row.group.started, row.arm, drawn[slot])
         self._unchecked = False
+        # A pass on the CPU ends before `_forward` returns; on other devices the watcher works meanwhile.
+        late = self._network.device.type != "cpu"
+        if self._drew is not None and not late:
+            self._drew()
         if self._slots:
             self._forward(drawn)
+        if self._drew is not None and late:
+            self._drew()
         return before - self.running
+
+    def _keep_first(self, tokens: Sequence[int]) -> None:
+        """Give each group what its arms' first samples drew; `tokens` are in the order of the slots."""
+        rows = (sample for samples in self._slots for sample in samples)
+        for row, token in zip(rows, tokens, strict=True):
+            if row.number == 0:
+                row.group.first.setdefault(row.arm, []).append(token)
 
     def _draw(self) -> tuple[Tensor, list[int], list[bool], list[bool]]:
         """Each row's token, on the device and on the host, whether the row has ended, and whether by EOS."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -23,6 +24,9 @@ from steer_cli.recipe.schema import Sampling
 PREFILL_POSITIONS = 2048
 ROWS_MEMORY = 768_000_000  # bytes; on a GPU, half of the free memory
 MOST_ROWS = {"cpu": 64, "cuda": 256}
+
+# Told of the requests that have been prefilled and not given back, the oldest first.
+Watch = Callable[[Iterable[SampleGroup]], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def decode(
     batch_rows: int | None = None,
     ended: Callable[[int], None] = lambda _: None,
     fixed: bool | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Finished]:
     """Sample completions of every arm of every request, and yield them in the order of the requests.
 
@@ -63,6 +68,7 @@ def decode(
         batch_rows: rows that decode together; None fits them to a memory budget.
         ended: called with the number of rows that have ended since the last call.
         fixed: run every step at one shape, as a CUDA graph needs; None means only where one can be used.
+        watch: called after each step's draw with what is under way, see `SampleGroup.first_by_arm`.
     """
     waiting = _Queue(requests)
     groups: deque[SampleGroup] = deque(_start(network, waiting, 1, sampling))
@@ -75,7 +81,8 @@ def decode(
     if waiting.peek() is None:
         rows = min(rows, arms * sampling.samples)  # no more than there are
     rows = max(arms, rows - rows % arms)
-    batch = Batch(network, groups[0].started, rows, capacity, sampling, eos, fixed)
+    settings = (capacity, sampling, eos, fixed, None if watch is None else partial(watch, groups))
+    batch = Batch(network, groups[0].started, rows, *settings)
     while True:
         while (group := _not_begun(groups)) is not None or batch.free >= arms:
             if group is None:
@@ -89,8 +96,8 @@ def decode(
             if batch.free < group.arms:
                 if batch.running:
                     break
-                # The batch was made for requests with fewer arms.
-                batch = Batch(network, group.started, group.arms, capacity, sampling, eos, fixed)
+                # The batch was made for requests of fewer arms.
+                batch = Batch(network, group.started, group.arms, *settings)
             batch.admit(group, min(batch.free // group.arms, group.samples - group.begun))
         if not batch.running:
             return

@@ -62,10 +62,15 @@ class SampleGroup:
     samples: int  # per arm
     begun: int = 0
     decoded: dict[tuple[int, int], Decoded] = field(default_factory=dict)  # (arm, sample) ->
+    first: dict[int, list[int]] = field(default_factory=dict)  # arm -> tokens of its sample 0, if watched
 
     @property
     def arms(self) -> int:
         return len(self.started.request.arms)
+
+    def first_by_arm(self) -> tuple[tuple[int, ...], ...]:
+        """For each arm what its first sample has drawn so far; nothing unless the batch is watched."""
+        return tuple(tuple(self.first.get(arm, ())) for arm in range(self.arms))
 
     def by_arm(self) -> tuple[tuple[Decoded, ...], ...] | None:
         """For each arm, its samples in order; None until all have ended."""

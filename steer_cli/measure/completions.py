@@ -10,10 +10,11 @@ from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Progress
 from steer_cli.measure.logprob import mean_logprobs
+from steer_cli.measure.partials import Partials
 from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import Plan, PlannedPrompt
-from steer_cli.results import Comparison, Completion
+from steer_cli.results import Comparison, Completion, Watch
 
 
 def completions(
@@ -24,6 +25,7 @@ def completions(
     batch_rows: int | None,
     score: bool,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> Iterator[Comparison]:
     """Completions of a plan's prompts, one prompt at a time.
 
@@ -32,6 +34,7 @@ def completions(
         control: the third arm, if there is one.
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
+        watch: told how the first completions of a prompt grow; of several prompts, the oldest unfinished one.
     """
     sampling = plan.recipe.sampling
     fronted = () if control is None else control.rows
@@ -53,7 +56,14 @@ def completions(
 
     longest = max(map(len, [*(prompt.ids for prompt in plan.prompts), *fronted]))
     together = None if batch_rows is None else min(batch_rows, total)
-    finished = decode(network, requests(), sampling, plan.facts.tokenizer.eos, longest, together, count)
+    partials = (
+        None
+        if watch is None
+        else Partials(plan, None if control is None else control.name, 2 if fronted else 1, watch)
+    )
+    eos = plan.facts.tokenizer.eos
+    finished = decode(network, requests(), sampling, eos, longest, together, count, watch=partials)
+    finished = finished if partials is None else partials.counting(finished)
     for prompt in plan.prompts:
         first = next(finished)
         arms = [*first.arms, *(next(finished).arms if fronted else ())]

@@ -1,10 +1,11 @@
 """Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
-from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum
+from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
+from steer_cli.results.partial import Partial, Watch
 from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
@@ -24,6 +25,7 @@ __all__ = [
     "Cost",
     "ModelCheck",
     "Norms",
+    "Partial",
     "Perplexity",
     "PromptShift",
     "Receipt",
@@ -34,6 +36,8 @@ __all__ = [
     "Sum",
     "SweepPoint",
     "TokenShift",
+    "Watch",
+    "arm_names",
     "axis_values",
     "compare_arms",
     "figure_name",

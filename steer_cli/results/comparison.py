@@ -11,6 +11,11 @@ from steer_cli.recipe.schema import Recipe
 from steer_cli.results.json_values import Record, finite
 
 
+def arm_names(control: str | None) -> tuple[str, ...]:
+    """The arms' names, in the order in which they are shown; `control` is the name of a third one."""
+    return ("unsteered", "steered", *([f"control: {control}"] if control else []))
+
+
 @dataclass(frozen=True)
 class Receipt:
     """Where one addition acted, with one value per position of [start, end).
@@ -113,10 +118,9 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
-        """The arms by name, in display order."""
-        arms = {"unsteered": self.unsteered, "steered": self.steered}
-        name = f"control: {self.control_name or self.control_kind}"
-        return arms | ({name: self.control} if self.control_kind else {})
+        """The arms by name, in the order in which they are shown."""
+        arms = (self.unsteered, self.steered, self.control)
+        return dict(zip(arm_names(self.control_name or self.control_kind), arms, strict=False))
 
     def records(self) -> Iterator[Record]:
         """One record per sample."""
