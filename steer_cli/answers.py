@@ -1,4 +1,4 @@
-"""Results of a plan on a loaded model, yielded as they are ready."""
+"""Run a plan on a loaded model. Commands and `api` both call this; results come as they are ready."""
 
 from __future__ import annotations
 

@@ -114,6 +114,7 @@ def tiny_config(arch: str, ids: dict[str, int]):
         return transformers.GPTNeoXConfig(
             hidden_size=48, intermediate_size=192, use_parallel_residual=True, **common
         )
+    assert arch == "gemma3", f"no tiny model of {arch}; add it here"
     return transformers.Gemma3TextConfig(
         hidden_size=32,
         intermediate_size=64,
