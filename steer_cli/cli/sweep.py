@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,11 @@ HELP = options.help_text(
     "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage. "
     "--jsonl prints a record per point; with --best the winning one comes once more as the last line, with "
     "the objective as `best` and its recipe as `best_recipe`.",
+    'steer sweep --plus " wedding" -p "I went up to my friend and said" --layers 0:30 --measure kl',
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
+    'steer sweep love-hate --layers 0:9 --best "max kl" --save best.yaml',
     'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',
 )
 
@@ -61,6 +63,12 @@ Best = Annotated[
 ]
 
 
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="FILE", help="With --best: write the winner's recipe to this new file."),
+]
+
+
 def sweep(
     layers: Layers,
     recipe: direction.OptionalRecipe = None,
@@ -84,6 +92,7 @@ def sweep(
     group: options.Group = None,
     store: Store = None,
     best: Best = None,
+    save: Save = None,
     plot: options.Plot = None,
     jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
@@ -93,11 +102,16 @@ def sweep(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
+    from steer_cli.cli.saving import check_free
+    from steer_cli.errors import SweepError
     from steer_cli.models.hardware import Hardware
     from steer_cli.sweeps.objective import parse_objective
     from steer_cli.sweeps.plan import SweepOptions
 
     plot_file(plot)
+    if save is not None and best is None:
+        raise SweepError(f'--save {save}: which point? add --best, such as --best "max kl"')
+    check_free(save)
     objective = None if best is None else parse_objective(best)
     pair = direction.Direction(plus, minus)
     chosen = recipe_from(
@@ -105,25 +119,16 @@ def sweep(
     )
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
-    asked = SweepOptions(
-        layers,
-        coefficients,
-        positions,
-        dims,
-        measures,
-        tuple(addition or ()),
-        tuple(want or ()),
-        tuple(prompt or ()),
-        method,
-        samples,
-    )
+    lists = tuple(addition or ()), tuple(want or ()), tuple(prompt or ())
+    asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map, threads)
-        _run(chosen, corpora, asked, hardware, store, objective, plot, jsonl, display)
+        _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, display)
 
 
-def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, display) -> None:
-    """Check all input, then show points as they are ready, the winner and the plot."""
+def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, display) -> None:
+    """Check all that can be wrong; then show points as they come, the winner, the plot."""
+    from steer_cli.cli import saving
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
     from steer_cli.sweeps.objective import check_measured
@@ -144,10 +149,38 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, jsonl: bool, 
         display.clear()
         display.note(_left(plan, store))
         raise
+    if winner is not None:
+        saving.save(plan.recipe_of(winner), save, display.note)
     if plot is not None:
         plots.sweep(points, plot)
     if objective is not None and winner is None:
-        raise SweepError(f"--best {objective.text}: no point meets the condition; loosen it")
+        raise SweepError(
+            f"--best {objective.text}: no point keeps the condition; {_nearest(objective, points)}"
+        )
+
+
+def _nearest(objective, points) -> str:
+    """The point that comes closest to the conditions, and what it lacks."""
+    from steer_cli.report.numbers import exact, plain
+    from steer_cli.report.sweeps import place
+    from steer_cli.sweeps.objective import nearest
+
+    found = nearest(objective, points)
+    if found is None:
+        return "there are no points"
+    point, misses = found
+    lacks = " and ".join(
+        f"{miss.bound.name} is {exact(miss.figure)}, which misses {miss.bound.sign} "
+        f"{plain(miss.bound.limit)} by {exact(miss.by)}"
+        for miss in misses
+    )
+    also = (
+        ""
+        if objective.name in {miss.bound.name for miss in misses}
+        else (f" ({objective.name} {exact(point.values()[objective.name])})")
+    )
+    where = place(point).replace("  ", ", ")
+    return f"the nearest is {where}: {lacks}{also}; loosen the condition, or sweep further"
 
 
 def _left(plan, store: Path | None) -> str:
@@ -162,12 +195,11 @@ def _left(plan, store: Path | None) -> str:
     )
 
 
-def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object]:
+def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, Any]:
     """Records as they come, or a table when all points are there; the winner and its recipe last."""
-    from steer_cli.recipe.yaml_source import as_yaml
+    from steer_cli.recipe.file_text import as_file, as_values
     from steer_cli.report import sweeps
     from steer_cli.report.title import title
-    from steer_cli.sweeps.grid import as_values
     from steer_cli.sweeps.objective import best, cost_warning
 
     shown = output.Output(jsonl, display, title(plan.recipe, plan.located.name))
@@ -178,9 +210,9 @@ def _show(plan, measured, objective, jsonl: bool, display) -> tuple[list, object
     winner = None if objective is None else best(objective, points)
     shown.screen(sweeps.table(points, winner, shown.width))
     if winner is not None:
-        recipe = as_values(plan.recipe_of(winner))
-        record = winner.record() | {"best": objective.text, "best_recipe": recipe}
-        shown.show([record], sweeps.winner(objective.text, winner, as_yaml(recipe)), wrap=False)
+        recipe = plan.recipe_of(winner)
+        record = winner.record() | {"best": objective.text, "best_recipe": as_values(recipe)}
+        shown.show([record], sweeps.winner(objective.text, winner, as_file(recipe)), wrap=False)
         if warning := cost_warning(objective, winner):
             display.note(warning)
     return points, winner

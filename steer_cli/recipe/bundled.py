@@ -67,6 +67,16 @@ def decode(content: bytes, source: str) -> str:
         raise RecipeError([f"{source}:{line}: not UTF-8 text; save the file as UTF-8"]) from None
 
 
+def _near(name: str, known: dict[str, Path]) -> list[str]:
+    """Names like this one: of each recipe the shortest that means it."""
+    shortest: dict[Path, str] = {}
+    meant = {full.split("/")[1]: known[full] for full in reversed(known)} | known
+    for each, file in meant.items():
+        shortest[file] = min(shortest.get(file, each), each, key=len)
+    near = difflib.get_close_matches(name, meant, n=8)
+    return list(dict.fromkeys(shortest[meant[each]] for each in near))[:3]
+
+
 def find(name: str) -> Path:
     """The file for a path or a shipped recipe's name; a bare name prefers the default model's recipe.
 
@@ -79,7 +89,7 @@ def find(name: str) -> Path:
     for full, file in known.items():
         if name in (full, full.split("/")[1]):
             return file
-    near = difflib.get_close_matches(name, [*known, *(full.split("/")[1] for full in known)], n=3)
+    near = _near(name, known)
     hint = f"did you mean {' or '.join(near)}?" if near else "`steer recipes` lists the shipped ones"
     kind = "is a folder, not a recipe file" if os.path.isdir(name) else "no such file or shipped recipe"
     raise RecipeError([f"{name[:200]}: {kind}; {hint}"])

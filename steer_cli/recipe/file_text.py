@@ -44,6 +44,15 @@ _FileDumper.add_representer(
 )
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Texts with spaces at an end, or with line breaks, in double quotes: other quotes fold some breaks."""
+    style = None if text and text == text.strip() and text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_FileDumper.add_representer(str, _text)
+
+
 def as_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a file holds it: without defaults, except for those that a reader looks for."""
     values = _kept(recipe)

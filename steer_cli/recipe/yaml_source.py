@@ -195,10 +195,5 @@ def _check_keys(root: yaml.Node | None, source: str) -> None:
 _Dumper = type("_Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _Loader.yaml_implicit_resolvers})
 
 
-def as_yaml(values: Any) -> str:
-    """Write plain values as YAML that `parse` reads back as the same values."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())[:200]

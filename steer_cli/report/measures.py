@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_cli.report.heat import heat_parts
+from steer_cli.report.numbers import exact
 from steer_cli.report.printable import cell, visible
 from steer_cli.results import CorpusFindings, Norms, Perplexity, Shift
 
@@ -46,7 +47,7 @@ def shift_parts(shift: Shift) -> Iterator[RenderableType]:
             cell(token.token),
             f"{token.p_unsteered:.5f}",
             f"{token.p_steered:.5f}",
-            Text(f"{token.ratio:.4g}", style=style),
+            Text(exact(token.ratio), style=style),
             f"{token.kl:+.4f}",
         )
     yield table
@@ -72,13 +73,15 @@ def perplexities(figures: Sequence[Perplexity]) -> Table:
     names = ("corpus", *(("label",) if labels else ()), "method")
     columns = ("unsteered", "steered", "ratio", "stderr", "sentences", "tokens")
     table = plain_table(*names, *columns, left=len(names))
+    # A method is a word; only names of the user's are folded.
+    table.columns[len(names) - 1].no_wrap = True
     for figure in figures:
         table.add_row(
             visible(figure.corpus),
             *((visible(figure.label or ""),) if labels else ()),
             figure.method,
-            f"{figure.perplexity_unsteered:.4g}",
-            f"{figure.perplexity_steered:.4g}",
+            exact(figure.perplexity_unsteered),
+            exact(figure.perplexity_steered),
             ratio(figure.ratio),
             "" if figure.stderr is None else f"{figure.stderr:.3f}",
             str(figure.sentences),
@@ -87,9 +90,14 @@ def perplexities(figures: Sequence[Perplexity]) -> Table:
     return table
 
 
+def figure(value: float, decimals: int) -> str:
+    """A figure of a column, with as many decimals as its neighbours unless it is large."""
+    return f"{value:.{decimals}f}" if abs(value) < 1000 else exact(value)
+
+
 def ratio(value: float) -> Text:
-    """A ratio of perplexities: green below 1, red if it counts as damage."""
-    return Text(f"{value:.3f}", style="green" if value < 1 else "red" if value >= DAMAGED else "")
+    """A ratio of perplexities: green below 1, red where it is damage."""
+    return Text(figure(value, 3), style="green" if value < 1 else "red" if value >= DAMAGED else "")
 
 
 def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 
 def short(value: float) -> str:
     """A number with two or three digits that count: 0, 0.04, 1.7, 140, 20,560."""
     size = abs(value)
-    if not size < 1e9:  # infinite, or not a number, too
-        return f"{value:.3g}"
+    if not size < 1e9:
+        return _power(value, 2)
     if size >= 10:
         return f"{value:,.0f}"
     if size >= 0.095:
@@ -17,9 +19,21 @@ def short(value: float) -> str:
 
 def plain(value: float) -> str:
     """A number that somebody wrote, such as a coefficient: all of its digits up to six."""
-    return f"{value:,g}" if 1e-4 <= abs(value) < 1e6 else f"{value:g}"
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,g}"
+    return f"{value:,.0f}" if 1e6 <= abs(value) < 1e9 else _power(value, 3)
 
 
 def exact(value: float) -> str:
     """A measured number with four digits that count."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+    if value == 0 or 1e-4 <= abs(value) < 999.95:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if 999.95 <= abs(value) < 1e9 else _power(value, 3)
+
+
+def _power(value: float, digits: int) -> str:
+    """A number too large or too small for digits, such as 2.5×10^12, with up to `digits` after the point."""
+    if not math.isfinite(value):
+        return str(value)
+    head, exponent = f"{value:.{digits}e}".split("e")
+    return f"{head.rstrip('0').rstrip('.')}×10^{int(exponent)}"

@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from steer_cli.report.measures import DAMAGED, plain_table
+from steer_cli.report.measures import DAMAGED, figure, plain_table
+from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import visible
 from steer_cli.results import AXES, STUMBLES, WORD_SALAD, SweepPoint, axis_values, reads_like
 
@@ -87,7 +88,7 @@ def _legend(ratios: set[str], costs: bool, errors: bool, winner: bool) -> str:
 def _axis(value: Any) -> str:
     if isinstance(value, tuple):
         return visible(" ".join(map(str, value)))
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+    return plain(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _cell(name: str, value: float, is_ratio: bool, lowest: float | None, costs: bool) -> Text:
@@ -99,18 +100,22 @@ def _cell(name: str, value: float, is_ratio: bool, lowest: float | None, costs: 
 
 def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
     if not is_ratio:
-        return Text(f"{value:.4f} ")
+        return Text(f"{figure(value, 4)} ")
     damaged = value >= DAMAGED
     if value == lowest and not damaged:
-        return Text(f"{value:.3f}*", style="bold green")
-    return Text(f"{value:.3f}{'!' if damaged else ' '}", style="red" if damaged else "")
+        return Text(f"{figure(value, 3)}*", style="bold green")
+    return Text(f"{figure(value, 3)}{'!' if damaged else ' '}", style="red" if damaged else "")
+
+
+def place(point: SweepPoint) -> str:
+    """Where a point lies, by the names of the axes."""
+    values = {axis: getattr(point.coordinates, axis) for axis in AXES}
+    return "  ".join(f"{axis} {_axis(value)}" for axis, value in values.items() if value is not None)
 
 
 def winner(objective: str, point: SweepPoint, recipe: str) -> Iterator[RenderableType]:
-    """The winning point, and its recipe as it would be written in a file."""
-    values = {axis: getattr(point.coordinates, axis) for axis in AXES}
-    place = "  ".join(f"{axis} {_axis(value)}" for axis, value in values.items() if value is not None)
-    found = "  ".join(f"{visible(name)} {value:.4g}" for name, value in point.values().items())
+    """The winning point, and its recipe as a file would hold it."""
+    found = "  ".join(f"{visible(name)} {exact(value)}" for name, value in point.values().items())
     found += "" if point.cost is None else f" ({reads_like(point.cost.cost)})"
-    yield Text.assemble("best  ", (visible(objective), "bold"), f"\n  {place}\n  {found}\n")
+    yield Text.assemble("best  ", (visible(objective), "bold"), f"\n  {place(point)}\n  {found}\n")
     yield Text(visible(recipe))

@@ -211,14 +211,6 @@ def _moved(addition: Addition, point: GridPoint) -> Addition:
     return Addition(**addition.model_dump() | values)
 
 
-def as_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as written in a file: without defaults, except for the coefficient, which was chosen."""
-    values = recipe.model_dump(mode="json", exclude_defaults=True)
-    for written, addition in zip(values["additions"], recipe.additions, strict=True):
-        written["coefficient"] = addition.coefficient
-    return values
-
-
 def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
     """The additions that the grid changes: those chosen, by default all.
 

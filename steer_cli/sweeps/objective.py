@@ -34,6 +34,18 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Miss:
+    """A condition that a point does not meet, and its figure there."""
+
+    bound: Bound
+    figure: float
+
+    @property
+    def by(self) -> float:
+        return abs(self.figure - self.bound.limit)
+
+
+@dataclass(frozen=True)
 class Objective:
     """The smallest or largest value of `name` among the points that meet all bounds."""
 
@@ -99,6 +111,29 @@ def best(objective: Objective, points: Sequence[SweepPoint]) -> SweepPoint | Non
         return None
     choose = max if objective.largest else min
     return choose(kept, key=operator.itemgetter(0))[1]
+
+
+def nearest(objective: Objective, points: Sequence[SweepPoint]) -> tuple[SweepPoint, list[Miss]] | None:
+    """The point that misses its bounds by the least, the first of equals, and each bound that it misses.
+
+    Of several bounds the worst counts; a miss is compared by the spread of its figure over the points.
+    """
+    if not points:
+        return None
+    values = [point.values() for point in points]
+    spreads = {}
+    for bound in objective.bounds:
+        of_points = [figures[bound.name] for figures in values]
+        spreads[bound.name] = (max(of_points) - min(of_points)) or 1.0
+
+    def missed(figures: dict[str, float]) -> list[Miss]:
+        return [Miss(bound, figures[bound.name]) for bound in objective.bounds if not bound.holds(figures)]
+
+    def worst(number: int) -> float:
+        return max((miss.by / spreads[miss.bound.name] for miss in missed(values[number])), default=0.0)
+
+    number = min(range(len(points)), key=worst)
+    return points[number], missed(values[number])
 
 
 def cost_warning(objective: Objective, winner: SweepPoint) -> str | None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from steer_cli.cli import app
 from steer_cli.recipe.bundled import shipped
-from steer_cli.recipe.yaml_source import as_yaml
+from steer_cli.recipe.yaml_source import _Dumper
 
 MORE = int(os.environ.get("STEER_FUZZ", "0"))
 EXAMPLES = MORE or 150
@@ -163,7 +163,7 @@ def recipes(draw) -> dict:
 def written(recipe: dict, form: str) -> str:
     if form == "json":
         return json.dumps(recipe).replace("Infinity", ".inf").replace("NaN", ".nan")
-    return as_yaml(recipe)
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 CONTROLS = ["random", "embedding", "prompt", "shuffled"]
