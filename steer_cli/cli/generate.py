@@ -64,6 +64,8 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="SEED", help="Seed for sampling.")] = None,
     set: options.Set = None,
+    scan: Scan = None,
+    scan_layers: ScanLayers = None,
     jsonl: output.Jsonl = False,
     batch_rows: Annotated[
         int | None,
@@ -75,8 +77,6 @@ def generate(
         ),
     ] = None,
     control: Control = None,
-    scan: Scan = None,
-    scan_layers: ScanLayers = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     device_map: options.DeviceMap = None,
@@ -93,13 +93,13 @@ def generate(
     chosen = recipe_from(recipe, set, prompt, prompts, model, samples=samples, seed=seed)
     with Display() as display:
         located, facts = found_model(chosen, display)
-        hardware = Hardware(dtype, device, device_map, threads)
         if scan is not None or scan_layers is not None:
-            _scan(chosen, located, facts, (scan, scan_layers), control, hardware, batch_rows, jsonl, display)
+            hardware, ranges = Hardware(dtype, device, device_map, threads), (scan, scan_layers)
+            _scan(chosen, located, facts, ranges, control, hardware, batch_rows, jsonl, display)
             return
         plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
         baselines.fronted(plan, control)  # what is wrong with it is said before the model is loaded
-        loaded = answers.load(located, hardware, display.progress)
+        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         comparisons = answers.complete(loaded, plan, control, batch_rows, progress=display.progress)
         shown = output.Output(jsonl, display, terminal.title(chosen, located.name))
         for comparison in comparisons:
