@@ -126,7 +126,6 @@ def generate(
     chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
     with Display() as display, Live(display, wanted=not jsonl) as live:
         located, facts = found_model(chosen, display)
-        hardware = Hardware(dtype, device, device_map, threads)
         if scan is not None or scan_layers is not None:
             rows = scanning.planned(chosen, facts, (scan, scan_layers), control)
             saving.save(chosen, save, display.note)

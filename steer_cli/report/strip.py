@@ -111,9 +111,12 @@ def _shown(completion: Completion) -> Text:
 
 def _figures(point: ScanPoint) -> Text:
     """Counted words with a block for each use, and the cost with its blocks and words."""
-    counts = {one_line(label)[:LONGEST_LABEL]: figures for label, figures in point.counts.items()}
-    widest = max(map(cell_len, (*counts, "cost")))
-    lines = [_figure(label, *figures, figures[0], "cyan", widest) for label, figures in counts.items()]
+    labels = [_short(label) for label in point.counts]
+    widest = max(map(cell_len, (*labels, "cost")))
+    lines = [
+        _figure(label, mean, error, mean, "cyan", widest)
+        for label, (mean, error) in zip(labels, point.counts.values(), strict=True)
+    ]
     if cost := point.cost:
         style = "red" if cost.cost >= WORD_SALAD else "yellow" if cost.cost >= STUMBLES else ""
         blocks = cost.cost / NATS_PER_BLOCK
@@ -122,11 +125,17 @@ def _figures(point: ScanPoint) -> Text:
     return Text("\n").join(lines)
 
 
+def _short(label: str) -> str:
+    shown = Text(one_line(label))
+    shown.truncate(LONGEST_LABEL, overflow="ellipsis")
+    return shown.plain
+
+
 def _figure(label: str, mean: float, error: float | None, blocks: float, style: str, widest: int) -> Text:
     # 0.0 is added so that no -0.00 is shown.
     shown = f"{label}{' ' * (widest - cell_len(label))} {round(mean, 2) + 0.0:5.2f}"
     shown += "" if error is None else f" ±{error:.2f}"
-    room = min(MOST_BLOCKS, FIGURES - cell_len(shown) - 1)
+    room = max(1, min(MOST_BLOCKS, FIGURES - cell_len(shown) - 1))
     number = max(0, round(blocks))
     drawn = BLOCK * number if number <= room else BLOCK * (room - 1) + "+"
     return Text.assemble(shown, " ", (drawn, style))

@@ -120,6 +120,12 @@ def test_a_row_as_the_unsteered_one_and_one_that_cannot_be_run_say_so(command, l
     assert code == 1 and err.startswith("error: no row could be run: ")
 
 
+def test_long_labels_are_cut_and_keep_their_lines(command, love):
+    changes = ("--set", "count.a_long_label_1=['a']", "--set", "count.a_long_label_2=['e']")
+    out = command("generate", love, "--scan", "2", *changes)[1]
+    assert len(re.findall(r"a_long_la… +\d+\.\d\d ±\d\.\d\d", out)) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
