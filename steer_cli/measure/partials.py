@@ -37,14 +37,15 @@ class Partials:
     def __call__(self, groups: Iterable[SampleGroup]) -> None:
         number, ended = divmod(self._taken, self._per_prompt)
         prompt = self._plan.prompts[number]
-        if self._shown is None or self._shown.number != number:
+        begins = self._shown is None or self._shown.number != number
+        if self._shown is None or begins:
             self._shown = Partial(number, prompt.text, dict.fromkeys(self._names, ""))
         drawn = [arm for group in islice(groups, self._per_prompt - ended) for arm in group.first_by_arm()]
         columns = dict(self._shown.columns)
         # The first request of a prompt has two arms if there are more; given back, it has been shown whole.
         for name, ids in zip(self._names[2 * ended :], drawn, strict=False):
             columns[name] = self._text(prompt, ids, columns[name])
-        if columns != self._shown.columns:
+        if begins or columns != self._shown.columns:
             self._shown = Partial(number, prompt.text, columns)
             self._watch(self._shown)
 

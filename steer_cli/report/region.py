@@ -26,7 +26,7 @@ class Region:
         self._console = console
         self.lock = RLock()
         self._lines: list[Line] = []  # that stand on the screen
-        self._width = 0  # of the window when they were drawn
+        self._size = (0, 0)  # of the window when they were drawn
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Replace what stands there, in one write; lines must be narrower and fewer than the window's."""
@@ -40,7 +40,7 @@ class Region:
             for line in lines[kept:]:
                 segments += [*([Segment.line()] if segments else []), *line, END]
             self._console.print(Segments(segments), end="")
-            self._lines, self._width = [*lines], self._console.width
+            self._lines, self._size = [*lines], self._console.size
 
     def clear(self) -> None:
         """Leave the screen as it was before the first `draw`."""
@@ -59,7 +59,7 @@ class Region:
 
     def _unchanged(self, lines: Sequence[Line]) -> int:
         """How many lines from the top can stay; the last one never does, on which the cursor is."""
-        if self._console.width != self._width:
+        if self._console.size != self._size:
             return 0
         pairs = zip(self._lines[:-1], lines[:-1], strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

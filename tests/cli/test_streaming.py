@@ -127,6 +127,11 @@ def counts(rows):
     return rows[-1].startswith("decoding: ") and rows[-1].endswith(" completions done")
 
 
+def first_row(rows):
+    """The first row of the growing texts."""
+    return next((rows[index + 1] for index, row in enumerate(rows) if row.startswith("───")), "")
+
+
 def plain(*args, width=100):
     """The screen of a terminal on which nothing grows."""
     size = {"size": (width, 30), "COLUMNS": str(width), "LINES": "30"}  # which rich doubts if it is dumb
@@ -147,11 +152,11 @@ def test_the_first_tokens_are_seen_long_before_the_command_ends(love):
     changes = ["--set", "sampling.max_new_tokens=60"]
     first = records("generate", love, *changes)[0]
     terminal = Terminal("generate", love, *changes, before=SLOW)
-    terminal.until(counts)
+    terminal.until(lambda rows: counts(rows) and first_row(rows)[:47].strip() and first_row(rows)[51:])
     assert terminal.process.poll() is None
     rows = terminal.screen.rows
     assert rows[-1].startswith("decoding: 0 of 4 ")
-    body = rows[next(index for index, row in enumerate(rows) if row.startswith("───")) + 1]
+    body = first_row(rows)
     for start, arm in ((0, "unsteered"), (51, "steered")):
         shown = body[start : start + 47].strip()
         assert shown and visible(first[arm]["text"]).lstrip().startswith(shown[:20].rstrip())
