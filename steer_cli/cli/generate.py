@@ -110,35 +110,42 @@ def generate(
     threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import answers
-    from steer_cli.activations import baselines
-    from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
-    from steer_cli.planning.plan import plan_recipe
-    from steer_cli.report.comparison import comparison_parts
-    from steer_cli.report.live import Live
-    from steer_cli.report.title import title
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
     counts = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     sampling = {**counts, "temperature": temperature, "top_p": top_p}
     chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
-    with Display() as display, Live(display, wanted=not jsonl) as live:
-        located, facts = found_model(chosen, display)
-        if scan is not None or scan_layers is not None:
-            rows = scanning.planned(chosen, facts, (scan, scan_layers), control)
-            saving.save(chosen, save, display.note)
-            scanning.show(located, rows, hardware, batch_rows, jsonl, display)
-            return
-        plan = plan_recipe(chosen, facts, chosen.sampling.max_new_tokens)
-        baselines.planned(plan, control)  # raises before the model is loaded if the control does not fit
-        saving.save(chosen, save, display.note)
+    hardware, ranges = Hardware(dtype, device, device_map, threads), (scan, scan_layers)
+    with Display() as display:
+        found = found_model(chosen, display)
+        if ranges != (None, None):
+            scanning.show(chosen, found, ranges, control, save, hardware, batch_rows, jsonl, display)
+        else:
+            _show(chosen, found, control, save, hardware, batch_rows, explain, jsonl, display)
+
+
+def _show(recipe, found, control, save, hardware, batch_rows, explain: bool, jsonl: bool, display) -> None:
+    """Show each prompt's completions, growing on a terminal; what is wrong is said before the model loads."""
+    from steer_cli import answers
+    from steer_cli.activations import baselines
+    from steer_cli.cli import saving
+    from steer_cli.planning.plan import plan_recipe
+    from steer_cli.report.comparison import comparison_parts
+    from steer_cli.report.live import Live
+    from steer_cli.report.title import title
+
+    located, facts = found
+    plan = plan_recipe(recipe, facts, recipe.sampling.max_new_tokens)
+    baselines.planned(plan, control)
+    saving.save(recipe, save, display.note)
+    with Live(display, wanted=not jsonl) as live:
         loaded = answers.load(located, hardware, display.progress)
         comparisons = answers.complete(
             loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
         )
-        shown = output.Output(jsonl, live, title(chosen, located.name))
+        shown = output.Output(jsonl, live, title(recipe, located.name))
         live.opening = lambda: shown.screen(())  # the title comes first
         for comparison in comparisons:
             shown.show(comparison.records(), comparison_parts(comparison, shown.width, explain))

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from steer_cli.cli import options, output
 from steer_cli.errors import SteerError, SweepError
-
-if TYPE_CHECKING:
-    from steer_cli.models.hardware import Hardware
-    from steer_cli.models.located import Located
-    from steer_cli.planning.plan import ModelFacts
-    from steer_cli.planning.scan import ScanPlan
-    from steer_cli.recipe.schema import Recipe
-    from steer_cli.report.progress import Display
 
 Scan = Annotated[
     str | None,
@@ -35,41 +27,27 @@ ScanLayers = Annotated[
 RANGES = {"coefficients": "scan", "layers": "scan_layers"}
 
 
-def planned(
-    recipe: Recipe, facts: ModelFacts, ranges: tuple[str | None, str | None], control: str | None
-) -> ScanPlan:
-    """Lay the rows out.
+def show(recipe, found, ranges, control, save, hardware, batch_rows, jsonl: bool, display) -> None:
+    """Show each row as soon as its completions are there.
 
     Args:
-        ranges: of coefficients and of layers.
-
-    Raises:
-        SteerError: a range cannot be read, or the recipe does not fit; the message names the option.
+        found: the recipe's model, and what planning needs to know about it.
+        ranges: of coefficients and of layers, as they were written.
     """
-    from steer_cli.sweeps.scan import plan_ranges
+    from steer_cli import answers
+    from steer_cli.cli import saving
+    from steer_cli.report import strip
+    from steer_cli.report.title import title
+    from steer_cli.sweeps.scan import plan_ranges, points_of
 
     if control is not None:
         raise SweepError(f"control {control}: a scan has rows and no columns; leave it out", "control")
+    located, facts = found
     with _range_options():
-        return plan_ranges(recipe, facts, *ranges)
-
-
-def show(
-    located: Located,
-    plan: ScanPlan,
-    hardware: Hardware,
-    batch_rows: int | None,
-    jsonl: bool,
-    display: Display,
-) -> None:
-    """Show each row as soon as its completions are there."""
-    from steer_cli import answers
-    from steer_cli.report import strip
-    from steer_cli.report.title import title
-    from steer_cli.sweeps.scan import points_of
-
+        plan = plan_ranges(recipe, facts, *ranges)
+    saving.save(recipe, save, display.note)
     loaded = answers.load(located, hardware, display.progress)
-    shown = output.Output(jsonl, display, title(plan.recipe, located.name))
+    shown = output.Output(jsonl, display, title(recipe, located.name))
     for index, point in enumerate(points_of(loaded, plan, batch_rows, display.progress)):
         if index == 0:
             shown.screen(strip.introduction(plan))

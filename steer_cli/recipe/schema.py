@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import ConfigDict, Field, Strict, model_validator
 
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
-from steer_cli.recipe.messages import Arguments, describe
+from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.quoting import Path, show
 
 Layers = Annotated[
@@ -39,53 +39,19 @@ ONE_KIND_OF_PROMPT: dict[str, Any] = {
 }
 
 
-class _Part(BaseModel):
-    """A mapping of the format. Wrong values raise the same errors in Python as in a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def __init__(self, /, **values: Any) -> None:
-        """
-        Raises:
-            RecipeError: one line per fault.
-        """
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            faults: list[Any] = error.errors(include_url=False)
-            made = Arguments(type(self).__name__, values)
-            lines, unsaid = describe(faults, made, self.known_keys)
-            raise RecipeError(lines, unsaid, rest="`problems`") from None
-
-    # The mark of pydantic's own __init__. Without it, pydantic calls this one for each part of a recipe, and
-    # the first fault hides all others and the path that leads to it.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @classmethod
-    def known_keys(cls, parent: str) -> list[str]:
-        """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
-        below: dict[str, type[_Part]] = {
-            "additions": Addition,
-            "pairs": Pair,
-            "sampling": Sampling,
-            "random": Random,
-        }
-        return list(below.get(parent, cls).model_fields)
-
-
-class At(_Part):
+class At(Part):
     """Start at this position of the prompt; 0 is BOS."""
 
     at: Annotated[bounds.Position, Field(description="first position; 0 is BOS")]
 
 
-class AtToken(_Part):
+class AtToken(Part):
     """Start where these tokens first occur in the prompt."""
 
     token: Annotated[bounds.Text, Field(min_length=1, description='a text of the prompt, such as " friend"')]
 
 
-class Pair(_Part):
+class Pair(Part):
     """Two texts; the vector is the stream of `plus` minus the stream of `minus`."""
 
     plus: Annotated[bounds.Text, Field(description="steer towards this text")]
@@ -94,13 +60,13 @@ class Pair(_Part):
     )
 
 
-class Random(_Part):
+class Random(Part):
     """A control: a Gaussian vector with the same norms as the pair's."""
 
     seed: bounds.Seed = 0
 
 
-class Addition(_Part):
+class Addition(Part):
     """One entry of a recipe: which texts, at which layers, how strongly, at which position."""
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
@@ -166,7 +132,7 @@ class Addition(_Part):
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
 
-class Sampling(_Part):
+class Sampling(Part):
     """How tokens are drawn from the logits. The defaults are those of Turner et al. 2023."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
@@ -183,7 +149,7 @@ class Sampling(_Part):
 Words = Annotated[tuple[bounds.Word, ...], Field(strict=False, min_length=1)]
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A steering recipe: prompts, additions and sampling, in one small text file."""
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_PROMPT)
@@ -204,7 +170,9 @@ class Recipe(_Part):
     ] = ()
     additions: Annotated[tuple[Addition, ...], Field(strict=False, min_length=1)]
     sampling: Sampling = Sampling()
-    count: Annotated[dict[str, Words], Field(description="words to count in completions")] = {}
+    count: Annotated[
+        dict[str, Words], Field(default_factory=dict, description="words to count in completions")
+    ]
 
     # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
@@ -260,3 +228,6 @@ class Recipe(_Part):
         if not given:
             return self
         return self.model_copy(update={"sampling": Sampling(**self.sampling.model_dump() | given)})
+
+
+PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random)

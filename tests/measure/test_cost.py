@@ -64,9 +64,8 @@ def test_the_cost_is_that_of_plain_passes_in_double_precision(
     assert list(found) == ["unsteered", "steered", "cost", "cost_stderr"]
     assert nothing["logprob"]["cost"] == nothing["logprob"]["cost_stderr"] == 0
     out = command("generate", path)[1]
-    assert (
-        out.splitlines()[-1] == f"cost  {expected:.2f} ± {error:.2f} nats per token: {reads_like(expected)}"
-    )
+    line = f"cost  {expected:.2f} ± {error:.2f} nats per token: {reads_like(expected)}"
+    assert line in out.splitlines()
 
 
 def test_the_cost_of_the_real_model(real_folder, command, recipe_file):
@@ -100,7 +99,8 @@ def test_the_cost_of_many_prompts_is_by_sample(command, recipe_file, tiny_folder
 def test_every_arm_but_the_unsteered_has_a_cost_of_its_own(command, recipe_file, tiny_folder):
     path = recipe_file(tiny_folder("llama"), WEDDING, prompt=PROMPT, sampling=SAMPLING)
     made = records(command("generate", path, "--control", "random", "--jsonl")[1])
-    lines = command("generate", path, "--control", "random")[1].splitlines()[-2:]
+    lines = command("generate", path, "--control", "random")[1].splitlines()
+    lines = [line for line in lines if " nats per token: " in line]
     for line, arm, head in zip(
         lines, ("steered", "control"), ("cost  steered ", "control: random "), strict=True
     ):
@@ -114,7 +114,7 @@ def test_every_arm_but_the_unsteered_has_a_cost_of_its_own(command, recipe_file,
 def test_one_sample_has_no_error_and_a_coefficient_of_0_no_cost(command, recipe_file, tiny_folder):
     path = recipe_file(tiny_folder("gpt2"), WEDDING | {"coefficient": 0}, prompt=PROMPT)
     out = command("generate", path, "--samples", "1", "--set", "sampling.max_new_tokens=4")[1]
-    assert out.splitlines()[-1] == "cost  0.00 nats per token: reads like the model's own"
+    assert "cost  0.00 nats per token: reads like the model's own" in out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_sweep_shows_costs_and_warns_of_a_dear_winner(jsonl, command, recipe
     assert steered["logprob"]["cost"] >= 2
     grid = (*grid, *jsonl)
     code, out, err = command("sweep", path, *grid, "--best", "min costs")
-    assert code == 1 and "there is kl, any, cost" in err
+    assert code == 1 and "choose from kl, any, cost" in err
     code, out, err = command("sweep", path, *grid, "--best", "max kl where cost > 1")
     assert code == 0 and err == ""
     code, out, err = command("sweep", path, *grid, "--best", "max kl")

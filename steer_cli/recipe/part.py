@@ -1,0 +1,41 @@
+"""What all mappings of the recipe have in common: no other keys, no changes, and errors of one line each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steer_cli.errors import RecipeError
+from steer_cli.recipe.messages import Arguments, describe
+
+
+class Part(BaseModel):
+    """A mapping of the format. Wrong values raise the same errors in Python as in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        """
+        Raises:
+            RecipeError: one line per fault.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            faults: list[Any] = error.errors(include_url=False)
+            made = Arguments(type(self).__name__, values)
+            lines, unsaid = describe(faults, made, self.known_keys)
+            raise RecipeError(lines, unsaid, rest="`problems`") from None
+
+    # The mark of pydantic's own __init__. Without it, pydantic calls this one for each part of a recipe, and
+    # the first fault hides all others and the path that leads to it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def known_keys(cls, parent: str) -> list[str]:
+        """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
+        return list(PARTS.get(parent, cls).model_fields)
+
+
+PARTS: dict[str, type[Part]] = {}  # the key that a mapping stands under -> its part; the schema fills it
