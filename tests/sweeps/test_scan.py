@@ -164,9 +164,9 @@ def test_logits_that_are_not_finite_are_said(tiny_folder):
     model, base = open_model(tiny_folder("llama"), "float16"), recipe(LOVE)
     for scan in steer.scan(model, base, coefficients="-2,1e12,2"):
         faults = [point.error or "" for point in scan.points]
-        assert ["not finite" in fault for fault in faults] == [False, False, True, False]
+        assert ["finite" in fault for fault in faults] == [False, False, True, False]
         assert [len(point.completions) for point in scan.points] == [3, 3, 0, 3]
-    with pytest.raises(VectorError, match=r"no row could be run: .*not finite"):
+    with pytest.raises(VectorError, match=r"no row could be run: .*finite"):
         steer.scan(model, base, coefficients="1e12")
 
 
