@@ -259,8 +259,9 @@ def test_drawing_is_rare_and_soon(streams, monkeypatch):
         while time.monotonic() < began + 1:
             view.watch(two(f" {time.monotonic()}"))
             time.sleep(0.001)
-    assert 5 <= len(drawn) <= 20
-    assert drawn[0] - began < 0.1
+    assert 3 <= len(drawn) <= 20
+    assert drawn[0] - began < 0.5  # at once, but for a machine that is busy
+    assert live.INTERVAL < 0.09  # so that a token is seen within 0.1 s
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
