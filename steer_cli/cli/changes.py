@@ -62,18 +62,25 @@ def recipe_of(direction: Direction, changes: list[Override]) -> Recipe:
 
 
 def _change(key: str, text: str) -> Override:
-    label = f"--{key} {text if len(text) <= 80 else show(text)}"
-    path = ("additions", 0, key)
-    assigned = text
-    if key in ("plus", "minus") or text.startswith("token="):
-        value: Any = text if key != "position" else {"token": text.removeprefix("token=")}
-    else:
-        if key == "layer" and "," in text:
-            assigned = f"[{text}]"
-        value = parse_override(f"additions.0.{key}={assigned}", label).value
-        if key == "position" and isinstance(value, int) and not isinstance(value, bool):
-            value = {"at": value}
-    return Override(label, path, value, text, _assignment(key, value, assigned))
+    label = f"--{key} {text if 0 < len(text) <= 80 else show(text)}"
+    value = _value(key, text, label)
+    if isinstance(value, list) and None not in value and len(value) > len(set(map(str, value))):
+        raise RecipeError([f"{label}: a block is there twice; write each once"])
+    return Override(label, ("additions", 0, key), value, text, _assignment(key, value, text))
+
+
+def _value(key: str, text: str, label: str) -> Any:
+    """What the text of an option means: a text stays one, and other values are read as `--set` reads them."""
+    if key in ("plus", "minus"):
+        return text
+    if key == "position" and text.startswith("token="):
+        return {"token": text.removeprefix("token=")}
+    if key == "layer" and "," in text and not text.lstrip().startswith("["):
+        return [_value(key, part.strip(), label) for part in text.split(",")]
+    value = parse_override(f"additions.0.{key}={text}", label).value
+    if key == "position" and isinstance(value, int) and not isinstance(value, bool):
+        return {"at": value}
+    return value
 
 
 def _assignment(key: str, value: Any, text: str) -> str:

@@ -30,7 +30,9 @@ OptionalRecipe = Annotated[
 Plus = Annotated[
     str | None,
     typer.Option(
-        "--plus", metavar="TEXT", help="Steer towards this text: instead of RECIPE, or of its first plus."
+        "--plus",
+        metavar="TEXT",
+        help="Steer towards this text: without RECIPE, or in place of its first plus.",
     ),
 ]
 Minus = Annotated[

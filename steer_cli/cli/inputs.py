@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from steer_cli.cli.saving import check_free
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
-from steer_cli.recipe.bundled import decode, read
+from steer_cli.recipe.bundled import decode, find, read
 from steer_cli.recipe.file_text import identified_by_file
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
@@ -53,6 +54,8 @@ def recipe_from(
     """
     check_given(name, direction)
     check_free(save)
+    if name is not None and direction.plus is not None:
+        _check_recipe(name)
     if name == "-" and prompts_file == "-":
         raise RecipeError(["--prompts -: standard input is already the recipe; put one of them in a file"])
     overrides = [parse_override(change, f"--set {change}") for change in changes or []]
@@ -78,11 +81,15 @@ def recipe_from(
     return identified_by_file(recipe) if name is None or save is not None else recipe
 
 
-def _described(recipe: Recipe, changed: Collection[str]) -> Recipe:
-    """A recipe without what its file says of it and no longer holds, now that these keys have changed."""
-    stale = {"measured": {"model", "additions", "prompt", "prompts"}, "description": {"model", "additions"}}
-    gone = [key for key, unless in stale.items() if key not in changed and unless & {*changed}]
-    return recipe.model_copy(update=dict.fromkeys(gone, "")) if gone else recipe
+def _check_recipe(name: str) -> None:
+    """Raise RecipeError where a prompt stands in the place of a recipe, as it may after `--plus TEXT`."""
+    try:
+        find(name)
+    except RecipeError as error:
+        if not any(character.isspace() for character in name):
+            raise
+        quoted = shlex.quote(name if len(name) <= 60 else f"{name[:57]}...")
+        raise RecipeError([f"{error}; for a prompt, write -p {quoted}"]) from None
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:

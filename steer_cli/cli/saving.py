@@ -17,8 +17,10 @@ def check_free(file: Path | None) -> None:
     """Raise RecipeError at the start if the file exists, or could not be written."""
     if file is None:
         return
-    if str(file) in ("-", "."):
+    if str(file) in ("-", "."):  # an empty name is the folder itself
         raise RecipeError([f"--save {file}: not the name of a file; write one such as mine.yaml"])
+    if file.is_dir():
+        raise RecipeError([f"--save {file}: is a folder; write the name of a file in it"])
     if os.path.lexists(file):
         raise RecipeError([_TAKEN.format(file)])
     folder = file.absolute().parent

@@ -113,9 +113,10 @@ def sweep(
         raise SweepError(f'--save {save}: which point? add --best, such as --best "max kl"')
     check_free(save)
     objective = None if best is None else parse_objective(best)
+    needs_prompt = recipe is None and (not corpus if measure is None else measure != "perplexity")
     pair = direction.Direction(plus, minus)
     chosen = recipe_from(
-        recipe, set, prompt, None, model, False, direction=pair, sampling={"samples": samples}
+        recipe, set, prompt, None, model, needs_prompt, direction=pair, sampling={"samples": samples}
     )
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()

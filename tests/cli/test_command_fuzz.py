@@ -178,6 +178,12 @@ OPTIONS = st.one_of(
     st.builds(
         lambda kind: ["--control", kind], st.sampled_from(["random", "embedding", "prompt", "shuffled"])
     ),
+    st.builds(lambda text: ["--control", f"prompt={text}"], texts.filter(lambda text: "\0" not in text)),
+    st.builds(
+        lambda key, value: [f"--{key}={value}"],
+        st.sampled_from(["coefficient", "layer", "position", "plus", "minus"]),
+        st.one_of(extreme, texts.filter(lambda text: "\0" not in text), st.integers(0, 4)),
+    ),
     st.builds(
         lambda key, value: ["--set", f"additions.0.{key}={value}"],
         st.sampled_from(["coefficient", "layer", "position", "plus", "minus", "dims"]),

@@ -686,6 +686,18 @@ def test_the_name_of_a_shipped_recipe_finds_it_and_a_typo_is_told():
         find(f"{file.stem}x")
 
 
+def test_a_suggestion_is_a_recipe_once_by_its_shortest_name():
+    for name, near in (
+        ("lov-hate", "love-hate or gpt2-xl/love-hate"),  # two recipes
+        ("conspirac", "conspiracy"),  # of GPT-2-XL alone, so that the bare name means it
+        ("gpt2-xl/conspirac", "conspiracy"),
+    ):
+        with pytest.raises(RecipeError, match=f"did you mean {near}( or [^?]*)?\\?$") as raised:
+            find(name)
+        offered = str(raised.value).split("did you mean ")[1].rstrip("?").split(" or ")
+        assert len({find(each) for each in offered}) == len(offered)
+
+
 def test_a_fault_in_a_shipped_recipe_names_the_recipe_not_the_folder_of_the_tool():
     full = next(iter(shipped()))
     # The change is named where it is at fault, the recipe where it is.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from statistics import mean, stdev
 
@@ -15,7 +16,7 @@ from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.results import Coordinates, Perplexity, PromptShift, SweepPoint
 from steer_cli.sweeps.grid import parse_grid
-from steer_cli.sweeps.objective import best, parse_objective
+from steer_cli.sweeps.objective import best, nearest, parse_objective
 
 PROMPT = "I went up to my friend and said"
 WEDDING = {"plus": " wedding", "minus": " ", "layer": 0}
@@ -299,7 +300,12 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
     path = recipe_file(tiny_folder("gpt2"), WEDDING, prompt=PROMPT)
     wish = ("--best", "min kl where kl < 0", "--plot", "p.svg")
     code, out, err = command("sweep", path, "--layers", "1,2", *wish)
-    assert code == 1 and "layer" in out and "no point meets the condition" in err
+    assert code == 1 and "layer" in out
+    assert re.search(
+        r"no point keeps the condition; the nearest is layer [12], coefficient 1, position front: "
+        r"kl is (\S+), which misses < 0 by \1; loosen the condition, or sweep further\n$",
+        err,
+    )
     assert (tmp_path / "p.svg").is_file()
 
 
@@ -317,6 +323,21 @@ PLACE = Coordinates(layer=1, coefficient=2.0, position="front", dims=None)
 
 def ratio(corpus, label, value):
     return Perplexity(corpus, label, "pad", 10.0, 10.0 * value, value, None, 1, 1)
+
+
+def test_the_nearest_point_misses_a_condition_by_the_least():
+    points = [
+        SweepPoint("r", "m", PLACE, ("perplexity",), (ratio("a", None, r), ratio("b", "x", s)))
+        for r, s in ((0.9, 1.3), (0.8, 1.2), (0.7, 1.01))
+    ]
+    point, (miss,) = nearest(parse_objective("min a where b/x < 1"), points)
+    assert point is points[2] and (miss.bound.name, miss.figure) == ("b/x", 1.01)
+    assert miss.by == pytest.approx(0.01)
+    # Of several conditions the worst counts, in spreads of its figure: a misses by 1, 0.5 and 0 of them, b/x
+    # by 0, 0 and 0.66.
+    point, misses = nearest(parse_objective("min a where a < 0.7 and b/x > 1.2"), points)
+    assert point is points[1] and [miss.bound.name for miss in misses] == ["a", "b/x"]
+    assert nearest(parse_objective("min a where a < 0"), []) is None
 
 
 def test_objectives():
