@@ -121,7 +121,8 @@ def generate(
     with Display() as display:
         found = found_model(chosen, display)
         if ranges != (None, None):
-            scanning.show(chosen, found, ranges, control, save, hardware, batch_rows, jsonl, display)
+            others = {"control": control, "explain": explain}
+            scanning.show(chosen, found, ranges, others, save, hardware, batch_rows, jsonl, display)
         else:
             _show(chosen, found, control, save, hardware, batch_rows, explain, jsonl, display)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,13 @@ def _check_recipe(name: str) -> None:
             raise
         quoted = shlex.quote(name if len(name) <= 60 else f"{name[:57]}...")
         raise RecipeError([f"{error}; for a prompt, write -p {quoted}"]) from None
+
+
+def _described(recipe: Recipe, changed: Collection[str]) -> Recipe:
+    """A recipe without what its file says of it and no longer holds, now that these keys have changed."""
+    stale = {"measured": {"model", "additions", "prompt", "prompts"}, "description": {"model", "additions"}}
+    gone = [key for key, unless in stale.items() if key not in changed and unless & {*changed}]
+    return recipe.model_copy(update=dict.fromkeys(gone, "")) if gone else recipe
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:

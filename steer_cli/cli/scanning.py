@@ -27,12 +27,13 @@ ScanLayers = Annotated[
 RANGES = {"coefficients": "scan", "layers": "scan_layers"}
 
 
-def show(recipe, found, ranges, control, save, hardware, batch_rows, jsonl: bool, display) -> None:
+def show(recipe, found, ranges, columns_only, save, hardware, batch_rows, jsonl: bool, display) -> None:
     """Show each row as soon as its completions are there.
 
     Args:
         found: the recipe's model, and what planning needs to know about it.
         ranges: of coefficients and of layers, as they were written.
+        columns_only: options that a scan does not take, with their values.
     """
     from steer_cli import answers
     from steer_cli.cli import saving
@@ -40,8 +41,10 @@ def show(recipe, found, ranges, control, save, hardware, batch_rows, jsonl: bool
     from steer_cli.report.title import title
     from steer_cli.sweeps.scan import plan_ranges, points_of
 
-    if control is not None:
-        raise SweepError(f"control {control}: a scan has rows and no columns; leave it out", "control")
+    for name, value in columns_only.items():
+        if value:
+            said = name if value is True else f"{name} {value}"
+            raise SweepError(f"{said}: a scan has rows and no columns; leave it out", name)
     located, facts = found
     with _range_options():
         plan = plan_ranges(recipe, facts, *ranges)
