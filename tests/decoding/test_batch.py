@@ -5,6 +5,7 @@ import json
 import shutil
 from functools import cache
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,7 +25,6 @@ from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.fastest import GRID, Fastest, Step
-from steer_cli.networks.layout import Layout
 from steer_cli.networks.products import PLAIN, Linear, Way, available, mkl_packs
 from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.plan import plan_recipe
@@ -164,9 +164,9 @@ def test_scoring_between_steps_is_not_steered(arch, tiny_folder, tmp_path):
 
 def laid_out(folder, way=PLAIN, packs=()):
     """A network of its own whose products are all made in one way."""
-    network = load(Located(folder.name, folder), Hardware(device="cpu")).network
-    network.layout = Layout(network.linears, Fastest({rows: Step(way, rows) for rows in GRID}, packs))
-    return network
+    found = Fastest({rows: Step(way, rows) for rows in GRID}, packs)
+    with patch("steer_cli.models.load.fastest", lambda *_: found):
+        return load(Located(folder.name, folder), Hardware(device="cpu")).network
 
 
 WAYS = [*available(torch.float32), *[Way("mkl")] * mkl_packs(torch.float32)]
