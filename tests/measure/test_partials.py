@@ -86,8 +86,9 @@ def test_samples_that_draw_the_same_at_first_are_told_apart(temperature, tiny_fo
 def test_a_control_is_the_third_column(control, batch_rows, tiny_folder):
     watched = run(tiny_folder("llama"), control=control, batch_rows=batch_rows)
     assert grows_into_the_completions(watched)
-    assert [*watched.seen[0][0].columns] == ["unsteered", "steered", f"control: {control}"]
-    assert watched.seen[0][-1].columns[f"control: {control}"]
+    name = {"random": "control: random", "prompt": "control: prompt 'Love'"}[control]
+    assert [*watched.seen[0][0].columns] == ["unsteered", "steered", name]
+    assert watched.seen[0][-1].columns[name]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
