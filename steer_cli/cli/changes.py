@@ -65,12 +65,12 @@ def _change(key: str, text: str) -> Override:
     label = f"--{key} {text if 0 < len(text) <= 80 else show(text)}"
     value = _value(key, text, label)
     if isinstance(value, list) and None not in value and len(value) > len(set(map(str, value))):
-        raise RecipeError([f"{label}: a block is there twice; write each once"])
+        raise RecipeError([f"{label}: lists a block twice; list each once"])
     return Override(label, ("additions", 0, key), value, text, _assignment(key, value, text))
 
 
 def _value(key: str, text: str, label: str) -> Any:
-    """What the text of an option means: a text stays one, and other values are read as `--set` reads them."""
+    """What the text of an option means: texts are taken literally, other values as `--set` reads them."""
     if key in ("plus", "minus"):
         return text
     if key == "position" and text.startswith("token="):

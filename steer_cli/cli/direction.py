@@ -22,7 +22,7 @@ OptionalRecipe = Annotated[
     typer.Argument(
         metavar="RECIPE",
         help="A recipe file, the name of a shipped recipe (see `steer recipes`), or - for standard input; "
-        "none with --plus.",
+        "leave it out with --plus.",
         autocompletion=recipe_names,
         show_default=False,
     ),
@@ -71,8 +71,8 @@ Position = Annotated[
         "--position",
         metavar="POSITION",
         autocompletion=_positions,
-        help="Where in the prompt: front, middle, back, every, a number (0 is BOS), or token=TEXT for the "
-        "first place of that text. Without RECIPE the default is front.",
+        help="Where in the prompt: front, middle, back, every, a number (0 is BOS), or token=TEXT for "
+        "where that text first occurs. Without RECIPE the default is front.",
     ),
 ]
 

@@ -17,7 +17,7 @@ HELP = options.help_text(
     "--scan shows a row for each coefficient instead, and --scan-layers one for each layer; both make a grid."
     " They move the first addition, and others stay as they are. Ranges are those of `steer sweep`: "
     "-2:4:1 includes 4, and layers 0:30:3 end before 30. Each text has its counted words and its cost beside "
-    "it, so that one sees where steering starts to work and where it breaks.",
+    "it, so that you can see where steering starts to work and where it breaks.",
     'steer generate --plus Love --minus Hate -p "I hate you because"',
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" -c 3 --max-new-tokens 20 --save mine.yaml',
@@ -118,11 +118,11 @@ def generate(
     sampling = {**counts, "temperature": temperature, "top_p": top_p}
     chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
     hardware, ranges = Hardware(dtype, device, device_map, threads), (scan, scan_layers)
+    scanning.check(ranges, {"control": control, "explain": explain}, (coefficient, layer))
     with Display() as display:
         found = found_model(chosen, display)
         if ranges != (None, None):
-            others = {"control": control, "explain": explain}
-            scanning.show(chosen, found, ranges, others, save, hardware, batch_rows, jsonl, display)
+            scanning.show(chosen, found, ranges, save, hardware, batch_rows, jsonl, display)
         else:
             _show(chosen, found, control, save, hardware, batch_rows, explain, jsonl, display)
 
@@ -140,9 +140,9 @@ def _show(recipe, found, control, save, hardware, batch_rows, explain: bool, jso
     located, facts = found
     plan = plan_recipe(recipe, facts, recipe.sampling.max_new_tokens)
     baselines.planned(plan, control)
-    saving.save(recipe, save, display.note)
     with Live(display, wanted=not jsonl) as live:
         loaded = answers.load(located, hardware, display.progress)
+        saving.save(recipe, save, display.note)
         comparisons = answers.complete(
             loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, find, read
-from steer_cli.recipe.file_text import identified_by_file
+from steer_cli.recipe.file_text import identified_by_file, without_stale
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
 from steer_cli.recipe.schema import Recipe
@@ -63,15 +63,17 @@ def recipe_from(
         overrides.append(Override(f"--model {model}", ("model",), model))
     for key, value in (sampling or {}).items():
         if value is not None:
-            option = key.replace("_", "-")
-            overrides.append(Override(f"--{option} {value}", ("sampling", key), value))
+            option = f"--{key.replace('_', '-')} {value}"
+            # Records name samples and seed themselves; the digest tells the others apart.
+            assignment = "" if key in ("samples", "seed") else f"sampling.{key}={value}"
+            overrides.append(Override(option, ("sampling", key), value, str(value), assignment))
     overrides += changes_of(direction)
     recipe = recipe_of(direction, overrides) if name is None else load(name, overrides)
     texts = list(prompts or [])
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
     changed = {str(override.path[0]) for override in overrides} | ({"prompt"} if texts else set())
-    recipe = _described(recipe, changed)
+    recipe = without_stale(recipe, changed)
     if texts:
         recipe = recipe.with_prompts(texts)
     elif needs_prompt and not recipe.all_prompts:
@@ -90,13 +92,6 @@ def _check_recipe(name: str) -> None:
             raise
         quoted = shlex.quote(name if len(name) <= 60 else f"{name[:57]}...")
         raise RecipeError([f"{error}; for a prompt, write -p {quoted}"]) from None
-
-
-def _described(recipe: Recipe, changed: Collection[str]) -> Recipe:
-    """A recipe without what its file says of it and no longer holds, now that these keys have changed."""
-    stale = {"measured": {"model", "additions", "prompt", "prompts"}, "description": {"model", "additions"}}
-    gone = [key for key, unless in stale.items() if key not in changed and unless & {*changed}]
-    return recipe.model_copy(update=dict.fromkeys(gone, "")) if gone else recipe
 
 
 def found_model(recipe: Recipe, display: Display, weights: bool = True) -> tuple[Located, ModelFacts]:

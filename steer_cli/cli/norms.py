@@ -54,10 +54,12 @@ def norms(
     chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
     plot_file(plot)
     with Display() as display:
+        if asked.given.keys() & {"layer", "coefficient"}:
+            display.note("norms are measured at every layer and at coefficient 1, whatever the recipe says")
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
-        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        saving.save(chosen, save, display.note)
         found = list(answers.norms_of(loaded, plan, centre))
         shown = output.Output(jsonl, display, title(chosen, located.name))
         records = (record for norms_found in found for record in norms_found.records())

@@ -25,18 +25,13 @@ NAMES = {
     **{"want": "--want", "at": "--at", "position": "--at", "top": "--top", "centre": "--centre"},
     **{"corpus": "--corpus", "corpora": "--corpus", "lines": "--lines", "column": "--column"},
     **{"label": "--label", "group": "--group", "groups": "--group", "method": "--method"},
-    **{
-        "baseline": "--baseline",
-        "sentences": "--sentences",
-        "control": "--control",
-        "plot": "--plot",
-        "explain": "--explain",
-    },
+    **{"baseline": "--baseline", "sentences": "--sentences", "control": "--control", "plot": "--plot"},
     **{"layers": "--layers", "coefficients": "--coefficients", "positions": "--positions", "dims": "--dims"},
     **{"measure": "--measure", "measures": "--measure", "addition": "--addition", "store": "--store"},
     **{"best": "--best", "samples": "--samples", "seed": "--seed", "batch_rows": "--batch-rows"},
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
+    **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
     **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 

@@ -73,8 +73,8 @@ def perplexity(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
-        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        saving.save(chosen, save, display.note)
         found = answers.perplexity_of(loaded, plan, sentences, display.note)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         shown.show(found.records(), measures.perplexity_parts(found, shown.width))

@@ -10,7 +10,7 @@ from steer_cli.events import Note
 from steer_cli.recipe.file_text import as_file
 from steer_cli.recipe.schema import Recipe
 
-_TAKEN = "--save {}: there is such a file already; choose another name, or remove it first"
+_TAKEN = "--save {}: the file already exists; choose another name, or remove it first"
 
 
 def check_free(file: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
@@ -27,13 +27,38 @@ ScanLayers = Annotated[
 RANGES = {"coefficients": "scan", "layers": "scan_layers"}
 
 
-def show(recipe, found, ranges, columns_only, save, hardware, batch_rows, jsonl: bool, display) -> None:
+def check(
+    ranges: tuple[str | None, str | None],
+    columns_only: Mapping[str, str | bool | None],
+    fixed: tuple[str | None, str | None],
+) -> None:
+    """Refuse options that a scan would ignore.
+
+    Args:
+        ranges: of coefficients and of layers.
+        columns_only: options about columns, with their values.
+        fixed: one coefficient and one layer, which a range replaces.
+
+    Raises:
+        SweepError: one of them was given.
+    """
+    for name, value in columns_only.items() if any(text is not None for text in ranges) else ():
+        if value:
+            said = name if value is True else f"{name} {value}"
+            raise SweepError(f"{said}: a scan has rows and no columns; leave it out", name)
+    for name, option, text, value in zip(
+        ("coefficient", "layer"), ("scan", "scan_layers"), ranges, fixed, strict=True
+    ):
+        if text is not None and value is not None:
+            raise SweepError(f"{name} {value}: `{option}` takes its place; leave one out", name)
+
+
+def show(recipe, found, ranges, save, hardware, batch_rows, jsonl: bool, display) -> None:
     """Show each row as soon as its completions are there.
 
     Args:
         found: the recipe's model, and what planning needs to know about it.
         ranges: of coefficients and of layers, as they were written.
-        columns_only: options that a scan does not take, with their values.
     """
     from steer_cli import answers
     from steer_cli.cli import saving
@@ -41,15 +66,11 @@ def show(recipe, found, ranges, columns_only, save, hardware, batch_rows, jsonl:
     from steer_cli.report.title import title
     from steer_cli.sweeps.scan import plan_ranges, points_of
 
-    for name, value in columns_only.items():
-        if value:
-            said = name if value is True else f"{name} {value}"
-            raise SweepError(f"{said}: a scan has rows and no columns; leave it out", name)
     located, facts = found
     with _range_options():
         plan = plan_ranges(recipe, facts, *ranges)
-    saving.save(recipe, save, display.note)
     loaded = answers.load(located, hardware, display.progress)
+    saving.save(recipe, save, display.note)
     shown = output.Output(jsonl, display, title(recipe, located.name))
     for index, point in enumerate(points_of(loaded, plan, batch_rows, display.progress)):
         if index == 0:

@@ -78,8 +78,8 @@ def shift(
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
-        saving.save(chosen, save, display.note)
         loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        saving.save(chosen, save, display.note)
         shifts = answers.shifts(loaded, plan, positions, wanted, top)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         found = []

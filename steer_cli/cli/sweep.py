@@ -156,7 +156,7 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: 
         plots.sweep(points, plot)
     if objective is not None and winner is None:
         raise SweepError(
-            f"--best {objective.text}: no point keeps the condition; {_nearest(objective, points)}"
+            f"--best {objective.text}: no point meets the condition; {_nearest(objective, points)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the command line says of an option that it does not have, but that is a key of a recipe."""
+"""Explain an unknown option that is a key of a recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RecipeCommand(Command):
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:
-            # Only an option that there is not comes with suggestions.
+            # Only the error of an unknown option has suggestions.
             if not hasattr(error, "possibilities"):
                 raise
             options = {name for parameter in self.get_params(ctx) for name in parameter.opts}
@@ -41,7 +41,7 @@ class RecipeCommand(Command):
 def _said(option: str, given: Sequence[str], options: set[str]) -> str | None:
     """One line for an option that is a key of a recipe; None where it is not, or where it is a slip."""
     path = _path(option.removeprefix("--").replace("-", "_"))
-    if path is None or "--set" not in options or f"{option}s" in options:
+    if path is None or "--set" not in options or {f"{option}s", option.removesuffix("s")} & options:
         return None
     change = f"{path}={_value(option, given)}"
     return f"{option}: is a key of the recipe, not an option; use --set {shlex.quote(change)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -79,7 +80,9 @@ def _kept(part: Recipe | Addition) -> dict[str, Any]:
     return {
         key: _plain(key, value)
         for key, value in part
-        if key in READ or fields[key].is_required() or value != fields[key].default
+        if key in READ
+        or fields[key].is_required()
+        or value != fields[key].get_default(call_default_factory=True)
     }
 
 
@@ -105,3 +108,17 @@ def _laid_out(key: str, value: Any) -> Any:
     if isinstance(value, list):
         return _LineList(value) if key in ON_ONE_LINE else [_laid_out("", entry) for entry in value]
     return value
+
+
+# What a file says of its recipe, and the keys whose change makes it untrue.
+_STALE = {
+    "measured": {"model", "additions", "prompt", "prompts"},
+    "description": {"model", "additions"},
+    "source": {"additions"},
+}
+
+
+def without_stale(recipe: Recipe, changed: Collection[str]) -> Recipe:
+    """A recipe without what its file says of it and no longer holds, now that these keys have changed."""
+    gone = [key for key, causes in _STALE.items() if key not in changed and causes & {*changed}]
+    return recipe.model_copy(update=dict.fromkeys(gone, "")) if gone else recipe

@@ -12,7 +12,7 @@ from rich.text import Text
 from steer_cli.planning.alignment_table import TableRow
 from steer_cli.report import columns
 from steer_cli.report.alignment import ONWARDS, ROLE_STYLE, shown_token
-from steer_cli.report.numbers import short
+from steer_cli.report.numbers import counted, short
 from steer_cli.report.printable import PAD, SPACE, cell
 from steer_cli.report.title import SHOWN_ADDITIONS, layer_range, quoted
 from steer_cli.results import Comparison, Receipt
@@ -78,7 +78,7 @@ def _strength(receipts: Sequence[Receipt], number: str) -> _Row:
     ]
     label = f"{number}{RATIO}"
     if len(added) > 1:
-        label = f"{number}at layers {layer_range([receipt.placement.layer for receipt in receipts])}"
+        label += f", layers {layer_range([receipt.placement.layer for receipt in receipts])}"
     cells = {}
     for position in sorted({position for values in added for position in values}):
         found = [values[position] for values in added if position in values]
@@ -112,17 +112,24 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         first = False
         yield columns.drawn(lines, width, right=())
     if untouched:
-        yield Text(f"and {untouched} positions of the prompt alone (`steer table` shows all)", style="dim")
+        yield Text(
+            f"and {counted(untouched, 'position')} of the prompt alone (`steer table` shows all)", style="dim"
+        )
 
 
 def _remarks(rows: Sequence[_Row], left_out: int, additions: int) -> Iterator[Text]:
-    """What was left out, and what the signs mean that occur."""
+    """What was left out, and a legend of the signs used."""
     if left_out:
-        yield Text(f"and {left_out} more texts (`steer table` shows all)", style="dim")
+        yield Text(f"and {counted(left_out, 'more text')} (`steer table` shows all)", style="dim")
     if additions > SHOWN_ADDITIONS:
-        yield Text(f"and {additions - SHOWN_ADDITIONS} more additions (`steer table` shows all)", style="dim")
+        hidden = counted(additions - SHOWN_ADDITIONS, "more addition")
+        yield Text(f"and {hidden} (`steer table` shows all)", style="dim")
     shown = "".join(text for row in rows for text in row.cells.values())
-    signs = {SPACE: "space", PAD: "padding", ONWARDS: "read at this token, added at every position from here"}
+    signs = {
+        SPACE: "space",
+        PAD: "padding",
+        ONWARDS: "read at this token, then added at every position from here on",
+    }
     legend = "   ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in shown)
     if legend:
         yield Text(legend, style="dim")

@@ -6,7 +6,7 @@ import math
 
 
 def short(value: float) -> str:
-    """A number with two or three digits that count: 0, 0.04, 1.7, 140, 20,560."""
+    """A number with two or three digits that count: 0, <0.01, 0.04, 1.7, 140, 20,560."""
     size = abs(value)
     if not size < 1e9:
         return _power(value, 2)
@@ -14,7 +14,9 @@ def short(value: float) -> str:
         return f"{value:,.0f}"
     if size >= 0.095:
         return f"{value:.1f}"
-    return "0" if size < 0.005 else f"{value:.2f}"
+    if size < 0.005:
+        return "0" if size == 0 else "<0.01"
+    return f"{value:.2f}"
 
 
 def plain(value: float) -> str:
@@ -37,3 +39,8 @@ def _power(value: float, digits: int) -> str:
         return str(value)
     head, exponent = f"{value:.{digits}e}".split("e")
     return f"{head.rstrip('0').rstrip('.')}×10^{int(exponent)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 text, 2 texts."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from steer_cli.planning.scan import ScanPlan
 from steer_cli.report.comparison import COUNTED, shared_beginning
+from steer_cli.report.numbers import plain
 from steer_cli.report.printable import one_line, visible
 from steer_cli.results import STUMBLES, WORD_SALAD, Completion, ScanPoint, reads_like
 
@@ -33,7 +34,8 @@ def introduction(plan: ScanPlan) -> Iterator[RenderableType]:
     which = f"; the text is the first of {samples} samples" if samples > 1 else ""
     words = "words per completion, " if plan.recipe.count else ""
     yield Text(f"{LEAVES} where a text leaves the unsteered one{which}", style="dim")
-    yield Text(f"{words}cost in nats per token{means}", style="dim")
+    block = "one word, or half a nat" if plan.recipe.count else "half a nat"
+    yield Text(f"{words}cost in nats per token{means}; {BLOCK} {block}", style="dim")
 
 
 def heading(plan: ScanPlan, prompt: str, width: int) -> Iterator[RenderableType]:
@@ -80,8 +82,8 @@ def _setting(plan: ScanPlan, point: ScanPoint) -> str:
         # Where layers vary too, 0 stands below them.
         words = ["unsteered", *([] if point.coefficient is None else ["0"])]
         return "\n".join(words if "layer" in plan.varying else reversed(words))
-    layers = point.layer if isinstance(point.layer, tuple) else (point.layer,)
-    values = {"layer": ", ".join(map(str, layers)), "coefficient": f"{point.coefficient:+.6g}"}
+    sign = "" if point.coefficient is None or point.coefficient < 0 else "+"
+    values = {"layer": str(point.layer), "coefficient": sign + plain(point.coefficient or 0)}
     return "\n".join(values[axis] for axis in _axes(plan))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from steer_cli.recipe.schema import Addition, At, Recipe
-from steer_cli.report.numbers import plain
+from steer_cli.report.numbers import counted, plain
 from steer_cli.report.printable import one_line, visible
 
 SHOWN_ADDITIONS = 4
@@ -22,17 +22,16 @@ def title(recipe: Recipe, model: str) -> Text:
     """
     name, model, additions = visible(recipe.name), visible(model), recipe.additions
     head, only = Text.assemble((name, "bold")), summary(additions[0])
-    if len(additions) == 1 and only.startswith(
-        f"{name} "
-    ):  # a recipe without a file has its texts as its name
-        only = only[len(name) + 1 :]
-        return head.append(f" {only}").append(f"   {model}", style="dim")
-    if len(additions) > 1:
+    if len(additions) == 1 and only.startswith(f"{name} "):
+        # A recipe without a file has its texts as its name.
+        head.append(only[len(name) :]).append(f"   {model}", style="dim")
+    elif len(additions) > 1:
         head.append(f"   {model}", style="dim")
         for number, addition in enumerate(additions[:SHOWN_ADDITIONS], 1):
             head.append(f"\n{number}  {summary(addition)}")
         if len(additions) > SHOWN_ADDITIONS:
-            head.append(f"\nand {len(additions) - SHOWN_ADDITIONS} more additions", style="dim")
+            hidden = counted(len(additions) - SHOWN_ADDITIONS, "more addition")
+            head.append(f"\nand {hidden}", style="dim")
     elif len(name) + len(only) + len(model) <= ONE_LINE:
         head.append(f"   {only}").append(f"   {model}", style="dim")
     else:
@@ -47,7 +46,7 @@ def summary(addition: Addition) -> str:
     first, more = addition.texts[0], len(addition.texts) - 1
     texts = quoted(first.plus) if first.minus is None else f"{quoted(first.plus)} - {quoted(first.minus)}"
     if more:
-        texts += f" and {more} more pair{'s' if more > 1 else ''}"
+        texts += f" and {counted(more, 'more pair')}"
     noise = ", as noise" if addition.random is not None else ""
     layer = f"layer{'s' if len(addition.layers) > 1 else ''} {layer_range(addition.layers)}"
     return f"{texts} × {plain(addition.coefficient)}{noise}, {layer}, {_position(addition)}"

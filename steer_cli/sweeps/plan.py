@@ -21,6 +21,7 @@ from steer_cli.planning.placement import Alignment, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.targets import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.file_text import without_stale
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
 from steer_cli.sweeps.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
@@ -74,7 +75,9 @@ class SweepPlan:
     def recipe_of(self, point: SweepPoint) -> Recipe:
         """The recipe of a measured point."""
         cells = (cell for cell in self.grid if self.coordinates(cell) == point.coordinates)
-        return self.recipe_at(next(cells))
+        recipe = self.recipe_at(next(cells))
+        moved = recipe.additions != self.recipe.additions
+        return without_stale(recipe, {"additions"} if moved else ())
 
     def coordinates(self, point: GridPoint) -> Coordinates:
         """The point in full, with the recipe's values where the grid sets none."""

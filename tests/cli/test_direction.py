@@ -218,7 +218,7 @@ def test_a_file_is_written_by_each_command_and_never_over_another(name, tiny, co
     content = (tmp_path / "mine.yaml").read_bytes()
     assert b"  - plus: Love\n    minus: Hate\n    layer: 33%\n" in content
     said = fault(*words, "--plus", "calm")
-    assert said == "--save mine.yaml: there is such a file already; choose another name, or remove it first"
+    assert said == "--save mine.yaml: the file already exists; choose another name, or remove it first"
     assert (tmp_path / "mine.yaml").read_bytes() == content
 
 
@@ -236,8 +236,8 @@ def test_the_place_is_looked_at_before_the_model(fault, tmp_path):
         ("", "not the name of a file"),
         ("-", "not the name of a file"),
         (tmp_path, "is a folder"),
-        ("link.yaml", "there is such a file already"),
-        ("/dev/full", "there is such a file already"),
+        ("link.yaml", "the file already exists"),
+        ("/dev/full", "the file already exists"),
     ):
         # A model that there is not would be looked for on the hub.
         said = fault("table", *PAIR, "-p", PROMPT, "--model", "no/such-model", "--save", place)
@@ -280,7 +280,7 @@ MISTAKES = [
     ([*LOVE, "--layer", "99"], "--layer 99: layer 99 is too deep"),
     ([*LOVE, "--layer", "1,99"], "--layer 1,99: layer 99 is too deep"),
     ([*LOVE, "--layer=-1"], "--layer -1: additions.0.layer: -1 is not a block"),
-    ([*LOVE, "--layer", "2,2"], "--layer 2,2: a block is there twice"),
+    ([*LOVE, "--layer", "2,2"], "--layer 2,2: lists a block twice"),
     ([*LOVE, "--layer", "2,x"], "--layer 2,x: additions.0.layer: [2, 'x'] is not a block"),
     ([*LOVE, "--layer", "100%"], "--layer 100%: additions.0.layer: '100%' is not a block"),
     ([*LOVE, "--layer", "9" * 5000], "a number with too many digits"),

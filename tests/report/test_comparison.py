@@ -90,7 +90,7 @@ def test_several_additions_are_numbered_in_the_title_and_in_the_table(compared):
 
 def test_layers_of_one_addition_share_a_row_from_least_to_most(compared):
     comparison = compared(LOVE | {"layer": [0, 1, 2, 3]})
-    row = table(lines_of(acted(comparison, 200)))["at layers 0-3"]
+    row = table(lines_of(acted(comparison, 200)))[f"{RATIO}, layers 0-3"]
     for position in (1, 2):
         added = [3.0 * receipt.ratio[position] for receipt in comparison.receipts]
         assert row[position] == f"{short(min(added))} to {short(max(added))}"
@@ -138,7 +138,7 @@ def test_no_line_is_wider_than_the_screen(prompt, width, compared):
     ("value", "shown"),
     [
         (0, "0"),
-        (0.004, "0"),
+        (0.004, "<0.01"),
         (0.04, "0.04"),
         (0.5, "0.5"),
         (1.73, "1.7"),

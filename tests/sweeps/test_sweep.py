@@ -302,7 +302,7 @@ def test_no_point_keeps_the_condition_and_the_plot_is_drawn(command, recipe_file
     code, out, err = command("sweep", path, "--layers", "1,2", *wish)
     assert code == 1 and "layer" in out
     assert re.search(
-        r"no point keeps the condition; the nearest is layer [12], coefficient 1, position front: "
+        r"no point meets the condition; the nearest is layer [12], coefficient 1, position front: "
         r"kl is (\S+), which misses < 0 by \1; loosen the condition, or sweep further\n$",
         err,
     )
