@@ -61,6 +61,27 @@ def test_an_example_of_the_readme_runs(shell, line):
     assert done.stdout.strip()
 
 
+def test_the_guide_runs_from_top_to_bottom(shell):
+    """With fewer samples than on the page, which shows figures that take minutes."""
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    commands = re.findall(r"```console\n(.*?)```", guide, re.DOTALL)
+    assert len(commands) == 6
+    for command in commands:
+        done = shell(re.sub(r"-n (12|64)", "-n 2", command))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    for link in links:
+        assert link.startswith("http") or ((ROOT / page).parent / link).exists(), link
+
+
 def test_there_are_six_things_to_try():
     section = README.split("## Six things to try")[1].split("\n## ")[0]
     assert len([line for line in section.splitlines() if "steer " in line]) == 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from steer_cli.cli.direction import DEFAULT_LAYER, Direction
@@ -14,8 +13,7 @@ from steer_cli.recipe.overrides import parse_override
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Override
-
-LONGEST_NAME = 32  # characters of a text in the name of a recipe that has no file
+from steer_cli.report.title import quoted
 
 
 def check_given(name: str | None, direction: Direction) -> None:
@@ -95,12 +93,5 @@ def _assignment(key: str, value: Any, text: str) -> str:
 
 
 def _name(plus: str, minus: str | None) -> str:
-    """A readable name such as "Love - Hate"."""
-    return _short(plus) if minus is None else f"{_short(plus)} - {_short(minus)}"
-
-
-def _short(text: str) -> str:
-    line = re.sub(r"\s+", " ", text).strip()
-    if not line:
-        return show(text)
-    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 3].rstrip()}..."
+    """A readable name such as "Love - Hate", as titles write the texts."""
+    return quoted(plus) if minus is None else f"{quoted(plus)} - {quoted(minus)}"
