@@ -97,8 +97,8 @@ def test_a_sweep_and_perplexities_need_no_file_either(tiny, records, tmp_path):
 NAMES = [
     (["--plus", "Love"], "Love"),
     (PAIR, "Love - Hate"),
-    (["--plus", " wedding\n", "--minus", ""], "wedding - ''"),
-    (["--plus", "  ", "--minus", "a" * 99], "'  ' - " + "a" * 29 + "..."),
+    (["--plus", " wedding\n", "--minus", ""], '" wedding " - ""'),
+    (["--plus", "  ", "--minus", "a" * 99], '" " - ' + "a" * 23 + "…"),
     ([*PAIR, "--set", "name=mine"], "mine"),
 ]
 
