@@ -53,6 +53,11 @@ class Decoded:
     finish: str  # eos or length
     logprob: float | None
 
+    @property
+    def mean_logprob(self) -> float | None:
+        """Per token; None where `logprob` is."""
+        return None if self.logprob is None else self.logprob / len(self.ids)
+
 
 @dataclass
 class SampleGroup:

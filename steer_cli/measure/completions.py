@@ -14,6 +14,7 @@ from steer_cli.measure.partials import Partials
 from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import Plan, PlannedPrompt
+from steer_cli.planning.scan import ScanPlan
 from steer_cli.results import Comparison, Completion, Watch
 
 
@@ -71,12 +72,20 @@ def completions(
         yield _outcome(plan, prompt, first, arms, logprobs, control)
 
 
+def completion_of(
+    plan: Plan | ScanPlan, prompt: PlannedPrompt, row: Decoded, mean_logprob: float | None
+) -> Completion:
+    """A row as text, with its counted words."""
+    text = plan.facts.tokenizer.completion(prompt.ids, row.ids)
+    return Completion(text, row.ids, row.finish, find_words(text, plan.recipe.count), mean_logprob)
+
+
 def _mean_logprobs(
     network: Network, finished: Finished, arms: Sequence[Sequence[Decoded]]
 ) -> list[list[float]]:
     """Mean log probabilities of each arm's completions after the unsteered prompt."""
     # The unsteered arm was drawn from exactly these probabilities.
-    known = [row.logprob / len(row.ids) for row in arms[0] if row.logprob is not None]
+    known = [row.mean_logprob for row in arms[0] if row.mean_logprob is not None]
     rows = [row.ids for arm in arms[1:] for row in arm]
     started = finished.started
     scored = iter(mean_logprobs(network, started.prefixes[0], started.logits[0], rows))
@@ -91,14 +100,13 @@ def _outcome(
     logprobs: Sequence[Sequence[float]] | None,
     control: Control | None,
 ) -> Comparison:
-    recipe, tokenizer = plan.recipe, plan.facts.tokenizer
+    recipe = plan.recipe
     columns = []
     for index, arm in enumerate(arms):
         column = []
         for sample, row in enumerate(arm):
-            text = tokenizer.completion(prompt.ids, row.ids)
             logprob = None if logprobs is None else logprobs[index][sample]
-            column.append(Completion(text, row.ids, row.finish, find_words(text, recipe.count), logprob))
+            column.append(completion_of(plan, prompt, row, logprob))
         columns.append(tuple(column))
     steered = finished.started.receipts[1]
     return Comparison(

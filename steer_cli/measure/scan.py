@@ -13,8 +13,8 @@ from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.errors import ModelError, VectorError
 from steer_cli.events import Progress
+from steer_cli.measure.completions import completion_of
 from steer_cli.measure.logprob import PASS_POSITIONS, mean_logprobs
-from steer_cli.measure.words import find_words
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import PlannedPrompt
 from steer_cli.planning.scan import ScanPlan, Setting
@@ -152,8 +152,8 @@ class _Strip:
 
     def __init__(self, network: Network, plan: ScanPlan, prompt: PlannedPrompt, plain: Finished):
         self._network, self._plan, self._prompt, self._plain = network, plan, prompt, plain
-        # What the unsteered arm drew from were these very probabilities.
-        known = [row.logprob / len(row.ids) for row in plain.arms[0] if row.logprob is not None]
+        # The unsteered arm was drawn from exactly these probabilities.
+        known = [row.mean_logprob for row in plain.arms[0] if row.mean_logprob is not None]
         self._unsteered = self._completions(plain.arms[0], known)
         self._waiting: list[tuple[Setting, Finished | Fault]] = []
 
@@ -200,12 +200,8 @@ class _Strip:
         return [[next(means) for _ in arm] for arm in arms]
 
     def _completions(self, rows: Sequence[Decoded], logprobs: Sequence[float]) -> tuple[Completion, ...]:
-        made = []
-        for row, logprob in zip(rows, logprobs, strict=True):
-            text = self._plan.facts.tokenizer.completion(self._prompt.ids, row.ids)
-            counted = find_words(text, self._plan.recipe.count)
-            made.append(Completion(text, row.ids, row.finish, counted, logprob))
-        return tuple(made)
+        pairs = zip(rows, logprobs, strict=True)
+        return tuple(completion_of(self._plan, self._prompt, row, logprob) for row, logprob in pairs)
 
     def _point(
         self, setting: Setting, completions: tuple[Completion, ...], fault: Fault | None = None
