@@ -33,9 +33,9 @@ def work(count: int, samples: int, tokens: int) -> dict:
     """Tokens per second and memory of the work of `steer generate`, on a loaded model."""
     import torch
 
-    from steer_cli.answers import complete
     from steer_cli.api import load_model, load_recipe
     from steer_cli.planning.plan import plan_recipe
+    from steer_cli.run_plan import complete
 
     torch.set_num_threads(int(child_environment(2)["OMP_NUM_THREADS"]))
     model = load_model(DEFAULT_MODEL, device="cpu")

@@ -27,7 +27,7 @@ from steer_cli.api import load_model
 from steer_cli.measure.corpus import Corpus, read_corpus
 from steer_cli.models.load import Model
 from steer_cli.networks.attention import Causal
-from steer_cli.networks.supported import find_blocks
+from steer_cli.networks.refusals import find_blocks
 from steer_cli.recipe.load import validate
 from steer_cli.recipe.yaml_source import Document
 from steer_cli.sweeps.plan import SweepOptions, SweepPlan, plan_sweep

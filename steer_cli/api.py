@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steer_cli.answers import complete, load, norms_of, perplexity_of, shifts, vectors_of
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.corpus import Corpus
@@ -17,11 +16,12 @@ from steer_cli.measure.lines import plan_corpora
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.resolve import locate
 from steer_cli.planning.plan import align, plan_recipe
-from steer_cli.planning.targets import place_in, wanted_ids
+from steer_cli.planning.prediction import place_in, wanted_ids
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint, Watch
+from steer_cli.run_plan import complete, load, norms_of, perplexity_of, shifts, vectors_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ RECIPE = Path(__file__).parent.parent / "recipe.yaml"
 def load(job):
     import torch
 
-    from steer_cli.answers import complete
     from steer_cli.api import load_model, load_recipe
     from steer_cli.planning.plan import plan_recipe
+    from steer_cli.run_plan import complete
 
     torch.set_num_threads(threads())
     model = load_model(job["model"], "float32", "cpu")

@@ -129,7 +129,7 @@ def generate(
 
 def _show(recipe, found, control, save, hardware, batch_rows, explain: bool, jsonl: bool, display) -> None:
     """Show each prompt's completions, growing on a terminal; what is wrong is said before the model loads."""
-    from steer_cli import answers
+    from steer_cli import run_plan
     from steer_cli.activations import baselines
     from steer_cli.cli import saving
     from steer_cli.planning.plan import plan_recipe
@@ -141,9 +141,9 @@ def _show(recipe, found, control, save, hardware, batch_rows, explain: bool, jso
     plan = plan_recipe(recipe, facts, recipe.sampling.max_new_tokens)
     baselines.planned(plan, control)
     with Live(display, wanted=not jsonl) as live:
-        loaded = answers.load(located, hardware, display.progress)
+        loaded = run_plan.load(located, hardware, display.progress)
         saving.save(recipe, save, display.note)
-        comparisons = answers.complete(
+        comparisons = run_plan.complete(
             loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
         )
         shown = output.Output(jsonl, live, title(recipe, located.name))

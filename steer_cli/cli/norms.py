@@ -42,7 +42,7 @@ def norms(
     threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import answers
+    from steer_cli import run_plan
     from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
@@ -58,9 +58,9 @@ def norms(
             display.note("norms are measured at every layer and at coefficient 1, whatever the recipe says")
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)
-        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        loaded = run_plan.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         saving.save(chosen, save, display.note)
-        found = list(answers.norms_of(loaded, plan, centre))
+        found = list(run_plan.norms_of(loaded, plan, centre))
         shown = output.Output(jsonl, display, title(chosen, located.name))
         records = (record for norms_found in found for record in norms_found.records())
         shown.show(records, measures.norms_parts(found, shown.width))

@@ -59,7 +59,7 @@ def perplexity(
     threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import answers
+    from steer_cli import run_plan
     from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, read_corpora, recipe_from
     from steer_cli.measure.lines import plan_corpora
@@ -73,8 +73,8 @@ def perplexity(
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_corpora(chosen, facts, tuple(corpora), method or "pad", baseline is not None)
-        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        loaded = run_plan.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         saving.save(chosen, save, display.note)
-        found = answers.perplexity_of(loaded, plan, sentences, display.note)
+        found = run_plan.perplexity_of(loaded, plan, sentences, display.note)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         shown.show(found.records(), measures.perplexity_parts(found, shown.width))

@@ -60,7 +60,7 @@ def show(recipe, found, ranges, save, hardware, batch_rows, jsonl: bool, display
         found: the recipe's model, and what planning needs to know about it.
         ranges: of coefficients and of layers, as they were written.
     """
-    from steer_cli import answers
+    from steer_cli import run_plan
     from steer_cli.cli import saving
     from steer_cli.report import strip
     from steer_cli.report.title import title
@@ -69,7 +69,7 @@ def show(recipe, found, ranges, save, hardware, batch_rows, jsonl: bool, display
     located, facts = found
     with _range_options():
         plan = plan_ranges(recipe, facts, *ranges)
-    loaded = answers.load(located, hardware, display.progress)
+    loaded = run_plan.load(located, hardware, display.progress)
     saving.save(recipe, save, display.note)
     shown = output.Output(jsonl, display, title(recipe, located.name))
     for index, point in enumerate(points_of(loaded, plan, batch_rows, display.progress)):

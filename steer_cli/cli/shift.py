@@ -61,12 +61,12 @@ def shift(
     threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli import answers
+    from steer_cli import run_plan
     from steer_cli.cli import saving
     from steer_cli.cli.inputs import Display, found_model, plot_file, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.planning.plan import plan_recipe
-    from steer_cli.planning.targets import place_in, wanted_ids
+    from steer_cli.planning.prediction import place_in, wanted_ids
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
@@ -78,9 +78,9 @@ def shift(
         plan = plan_recipe(chosen, facts, 0)
         wanted = wanted_ids(want or (), facts.tokenizer)
         positions = [place_in(planned, at) for planned in plan.prompts]
-        loaded = answers.load(located, Hardware(dtype, device, device_map, threads), display.progress)
+        loaded = run_plan.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         saving.save(chosen, save, display.note)
-        shifts = answers.shifts(loaded, plan, positions, wanted, top)
+        shifts = run_plan.shifts(loaded, plan, positions, wanted, top)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         found = []
         for shift_found in shifts:

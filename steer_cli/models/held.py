@@ -7,7 +7,7 @@ from typing import Any
 from steer_cli.errors import TokenError
 from steer_cli.models.pretrained import new_cache
 from steer_cli.networks.adapter import Adapter
-from steer_cli.networks.supported import check_kind, find_blocks
+from steer_cli.networks.refusals import check_kind, find_blocks
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.tokens import wrap_tokenizer
 

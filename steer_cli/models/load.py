@@ -20,7 +20,7 @@ from steer_cli.networks.adapter import Adapter
 from steer_cli.networks.fastest import fastest
 from steer_cli.networks.layout import Layout
 from steer_cli.networks.network import Network, Plain
-from steer_cli.networks.supported import check_kind, find_blocks
+from steer_cli.networks.refusals import check_kind, find_blocks
 from steer_cli.planning.json_file import text_part
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.token_files import check_vocabulary

@@ -19,7 +19,7 @@ from torch import nn
 
 from steer_cli.errors import ModelError
 from steer_cli.models.inspect_folder import plain_config, read_config, weight_names
-from steer_cli.networks.supported import check_size, check_weights, drop_strays
+from steer_cli.networks.refusals import check_size, check_weights, drop_strays
 from steer_cli.recipe.quoting import show
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steer_cli.errors import ModelError
 from steer_cli.networks.products import Linear
-from steer_cli.networks.supported import check_names
+from steer_cli.networks.refusals import check_names
 
 LARGEST = 2**34  # elements of one tensor
 

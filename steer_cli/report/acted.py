@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
-from steer_cli.report import columns
+from steer_cli.report import token_columns
 from steer_cli.report.alignment import ONWARDS, ROLE_STYLE, shown_token
 from steer_cli.report.numbers import counted, short
 from steer_cli.report.printable import PAD, SPACE, cell
@@ -94,7 +94,7 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
     ]
     labels = max(cell_len(row.label) for row in rows)
     untouched, first = 0, True
-    for start, stop in columns.folds(widths, width - labels - columns.GAP):
+    for start, stop in token_columns.folds(widths, width - labels - token_columns.GAP):
         kept = [row for row in rows[1:] if any(start <= position < stop for position in row.cells)]
         if not kept:
             untouched += stop - start
@@ -110,7 +110,7 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         if not first:
             yield Text()
         first = False
-        yield columns.drawn(lines, width, right=())
+        yield token_columns.drawn(lines, width, right=())
     if untouched:
         yield Text(
             f"and {counted(untouched, 'position')} of the prompt alone (`steer table` shows all)", style="dim"

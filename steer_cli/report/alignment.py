@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
-from steer_cli.report import columns
+from steer_cli.report import token_columns
 from steer_cli.report.numbers import plain
 from steer_cli.report.printable import PAD, SPACE, cell, visible
 from steer_cli.report.title import layer_range
@@ -35,8 +35,8 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
             widths[position] = max(widths[position], cell_len(shown_token(row, position)))
     labels = max(cell_len(label) for _, label in merged)
     coefficients = max(cell_len(plain(row.coefficient)) for row, _ in merged)
-    room = width - max(5, labels) - max(4, coefficients + 1) - 2 * columns.GAP
-    for start, stop in columns.folds(widths, room):
+    room = width - max(5, labels) - max(4, coefficients + 1) - 2 * token_columns.GAP
+    for start, stop in token_columns.folds(widths, room):
         yield _alignment_part(merged, start, stop, width)
     legend = f"{SPACE} space   {PAD} padding"
     if any(row.read is not None for row, _ in merged):
@@ -89,4 +89,4 @@ def _alignment_part(
                 *cells,
             ]
         )
-    return columns.drawn(lines, width)
+    return token_columns.drawn(lines, width)

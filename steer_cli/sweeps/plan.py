@@ -19,7 +19,7 @@ from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.placement import Alignment, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
-from steer_cli.planning.targets import wanted_ids
+from steer_cli.planning.prediction import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.file_text import without_stale
 from steer_cli.recipe.schema import Recipe

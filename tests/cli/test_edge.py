@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from steer_cli.cli import app
 from steer_cli.cli.options import Debug
 from steer_cli.recipe.bundled import find
-from steer_cli.report import columns
+from steer_cli.report import token_columns
 from steer_cli.report.jsonl import line
 from steer_cli.report.printable import LONGEST_ERROR, error_line
 
@@ -134,7 +134,8 @@ def test_tokens_in_columns_look_like_a_table_of_rich(width):
         for _ in range(generator.randint(1, 4)):
             cells = [(generator.choice(texts), "green") for _ in range(count)]
             lines.append([("0 (prompt)", ""), (f"{generator.choice([1, -2.5, 1e-7]):+.4g}", ""), *cells])
-        assert plain(columns.drawn(lines, width), width) == plain(columns._folding_table(lines, (1,)), width)
+        folding = token_columns._folding_table(lines, (1,))
+        assert plain(token_columns.drawn(lines, width), width) == plain(folding, width)
 
 
 def plain(renderable, width: int) -> str:

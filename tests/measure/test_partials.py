@@ -9,7 +9,6 @@ import pytest
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, open_model, recipe_of, steer
 
-from steer_cli.answers import complete
 from steer_cli.api import generate
 from steer_cli.decoding.engine import decode
 from steer_cli.measure import completions as completing
@@ -17,6 +16,7 @@ from steer_cli.measure.partials import Partials
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.schema import Sampling
+from steer_cli.run_plan import complete
 
 SAMPLING = {"max_new_tokens": 14, "samples": 3, "top_p": 0.95, "seed": 4}
 PROMPTS = [PROMPT, "I hate you because you are late and", "The wedding of my friend"]
