@@ -62,7 +62,7 @@ def table_rows(
         alignment = placement.alignment
         addition = alignment.addition
         share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
-        for texts, pair in zip(addition.texts, alignment.pairs, strict=True):
+        for texts, pair in zip(addition.all_pairs, alignment.pairs, strict=True):
             sides = (("plus", 1, texts.plus, pair.plus), ("minus", -1, texts.minus, pair.minus))
             for role, sign, text, row in sides:
                 if row is None or (placement.every and not row.ids):

@@ -49,7 +49,7 @@ def gap(left: str, right: str) -> str:
 
 def plus_texts(additions: Iterable[Addition]) -> tuple[str, ...]:
     """The different texts that additions steer towards, in their order."""
-    return tuple(dict.fromkeys(pair.plus for addition in additions for pair in addition.texts))
+    return tuple(dict.fromkeys(pair.plus for addition in additions for pair in addition.all_pairs))
 
 
 def fitting(texts: Sequence[str], room: int | None, tokenizer: Tokenizer) -> Front:

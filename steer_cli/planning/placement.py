@@ -46,7 +46,7 @@ class Alignment:
     @property
     def label(self) -> str:
         """A short form of the texts, for errors and titles."""
-        first = self.addition.texts[0]
+        first = self.addition.all_pairs[0]
         minus = "" if first.minus is None else f" - {show(first.minus)}"
         more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
         return f"{show(first.plus)}{minus}{more}"
@@ -100,7 +100,7 @@ def align_additions(
         where = f"{recipe.name or 'recipe'}: additions.{index}"
         # `every` reads each text at its own last token, so the text must not be padded.
         pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
-        pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.texts)
+        pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.all_pairs)
         _check_texts(pairs, addition, _changed(recipe, index, "minus", "plus", "pairs") or where)
         longest = max(pair.length for pair in pairs)
         if context is not None and longest > context:

@@ -120,7 +120,7 @@ class Addition(Part):
         return self.coefficient == 0 or self.dims == 0
 
     @property
-    def texts(self) -> tuple[Pair, ...]:
+    def all_pairs(self) -> tuple[Pair, ...]:
         """The addition's pairs, at least one."""
         if self.plus is None:
             return self.pairs

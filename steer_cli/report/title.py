@@ -43,7 +43,7 @@ def title(recipe: Recipe, model: str) -> Text:
 
 def summary(addition: Addition) -> str:
     """An addition in a few words: Love - Hate × 2, layer 2, front."""
-    first, more = addition.texts[0], len(addition.texts) - 1
+    first, more = addition.all_pairs[0], len(addition.all_pairs) - 1
     texts = quoted(first.plus) if first.minus is None else f"{quoted(first.plus)} - {quoted(first.minus)}"
     if more:
         texts += f" and {counted(more, 'more pair')}"

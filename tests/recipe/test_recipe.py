@@ -514,7 +514,7 @@ additions:
         AtToken(token=" friend"),
         "every",
     ]
-    assert [(pair.plus, pair.minus) for pair in recipe.additions[2].texts] == [("a", ""), ("b", None)]
+    assert [(pair.plus, pair.minus) for pair in recipe.additions[2].all_pairs] == [("a", ""), ("b", None)]
     assert recipe.additions[2].coefficient == -3.0
 
 
