@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/steer generate king-james
 
 test: .venv/ready-test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 
 check: .venv/ready-test
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ HELP = options.help_text(
     "it, so that you can see where steering starts to work and where it breaks.",
     'steer generate --plus Love --minus Hate -p "I hate you because"',
     "steer generate love-hate",
-    'steer generate love-hate -p "I hate it when" -c 3 --max-new-tokens 20 --save mine.yaml',
+    'steer generate love-hate -p "I hate it when" -c 3 --save mine.yaml',
     "steer generate love-hate --position every --layer 10 --coefficient 0.5",
     "steer generate love-hate --scan -2:4:1",
     "steer generate king-james --scan 0.5,1 --scan-layers 6:30:6 -n 1",

@@ -45,4 +45,4 @@ def table(
         for planned in plan.prompts:
             rows = plan.table(planned)
             record = table_record(chosen.name, located.name, planned.text, rows)
-            shown.show([record], alignment.alignment(rows, shown.width))
+            shown.show([record], ["", *alignment.alignment(rows, shown.width)])
