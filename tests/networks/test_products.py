@@ -199,6 +199,39 @@ def test_mkl_packs_for_the_numbers_of_rows_where_it_is_faster_than_all_others(mo
     assert found.packs == (16, 32), "64 rows gain less than noise"
 
 
+def one_after_the_other(stream, weight):
+    return (stream[:, None, :] * weight).cumsum(dim=-1)[..., -1]
+
+
+def in_bfloat16(stream, weight):
+    return stream.bfloat16().float() @ weight.bfloat16().float().T
+
+
+def with_ten_bits(stream, weight):  # TF32's
+    short, weight = ((values.view(torch.int32) & ~0x1FFF).view(torch.float32) for values in (stream, weight))
+    return short @ weight.T
+
+
+@pytest.mark.parametrize("inputs", [64, 576, 4096])
+@pytest.mark.parametrize(
+    ("multiply", "enough"), [(one_after_the_other, True), (in_bfloat16, False), (with_ten_bits, False)]
+)
+@torch.inference_mode()
+def test_a_sum_in_another_order_is_exact_enough_and_shorter_floats_are_not(
+    monkeypatch, multiply, enough, inputs
+):
+    tried, product = Way("tried"), Way.product
+    monkeypatch.setattr(
+        Way,
+        "product",
+        lambda way, weight, bias: (
+            (lambda stream: multiply(stream, weight)) if way == tried else product(way, weight, bias)
+        ),
+    )
+    weight = torch.randn(256, inputs)
+    assert all(chosen._exact_enough(tried, weight) is enough for _ in range(20))
+
+
 def test_what_is_measured_here_is_a_whole_choice():
     found = chosen.measure([Linear(*weights(64, 64)) for _ in range(3)])
     assert [*found.steps] == [*GRID] and {*found.packs} <= {*MKL_ROWS}
