@@ -68,6 +68,7 @@ def recipe_from(
             assignment = "" if key in ("samples", "seed") else f"sampling.{key}={value}"
             overrides.append(Override(option, ("sampling", key), value, str(value), assignment))
     overrides += changes_of(direction)
+    _check_kept(overrides[: len(changes or [])], overrides[len(changes or []) :])
     recipe = recipe_of(direction, overrides) if name is None else load(name, overrides)
     texts = list(prompts or [])
     if prompts_file is not None:
@@ -81,6 +82,14 @@ def recipe_from(
             [f'{recipe.name}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
         )
     return identified_by_file(recipe) if name is None or save is not None else recipe
+
+
+def _check_kept(sets: list[Override], options: list[Override]) -> None:
+    """Raise RecipeError where an option, which is applied later, would undo a `--set`."""
+    for option in options:
+        for change in sets:
+            if change.path[: len(option.path)] == option.path and change.value != option.value:
+                raise RecipeError([f"{change.label}: {option.label} sets it too; leave one of them out"])
 
 
 def _check_recipe(name: str) -> None:

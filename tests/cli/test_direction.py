@@ -328,6 +328,24 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        (["-c", "3"], "additions.0.coefficient=4"),
+        (["--plus", "Joy"], "additions.0.pairs=[{plus: a, minus: b}]"),
+        (["-n", "2"], "sampling.samples=3"),
+        (["--model", "other"], "model=gemma3-270m"),
+    ],
+)
+def test_an_option_that_would_undo_a_change_is_an_error(options, change, fault):
+    found = fault("generate", "love-hate", *options, "--set", change)
+    assert found.startswith(f"--set {change}: --") and found.endswith("sets it too; leave one of them out")
+
+
+def test_an_option_may_say_what_a_change_says(tiny, records):
+    assert records("table", "love-hate", *tiny, "-c", "3", "--set", "additions.0.coefficient=3")
+
+
 @pytest.mark.parametrize("words, remedy", UNKNOWN, ids=lambda value: value if type(value) is str else "")
 def test_a_key_of_the_recipe_that_is_no_option_says_how_to_set_it(words, remedy, fault):
     option = next(word for word in words if word.startswith("--")).split("=")[0]
