@@ -32,7 +32,8 @@ Coefficients = Annotated[
     str | None, typer.Option("--coefficients", metavar="RANGE", help="Such as -1:4:0.5 or 1,2.")
 ]
 Positions = Annotated[
-    str | None, typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, numbers.")
+    str | None,
+    typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, every=new, numbers"),
 ]
 Dims = Annotated[
     str | None, typer.Option("--dims", metavar="RANGE", help="Shares of the width, such as 0:1:0.1.")
