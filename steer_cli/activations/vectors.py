@@ -144,7 +144,7 @@ def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
 
 def _combined(alignment: Alignment, layer: int, streams: Streams, network: Network) -> Tensor:
     """Sum or mean of the pairs' differences, aligned at the first token (for `every`, at the last)."""
-    every = alignment.addition.position == "every"
+    every = alignment.addition.every is not None
     total = torch.zeros(1 if every else alignment.length, network.width, device=network.device)
     for pair in alignment.pairs:
         if every:
