@@ -20,7 +20,7 @@ from tiny import (
 )
 
 from steer_cli.activations.arms import UNSTEERED, Arm
-from steer_cli.activations.change import Ablation, Change
+from steer_cli.activations.change import Ablation, Change, with_room
 from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
@@ -176,6 +176,13 @@ def test_all_is_every_block_and_needs_no_depth(tiny_folder):
     )
 
 
+def test_all_layers_of_a_vector_that_is_zero_at_layer_0_need_a_source_layer(tiny_folder):
+    same_end = every("both", plus="a calm", minus="I calm", layer="all")
+    with pytest.raises(VectorError, match=r"\(layer 0\); set `source_layer`"):
+        steer(tiny_folder("llama"), same_end)
+    steer(tiny_folder("llama"), {**same_end, "source_layer": 2}).prefilled()
+
+
 # ---- ablation
 
 
@@ -261,6 +268,20 @@ def test_the_size_of_the_vector_does_not_matter():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         assert torch.equal(nothing.of(stream.to(dtype)), stream.to(dtype))
         assert nothing.of(stream.to(dtype)).dtype == dtype
+
+
+def test_room_for_more_keeps_the_tensors_that_a_graph_has_recorded():
+    row = torch.ones(7)
+    one = with_room(None, Change(row, (Ablation.along(row, 2),)), 4)
+    one.fill(slice(1, 3), Change(row, (Ablation.along(row, 2),)))
+    two = with_room(one, Change(row, (Ablation.along(row, 1),) * 2), 4)
+    assert len(two.tensors) == 5
+    assert all(kept is before for kept, before in zip(two.tensors, one.tensors, strict=False))
+    stream = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    changed = (two.of(stream) != stream).any(-1)
+    assert changed.tolist() == [False, True, True, False]
+    two.fill(slice(0, 4), None)
+    assert torch.equal(two.of(stream), stream)
 
 
 @pytest.mark.parametrize("fixed", [False, True])
