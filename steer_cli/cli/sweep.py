@@ -33,7 +33,9 @@ Coefficients = Annotated[
 ]
 Positions = Annotated[
     str | None,
-    typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, every=new, numbers"),
+    typer.Option(
+        "--positions", metavar="LIST", help="Of front, middle, back, every, numbers; also every=new and such."
+    ),
 ]
 Dims = Annotated[
     str | None, typer.Option("--dims", metavar="RANGE", help="Shares of the width, such as 0:1:0.1.")
