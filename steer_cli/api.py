@@ -215,7 +215,8 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
 
     Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
     `bos: none`. Without a KV cache every pass is a prompt, so `back` and `middle` move with each
-    new token. Afterwards, even after an exception, the model is as it was.
+    new token, and `{every: prompt}` acts on new tokens too. Afterwards, even after an exception, the
+    model is as it was.
 
     Args:
         model: a ...ForCausalLM of transformers.

@@ -79,6 +79,12 @@ def record(model, ids, layer):
     return streams[layer][0].clone()
 
 
+def way(addition):
+    """Where an addition acts that acts at every position; None for one with a span."""
+    position = addition.get("position")
+    return "both" if position == "every" else position.get("every") if isinstance(position, dict) else None
+
+
 def extended(rows, length):
     return torch.cat([rows, torch.zeros(length - len(rows), rows.shape[1])])
 
@@ -97,10 +103,10 @@ def combined(model, tokenizer, names, front, addition, layer):
             sides.append(tokens(tokenizer, front, pair["minus"]))
         length = max(map(len, sides))
         # For `every` each text is read at its own last token, never at a pad.
-        if pad_id is not None and addition.get("position") != "every":
+        if pad_id is not None and not way(addition):
             sides = [ids + [pad_id] * (length - len(ids)) for ids in sides]
         rows = [record(model, ids, layer) for ids in sides]
-        if addition.get("position") == "every":
+        if way(addition):
             rows = [row[-1:] for row in rows]
         rows = [extended(row, max(map(len, rows))) for row in rows]
         differences.append(rows[0] - rows[1] if len(rows) == 2 else rows[0])
@@ -162,8 +168,10 @@ def placements(model, tokenizer, names, front, prompt_ids, additions):
         for layer in layers:
             rows = vector(model, tokenizer, names, front, addition, layer, index)
             position, size = addition.get("position", "front"), len(prompt_ids)
-            if position == "every":
-                span = (len(front), None)  # open at the end: every generated token belongs to it
+            if way(addition):
+                # Open at the end where generated tokens belong to it.
+                spans = {"both": (len(front), None), "all": (0, None), "prompt": (len(front), size)}
+                span = (spans | {"new": (size, None)})[way(addition)]
             else:
                 first = start(position, len(rows), prompt_ids, tokenizer)
                 span = (max(first, 0), min(first + len(rows), size))

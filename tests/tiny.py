@@ -41,6 +41,8 @@ SPANS = (  # of LOVE on PROMPT
     ({"at": 5}, (5, 8)),
     ({"token": " friend"}, (6, 9)),
     ("every", (1, 9)),
+    ({"every": "prompt"}, (1, 9)),
+    ({"every": "all"}, (0, 9)),
 )
 POSITIONS = tuple(position for position, _ in SPANS)
 

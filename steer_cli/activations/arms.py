@@ -1,4 +1,4 @@
-"""Turn vectors and placements into what one arm adds to the stream of a text."""
+"""Turn vectors and placements into what one arm does to the stream of a text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from steer_cli.activations.change import Ablation, Change
 from steer_cli.errors import VectorError
 from steer_cli.planning.placement import Alignment, Placement
 
@@ -17,7 +18,7 @@ from steer_cli.planning.placement import Alignment, Placement
 class Arm:
     """One way to run a text: with vectors placed on it, or without any (UNSTEERED).
 
-    The pass that adds them makes the tensors, so an arm uses no memory before that.
+    The pass that uses them makes the tensors, so an arm uses no memory before that.
     """
 
     placements: tuple[Placement, ...] = ()
@@ -53,28 +54,50 @@ class Arm:
         }
         return {layer: placements for layer, placements in reaching.items() if placements}
 
-    @property
+    @cached_property
     def acting_later(self) -> dict[int, list[Placement]]:
-        """layer -> those of `acting` at layers where they reach only new tokens."""
-        return {layer: kept for layer, kept in self.acting.items() if layer not in self.acting_on_prompt}
+        """layer -> those of `acting` that reach only new tokens."""
+        later = {
+            layer: [each for each in placements if each.on_new_tokens and each.start >= each.end]
+            for layer, placements in self.acting.items()
+        }
+        return {layer: placements for layer, placements in later.items() if placements}
 
     def add_to(self, total: Tensor, layer: int) -> None:
-        """Add a layer's additions to `total`, [positions, width], in place.
+        """Add a layer's additions to `total`, [positions, width], in place; ablations are not in it.
 
         Raises:
             VectorError: only zeros of an addition fall on the text, such as its BOS row.
         """
         for placement, vector in self.by_layer.get(layer, ()):
-            total[placement.start : placement.end] += _scaled_rows(placement, vector)
+            if not placement.ablates:
+                rows = _checked(placement, rows_of(placement, vector))
+                total[placement.start : placement.end] += placement.coefficient * rows
+
+    def ablating(self, layer: int) -> list[tuple[Placement, Tensor]]:
+        """The ablations of a layer that change anything, with their vectors, in the order of the recipe."""
+        return [
+            (placement, vector)
+            for placement, vector in self.by_layer.get(layer, ())
+            if placement.ablates and placement.acts
+        ]
 
     @cached_property
-    def every_token(self) -> Mapping[int, Tensor]:
-        """layer -> what is added to each new token, [width]."""
-        sums: dict[int, Tensor] = {}
+    def on_new_tokens(self) -> Mapping[int, Change]:
+        """layer -> what is done to the stream of each new token, in tensors [width]."""
+        changes: dict[int, Change] = {}
         for placement, vector in zip(self.placements, self.vectors, strict=True):
-            if placement.every:
-                sums[placement.layer] = sums.get(placement.layer, 0) + placement.coefficient * vector[0]
-        return sums
+            if not placement.on_new_tokens:
+                continue
+            row = vector[0]
+            change = changes.get(placement.layer, Change(torch.zeros_like(row)))
+            if not placement.ablates:
+                change = Change(change.added + placement.coefficient * row, change.ablations)
+            elif placement.acts:
+                ablation = Ablation.along(row, placement.coefficient)
+                change = Change(change.added, (*change.ablations, ablation))
+            changes[placement.layer] = change
+        return changes
 
 
 UNSTEERED = Arm()
@@ -108,24 +131,27 @@ def rows_of(placement: Placement, vector: Tensor) -> Tensor:
     return vector.expand(length, -1) if placement.every else vector[placement.first_row :][:length]
 
 
-def _scaled_rows(placement: Placement, vector: Tensor) -> Tensor:
-    rows = rows_of(placement, vector)
+def _checked(placement: Placement, rows: Tensor) -> Tensor:
     if placement.acts and not placement.every and not rows.any():
         raise VectorError(
             f"{placement.alignment.label}: does nothing: the part on [{placement.start}, {placement.end}) is "
             "all zeros; use a longer prompt or another position"
         )
-    return placement.coefficient * rows
+    return rows
 
 
 def _placed(placement: Placement) -> tuple[int, int, int, float]:
     return placement.start, placement.end, placement.first_row, placement.coefficient
 
 
-def stacked(arms: Sequence[Arm], layer: int, positions: int, width: int, device: torch.device) -> Tensor:
-    """The sum of the additions at a layer, [arms, positions, width]; zeros where an arm adds nothing.
+def change_of(arms: Sequence[Arm], layer: int, positions: int, width: int, device: torch.device) -> Change:
+    """What the arms do at a layer, [arms, positions, width]; nothing in rows whose arm does not act.
 
-    All additions of a layer form one tensor, so many cost no more than one.
+    All additions of a layer form one tensor, so many cost no more than one. Ablations stand in the order of
+    each arm's recipe.
+
+    Raises:
+        VectorError: only zeros of an addition fall on a text, such as its BOS row.
     """
     total = torch.zeros(len(arms), positions, width, device=device)
     made: dict[tuple, Tensor] = {}  # an arm often adds the same tensor to many texts
@@ -136,4 +162,14 @@ def stacked(arms: Sequence[Arm], layer: int, positions: int, width: int, device:
         else:
             arm.add_to(row, layer)
             made[key] = row
-    return total
+    ablating = [arm.ablating(layer) for arm in arms]
+    ablations = []
+    for nth in range(max(map(len, ablating), default=0)):
+        ablation = Ablation(torch.zeros_like(total), torch.zeros_like(total))
+        for row, of_arm in enumerate(ablating):
+            for placement, vector in of_arm[nth : nth + 1]:
+                rows = _checked(placement, rows_of(placement, vector))
+                for side, values in zip(ablation, Ablation.along(rows, placement.coefficient), strict=True):
+                    side[row, placement.start : placement.end] = values
+        ablations.append(ablation)
+    return Change(total, tuple(ablations))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steer_cli.activations.arms import Arm, Steering
+from steer_cli.activations.arms import Arm, Steering, change_of
 from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.errors import PlanError
 from steer_cli.networks.adapter import replace_stream
-from steer_cli.planning.placement import place
+from steer_cli.planning.placement import Placement, place
 from steer_cli.planning.tokens import Tokenizer
 
 
@@ -39,18 +39,26 @@ def attached(
         for layer in sorted({alignment.block for alignment in steering.alignments}):
 
             def hook(_: nn.Module, args: tuple, kwargs: dict, layer: int = layer) -> tuple[tuple, dict]:
-                return replace_stream(args, kwargs, lambda stream: now.add(layer, stream))
+                return replace_stream(args, kwargs, lambda stream: now.change(layer, stream))
 
             stack.callback(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
 
 class _Pass:
-    """The additions of the current pass."""
+    """What is done in the current pass."""
 
     def __init__(self, steering: Steering, tokenizer: Tokenizer):
         self._steering, self._tokenizer = steering, tokenizer
         self._arms: list[tuple[int, Arm]] = []  # per row of a prompt: where its tokens begin, and its arm
+        # Nothing of this arm is on a prompt: it is what the recipe does to new tokens.
+        self._later = steering.on([Placement(alignment, 0, 0) for alignment in steering.alignments])
+        # Those that have not run yet: the first pass shows whether they change anything.
+        self._unseen = {
+            layer: [placement for placement in placements if placement.on_new_tokens]
+            for layer, placements in self._later.acting.items()
+            if any(placement.every == "new" for placement in placements)
+        }
         self._new: Tensor | None = None  # [rows, positions] of a later pass: 1 for tokens, 0 for padding
 
     def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
@@ -64,6 +72,11 @@ class _Pass:
             whole = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask[:, -ids.shape[1] :]
             self._arms, self._new = [], whole
             return
+        if arguments.get("use_cache") is False and self._unseen:
+            raise PlanError(
+                "steering: {every: new} acts on new tokens alone, and without a KV cache they cannot be told "
+                "from the prompt; use `use_cache=True`"
+            )
         self._new = None
         tokens = torch.ones_like(ids) if mask is None else mask
         self._arms = [self._row(*row) for row in zip(ids.tolist(), tokens.tolist(), strict=True)]
@@ -81,19 +94,27 @@ class _Pass:
         placements = place(self._steering.alignments, self._tokenizer, row, text)
         return own[0], self._steering.on(placements)
 
-    def add(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that enters a block, [rows, positions, width], with the additions made."""
-        delta = torch.zeros(stream.shape, device=stream.device)
+    def change(self, layer: int, stream: Tensor) -> Tensor:
+        """The stream that enters a block, [rows, positions, width], steered."""
         if self._new is not None:
-            for alignment, vector in zip(self._steering.alignments, self._steering.vectors, strict=True):
-                if alignment.block == layer and alignment.addition.position == "every":
-                    delta += alignment.addition.coefficient * vector[0]
-            return stream + (delta * self._new[..., None].to(delta)).to(stream)
+            return self._change_new(layer, stream, self._new.to(stream.device, torch.bool))
+        after = stream.clone()
         for row, (first, arm) in enumerate(self._arms):
-            arm.add_to(delta[row, first:], layer)
-        after = stream + delta.to(stream)
+            own = stream[row : row + 1, first:]
+            change = change_of([arm], layer, own.shape[1], own.shape[2], stream.device)
+            after[row, first:] = change.of(own)[0]
         changed = ChangedRows([stream.shape[1]] * len(stream))
         changed.see(layer, stream, after)
         for row, _ in changed.missing([arm.acting_on_prompt for _, arm in self._arms]):
             raise lost(self._arms[row][1].acting_on_prompt[layer], layer, changed.dtype)
+        return after
+
+    def _change_new(self, layer: int, stream: Tensor, tokens: Tensor) -> Tensor:
+        change = self._later.on_new_tokens.get(layer)
+        if change is None:
+            return stream
+        after = torch.where(tokens[..., None], change.of(stream), stream)
+        unseen = self._unseen.pop(layer, None)
+        if unseen is not None and tokens.any() and torch.equal(after, stream):
+            raise lost(unseen, layer, stream.dtype)
         return after

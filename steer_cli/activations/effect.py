@@ -45,6 +45,8 @@ class ChangedRows:
 def lost(placements: Sequence[Placement], layer: int, dtype: torch.dtype | None) -> VectorError:
     """The error for additions of a layer that did not change any value of the stream."""
     why, ways = "the coefficient is too small", "a larger one"
+    if any(placement.ablates for placement in placements):
+        why += ", or the stream has no component along the vector"
     if len(placements) > 1:
         why, ways = "they cancel, or the coefficients are too small", "other coefficients"
     if dtype != torch.float32:

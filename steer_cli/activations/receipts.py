@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from steer_cli.activations.arms import Arm, rows_of
+from steer_cli.activations.change import Ablation
 from steer_cli.planning.placement import meetings
 from steer_cli.results import Receipt, Sum
 
@@ -30,7 +31,10 @@ class ReceiptTaker:
             placement = self._arm.placements[index]
             stream = before[placement.start : placement.end].float()
             rows = rows_of(placement, self._arm.vectors[index]).to(stream)
-            self._receipts[index] = Receipt(placement, *_figures(rows, stream))
+            sides = before, after
+            along = (_component(side[placement.start : placement.end], rows) for side in sides)
+            components = along if placement.ablates else ()
+            self._receipts[index] = Receipt(placement, *_figures(rows, stream), *components)
         for start, end in meetings(self._arm.placements[index] for index in indices):
             stream, changed = _exact(before[start:end]), _exact(after[start:end])
             self.sums.append(Sum(layer, start, end, *_figures(changed - stream, stream)))
@@ -47,6 +51,11 @@ def _figures(rows: Tensor, stream: Tensor) -> Iterator[tuple[float, ...]]:
     size, length = rows.norm(dim=-1), stream.norm(dim=-1)
     for values in (size, length, size / length, cosine_similarity(rows, stream, dim=-1)):
         yield tuple(values.tolist())
+
+
+def _component(stream: Tensor, rows: Tensor) -> tuple[float, ...]:
+    """At each position, the component of the stream along the vector's row."""
+    return tuple((_exact(stream) * Ablation.along(_exact(rows), 1).unit).sum(-1).tolist())
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -115,9 +115,11 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
     if not vector.isfinite().all():
         raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
     if addition.coefficient != 0 and not may_be_zero and not vector.any():
-        raise VectorError(
-            f"{alignment.label}: does nothing: the vector is all zeros; change texts, layer or dims"
-        )
+        ways = "change texts, layer or dims"
+        if addition.layer == "all" and addition.source_layer is None:
+            # At layer 0 equal tokens mostly have equal streams.
+            ways = f"not every layer gives one (layer {alignment.block}); set `source_layer`"
+        raise VectorError(f"{alignment.label}: does nothing: the vector is all zeros; {ways}")
     return vector
 
 
@@ -144,7 +146,7 @@ def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
 
 def _combined(alignment: Alignment, layer: int, streams: Streams, network: Network) -> Tensor:
     """Sum or mean of the pairs' differences, aligned at the first token (for `every`, at the last)."""
-    every = alignment.addition.position == "every"
+    every = alignment.addition.every is not None
     total = torch.zeros(1 if every else alignment.length, network.width, device=network.device)
     for pair in alignment.pairs:
         if every:

@@ -10,6 +10,7 @@ from steer_cli.cli.unknown_option import WrongUsage
 from steer_cli.errors import RecipeError
 from steer_cli.recipe.load import from_values
 from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.position_words import way_in
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Override
@@ -73,6 +74,8 @@ def _value(key: str, text: str, label: str) -> Any:
         return text
     if key == "position" and text.startswith("token="):
         return {"token": text.removeprefix("token=")}
+    if key == "position" and (way := way_in(text)) is not None:
+        return {"every": way}
     if key == "layer" and "," in text and not text.lstrip().startswith("["):
         return [_value(key, part.strip(), label) for part in text.split(",")]
     value = parse_override(f"additions.0.{key}={text}", label).value

@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from steer_cli.cli.options import recipe_names
+from steer_cli.recipe.position_words import EVERY, WORDS
 
 DEFAULT_LAYER = "33%"
-POSITIONS = ("front", "middle", "back", "every", "token=")
+POSITIONS = (*WORDS, *EVERY, "token=")
 
 OptionalRecipe = Annotated[
     str | None,
@@ -44,8 +45,8 @@ Layer = Annotated[
     typer.Option(
         "--layer",
         metavar="LAYER",
-        help="Add the vector to the stream entering this block: a number, a list such as 6,15, or a share of "
-        f"the depth such as 25%. Without RECIPE the default is {DEFAULT_LAYER}.",
+        help="Add the vector to the stream entering this block: a number, a list such as 6,15, a share of "
+        f"the depth such as 25%, or all. Without RECIPE the default is {DEFAULT_LAYER}.",
     ),
 ]
 Coefficient = Annotated[
@@ -72,7 +73,8 @@ Position = Annotated[
         metavar="POSITION",
         autocompletion=_positions,
         help="Where in the prompt: front, middle, back, every, a number (0 is BOS), or token=TEXT for "
-        "where that text first occurs. Without RECIPE the default is front.",
+        "where that text first occurs; every=prompt, every=new (generated tokens alone) or every=all (BOS "
+        "too). Without RECIPE the default is front.",
     ),
 ]
 

@@ -32,7 +32,10 @@ Coefficients = Annotated[
     str | None, typer.Option("--coefficients", metavar="RANGE", help="Such as -1:4:0.5 or 1,2.")
 ]
 Positions = Annotated[
-    str | None, typer.Option("--positions", metavar="LIST", help="Of front, middle, back, every, numbers.")
+    str | None,
+    typer.Option(
+        "--positions", metavar="LIST", help="Of front, middle, back, every, numbers; also every=new and such."
+    ),
 ]
 Dims = Annotated[
     str | None, typer.Option("--dims", metavar="RANGE", help="Shares of the width, such as 0:1:0.1.")

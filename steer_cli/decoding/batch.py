@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from steer_cli.activations.change import Change, with_room
+from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.decoding.kv_cache import KVCache
-from steer_cli.decoding.prefill import check_finite, check_first_token
+from steer_cli.decoding.prefill import check_finite
 from steer_cli.decoding.regroup import Ended, regroup
 from steer_cli.decoding.request import Decoded, SampleGroup, Started
 from steer_cli.decoding.sampling import draw_from_candidates, draw_from_more, exact, token_counts, uniforms
@@ -75,7 +77,7 @@ class Batch:
         self._count = torch.zeros(self._cache.rows, dtype=torch.long, device=device)  # tokens drawn so far
         self._logits = torch.zeros(self._cache.rows, like.logits.shape[1], device=device)
         self._counts = torch.zeros_like(self._logits) if sampling.frequency_penalty != 0 else None
-        self._deltas: dict[int, Tensor] = {}  # layer -> added to every new token, [slots, width]
+        self._changes: dict[int, Change] = {}  # layer -> what is done to new tokens, [slots, width]
         self._unchecked = False  # whether there are new rows that are steered only from their first new token
 
     @property
@@ -109,17 +111,16 @@ class Batch:
             if self._counts is not None:
                 ids = torch.tensor([request.prompt], device=self._network.device)
                 self._counts[slots] = token_counts(ids, self._counts.shape[1])
-            self._add_in(slots, request.arms[arm].every_token)
+            self._change_in(slots, request.arms[arm].on_new_tokens)
             self._unchecked |= bool(request.arms[arm].acting_later)
         self._arrange()
 
-    def _add_in(self, slots: slice, every_token: Mapping[int, Tensor]) -> None:
-        for layer in every_token.keys() - self._deltas.keys():
-            like = every_token[layer]
-            self._deltas[layer] = torch.zeros(self._cache.rows, *like.shape, device=self._network.device)
-        for layer, delta in self._deltas.items():
+    def _change_in(self, slots: slice, changes: Mapping[int, Change]) -> None:
+        for layer, change in changes.items():
+            self._changes[layer] = with_room(self._changes.get(layer), change, self._cache.rows)
+        for layer, kept in self._changes.items():
             # A request with other arms may have used these slots.
-            delta[slots] = every_token.get(layer, 0)
+            kept.fill(slots, changes.get(layer))
 
     def _arrange(self) -> None:
         """Tell the device each row's uniform numbers, its slot, and which rows are scored."""
@@ -137,11 +138,6 @@ class Batch:
         self._score(drawn)
         if self.running > len(self._slots) or any(over):
             drawn = self._regroup(tokens, over, at_eos)
-        for slot in range(len(self._slots)) if self._unchecked else ():
-            row = self._slots[slot][0]
-            if self._run_tokens(slot) == 0:
-                check_first_token(self._network, row.group.started, row.arm, drawn[slot])
-        self._unchecked = False
         # A pass on the CPU ends before `_forward` returns; on other devices the watcher works meanwhile.
         late = self._network.device.type != "cpu"
         if self._drew is not None and not late:
@@ -218,10 +214,21 @@ class Batch:
             sources = torch.tensor([origins[slot] for slot in moved], device=self._network.device)
             targets = torch.tensor(moved, device=self._network.device)
             self._cache.copy(sources, targets, max(self._lengths))
-            tensors = [self._drawn, self._count, *self._deltas.values()]
+            changes = (tensor for change in self._changes.values() for tensor in change.tensors)
+            tensors = [self._drawn, self._count, *changes]
             for tensor in tensors if self._counts is None else [*tensors, self._counts]:
                 tensor[targets] = tensor[sources]
         self._lengths = [self._lengths[origin] for origin in origins]
+
+    def _check(self, changed: ChangedRows) -> None:
+        """Raise VectorError if an addition that acts on new tokens alone left the first of them as it was."""
+        self._unchecked = False
+        arms = [rows[0].group.started.request.arms[rows[0].arm] for rows in self._slots]
+        new = [arm.acting_later if self._run_tokens(n) == 0 else {} for n, arm in enumerate(arms)]
+        free: list[dict] = [{}] * (self._cache.used - len(new))
+        for slot, layer in changed.missing([*new, *free]):
+            acting = [placement for placement in arms[slot].acting[layer] if placement.on_new_tokens]
+            raise lost(acting, layer, changed.dtype)
 
     def _run_tokens(self, slot: int) -> int:
         """How many new tokens a slot has run: `_count` on the host, without waiting for the device."""
@@ -240,8 +247,11 @@ class Batch:
         steps = self._sampling.max_new_tokens - 1 - min(map(self._run_tokens, range(used)))
         run = self._network.rows_to_run(used, self.running, steps)
         self._cache.begin_step(used, longest, longest == min(self._lengths), run)
-        # Only the position `every` acts on new tokens; without it, nothing is added, at no cost.
-        logits = self._decode(tokens, self._deltas)
+        # Only `every` acts on new tokens; without it, nothing is changed, at no cost.
+        changed = ChangedRows([1] * self._cache.used) if self._unchecked else None
+        logits = self._decode(tokens, self._changes, changed)
+        if changed is not None:
+            self._check(changed)
         if len(logits) == len(self._logits):
             self._logits = logits  # saves copying megabytes
         else:

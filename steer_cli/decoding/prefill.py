@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from steer_cli.activations.arms import stacked
+from steer_cli.activations.arms import change_of
 from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.activations.receipts import ReceiptTaker
 from steer_cli.decoding.request import ArmReceipts, Request, Started
 from steer_cli.errors import VectorError
-from steer_cli.networks.attention import AfterPrefix, Causal
+from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Network
 
 
@@ -29,17 +29,16 @@ def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
     longest = max(map(len, prompts))
     changed = ChangedRows([len(prompt) for prompt in prompts])
 
-    def adding(layer: int) -> Callable[[Tensor], Tensor]:
-        def add(stream: Tensor) -> Tensor:
-            # Out of place, because the previous block still owns this tensor.
-            after = stream + stacked(arms, layer, longest, network.width, stream.device).to(stream)
+    def changing(layer: int) -> Callable[[Tensor], Tensor]:
+        def change(stream: Tensor) -> Tensor:
+            after = change_of(arms, layer, longest, network.width, stream.device).of(stream)
             changed.see(layer, stream, after)
             for row, taker in enumerate(takers):
                 if taker is not None:
                     taker.see(layer, stream[row, : len(prompts[row])], after[row, : len(prompts[row])])
             return after
 
-        return add
+        return change
 
     # Padding to the right of a prompt cannot affect it, so prompts of any length share a pass.
     rows = [[*prompt, *[prompt[-1]] * (longest - len(prompt))] for prompt in prompts]
@@ -47,7 +46,7 @@ def prefill(network: Network, requests: Sequence[Request]) -> list[Started]:
     logits = network.next_logits(
         torch.tensor(rows, device=network.device),
         attention,
-        {layer: adding(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})},
+        {layer: changing(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})},
         ends=torch.tensor([len(prompt) - 1 for prompt in prompts], device=network.device),
     ).float()
     check_finite(logits)
@@ -76,31 +75,3 @@ def check_finite(logits: Tensor) -> None:
     """Raise VectorError if logits are not finite, since no token could be drawn."""
     if not logits.isfinite().all():
         raise VectorError("the logits are no longer finite; use a smaller coefficient or `dtype=float32`")
-
-
-@torch.inference_mode()
-def check_first_token(network: Network, started: Started, arm: int, token: Tensor) -> None:
-    """Run a first new token (one id) after a prompt that some of an arm's additions did not reach.
-
-    This is a separate pass, so that decoding steps need no check; such prompts are rare.
-
-    Raises:
-        VectorError: one of those additions does not change the stream here either.
-    """
-    wanted = started.request.arms[arm]
-    if not wanted.acting_later:
-        return
-    changed = ChangedRows([1])
-
-    def adding(layer: int) -> Callable[[Tensor], Tensor]:
-        def add(stream: Tensor) -> Tensor:
-            after = stream + wanted.every_token[layer].to(stream)
-            changed.see(layer, stream, after)
-            return after
-
-        return add
-
-    changes = {layer: adding(layer) for layer in wanted.every_token}
-    network.next_logits(token[None, None], AfterPrefix(started.prefixes[arm], 1, 1), changes)
-    for _, layer in changed.missing([wanted.acting_later]):
-        raise lost(wanted.acting_later[layer], layer, changed.dtype)

@@ -12,8 +12,9 @@ from steer_cli.errors import CorpusError, PlanError
 from steer_cli.measure.corpus import Corpus
 from steer_cli.planning.in_front import Front, fitting, plus_texts
 from steer_cli.planning.pairs import pad_id
-from steer_cli.planning.placement import Alignment, Placement, place
+from steer_cli.planning.placement import Alignment, Placement, check_acts_on_texts, place
 from steer_cli.planning.plan import ModelFacts, align
+from steer_cli.planning.span import name_of
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
@@ -106,7 +107,7 @@ def pads_in_front(alignments: Sequence[Alignment], tokenizer: Tokenizer) -> tupl
         if alignment.addition.position != "front":
             raise PlanError(
                 f"method pad: keeps the front free, but {alignment.label} acts at "
-                f"{alignment.addition.position}; use `method=overlay`",
+                f"{name_of(alignment.addition.position)}; use `method=overlay`",
                 parameter="method",
             )
     longest = max(alignment.length for alignment in alignments)
@@ -190,6 +191,7 @@ def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenize
 
     The ratio for such an addition would always be 1.
     """
+    check_acts_on_texts(alignments)
     fitted, measured, fault = False, False, None
     unreached = dict(enumerate(alignments))
     for line in lines:
@@ -207,8 +209,7 @@ def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenize
         raise fault
     for alignment in unreached.values() if measured else ():
         if not alignment.addition.adds_nothing:
-            position = alignment.addition.position
-            where = position if isinstance(position, str) else "position"
             raise PlanError(
-                f"{alignment.label}: {where}: nothing follows the vector in a sentence; use front or middle"
+                f"{alignment.label}: {name_of(alignment.addition.position)}: nothing follows the vector in a "
+                "sentence; use front or middle"
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steer_cli.activations.arms import rows_of
 from steer_cli.activations.vectors import capture, read_by, vector_of
-from steer_cli.errors import VectorError
+from steer_cli.errors import PlanError, VectorError
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment, Placement
 
@@ -32,11 +32,18 @@ def norms(
         centre: subtract the mean over the width first, as a LayerNorm does anyway.
 
     Raises:
+        PlanError: an addition acts on new tokens alone.
         VectorError: the network has no LayerNorm, so that centring would change what it computes.
     """
     if centre and not network.norms_remove_mean:
         raise VectorError(
             "centre: this model's norms keep the mean over the width; remove `centre`", parameter="centre"
+        )
+    late = next((placement for placement in placements if placement.every == "new"), None)
+    if late is not None:
+        raise PlanError(
+            f"{late.alignment.label}: {{every: new}} acts at no position of the prompt; "
+            "use every or another position"
         )
     # An addition with several layers is placed once for each; here, one placement is enough.
     firsts = {placement.alignment.index: placement for placement in reversed(placements)}

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from steer_cli.activations.arms import UNSTEERED, Arm, stacked
+from steer_cli.activations.arms import UNSTEERED, Arm, change_of
 from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
 from steer_cli.activations.residual import record
 from steer_cli.errors import VectorError
@@ -176,20 +176,20 @@ def _log_sums(logits: Tensor) -> Tensor:
 
 
 def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
-    """The additions in each row of a pass; each layer's are made when the pass reaches it."""
+    """What is done in each row of a pass; each layer's tensors are made when the pass reaches it."""
 
-    def adding(layer: int) -> Callable[[Tensor], Tensor]:
-        def add(stream: Tensor) -> Tensor:
+    def changing(layer: int) -> Callable[[Tensor], Tensor]:
+        def replace(stream: Tensor) -> Tensor:
             # A span may also cover the last token, which predicts nothing and is not run.
             _, positions, width = stream.shape
-            delta = stacked(arms, layer, positions + 1, width, stream.device)[:, :positions]
-            after = stream + delta.to(stream)
+            change = change_of(arms, layer, positions + 1, width, stream.device)
+            after = change.each(lambda values: values[:, :positions]).of(stream)
             changed.see(layer, stream, after)
             return after
 
-        return add
+        return replace
 
-    return {layer: adding(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})}
+    return {layer: changing(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})}
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from typing import Any
 
 from steer_cli.planning.placement import Placement
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.position_words import Way
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class TableRow:
     """One text: the prompt (layer 0, coefficient 1), or a side of a pair.
 
     `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
-    is the index of the one token whose stream is used, and `start` the first position where it is added.
+    is the index of the one token whose stream is used, `start` the first position where it is added (the
+    first new token's, if it acts on those alone), and `every` where that goes on.
     `text` is the side's text as the recipe has it.
     """
 
@@ -29,6 +31,8 @@ class TableRow:
     padding: int = 0
     read: int | None = None
     text: str = ""
+    every: Way | None = None
+    ablates: bool = False
 
     @property
     def end(self) -> int:
@@ -45,6 +49,8 @@ class TableRow:
             "ids": list(self.ids),
             "padding": self.padding,
             "read": self.read,
+            **({} if self.every in (None, "both") else {"every": self.every}),
+            **({"operation": "ablate"} if self.ablates else {}),
         }
 
 
@@ -82,6 +88,8 @@ def table_rows(
                         padding=min(len(ids), max(0, row.pads - max(0, cut))),
                         read=len(ids) - 1 if placement.every else None,
                         text=text or "",
+                        every=placement.every,
+                        ablates=placement.ablates,
                     )
                 )
     return rows

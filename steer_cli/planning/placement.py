@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
 from steer_cli.planning.pairs import AlignedPair, align, pad_id
+from steer_cli.planning.span import name_of, span
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.position_words import Way
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
 
@@ -22,7 +24,7 @@ class Alignment:
     index: int  # of the addition in the recipe
     addition: Addition
     pairs: tuple[AlignedPair, ...]
-    layer: int | str  # a share of the depth stays text until the depth is known
+    layer: int | str  # a share of the depth, or all, stays text until the depth is known
     source_layer: int | str
     turn: int = 0  # index in the addition's list of layers
 
@@ -56,7 +58,7 @@ class Alignment:
 class Placement:
     """An addition at one layer of one prompt: the vector's rows, from `first_row`, act on [start, end).
 
-    With `every`, the single row acts on all of [start, end) and on every generated token.
+    With `every`, the single row acts on all of [start, end), which is empty if it acts on new tokens alone.
     """
 
     alignment: Alignment
@@ -65,8 +67,17 @@ class Placement:
     first_row: int = 0
 
     @property
-    def every(self) -> bool:
-        return self.alignment.addition.position == "every"
+    def every(self) -> Way | None:
+        return self.alignment.addition.every
+
+    @property
+    def on_new_tokens(self) -> bool:
+        """Whether it acts on every generated token."""
+        return self.every in ("new", "both", "all")
+
+    @property
+    def ablates(self) -> bool:
+        return self.alignment.addition.operation == "ablate"
 
     @property
     def layer(self) -> int:
@@ -99,7 +110,7 @@ def align_additions(
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name or 'recipe'}: additions.{index}"
         # `every` reads each text at its own last token, so the text must not be padded.
-        pad = None if addition.position == "every" else pad_id(tokenizer, addition.pad, where)
+        pad = None if addition.every else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.all_pairs)
         _check_texts(pairs, addition, _changed(recipe, index, "minus", "plus", "pairs") or where)
         longest = max(pair.length for pair in pairs)
@@ -108,7 +119,10 @@ def align_additions(
                 f"{where}: a text has {longest} tokens, but {recipe.model} takes {context}; shorten it"
             )
         added: set[int | str] = set()
-        for turn, layer in enumerate(addition.layers):
+        layers = addition.layers
+        if addition.layer == "all" and blocks is not None:
+            layers = tuple(range(blocks))
+        for turn, layer in enumerate(layers):
             source = layer if addition.source_layer is None else addition.source_layer
             block = _block(layer, blocks, _changed(recipe, index, "layer") or where, recipe.model)
             source = _block(source, blocks, _changed(recipe, index, "source_layer") or where, recipe.model)
@@ -144,22 +158,6 @@ def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int 
     return block
 
 
-def span(position: str | At, length: int, prompt_length: int, first: int = 1) -> tuple[int, int]:
-    """The span of a vector of `length` positions on a prompt of `prompt_length`, both with BOS.
-
-    The span may exceed the prompt; `first` is the first position where `every` acts.
-    """
-    if position == "every":
-        return first, prompt_length
-    if isinstance(position, At):
-        start = position.at
-    elif position == "middle":
-        start = prompt_length // 2 - length // 2
-    else:
-        start = 0 if position == "front" else prompt_length - length
-    return start, start + length
-
-
 def place(
     alignments: tuple[Alignment, ...], tokenizer: Tokenizer, prompt: tuple[int, ...], text: str
 ) -> tuple[Placement, ...]:
@@ -176,7 +174,7 @@ def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], 
     if isinstance(position, AtToken):
         position = At(at=_find(tokenizer, position.token, prompt, text))
     start, end = span(position, length, len(prompt), first=0 if tokenizer.bos is None else 1)
-    if position == "every":
+    if alignment.addition.every:
         return Placement(alignment, start, max(start, end))
     if start >= 0 and end <= len(prompt):
         return Placement(alignment, start, end)
@@ -186,12 +184,8 @@ def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], 
     ways = "a longer prompt, another position" + ("" if kept[0] >= kept[1] else ", or `overflow: clip`")
     raise PlanError(
         f"prompt {show(text)}: {alignment.label} covers {length} positions, [{start}, {end}) at "
-        f"{_name(position)}, but the prompt has {len(prompt)} (BOS included); use {ways}"
+        f"{name_of(position)}, but the prompt has {len(prompt)} (BOS included); use {ways}"
     )
-
-
-def _name(position: str | At) -> str:
-    return position if isinstance(position, str) else f"{{at: {position.at}}}"
 
 
 def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text: str) -> int:
@@ -220,6 +214,16 @@ def meetings(placements: Iterable[Placement]) -> list[tuple[int, int]]:
         elif depth == 1 and change > 0 and start < position:
             spans.append((start, position))
     return spans
+
+
+def check_acts_on_texts(alignments: Iterable[Alignment]) -> None:
+    """Raise PlanError if an addition acts on new tokens alone; for what runs texts and generates nothing."""
+    for alignment in alignments:
+        if alignment.addition.every == "new" and not alignment.addition.adds_nothing:
+            raise PlanError(
+                f"{alignment.label}: does nothing: {{every: new}} acts on new tokens alone, and none are "
+                "generated here; use every or another position"
+            )
 
 
 def check_length(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer_cli.planning.alignment_table import TableRow, table_rows
-from steer_cli.planning.placement import Alignment, Placement, align_additions, check_length, place
+from steer_cli.planning.placement import (
+    Alignment,
+    Placement,
+    align_additions,
+    check_acts_on_texts,
+    check_length,
+    place,
+)
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.schema import Recipe
 
@@ -65,6 +72,8 @@ def plan_recipe(recipe: Recipe, facts: ModelFacts, new_tokens: int | None = None
     """
     recipe = recipe.with_prompts([])
     alignments = align(recipe, facts)
+    if new_tokens == 0:
+        check_acts_on_texts(alignments)
     prompts = []
     for text in recipe.all_prompts:
         ids = facts.tokenizer.prompt(text)

@@ -15,11 +15,13 @@ from steer_cli.recipe.yaml_source import Document
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
 _UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"
 RIGHT = {
-    "layer": 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"'
+    "layer": 'a block such as 6, a list of blocks such as [6, 15], a share of the depth such as "25%", or all'
     + _UP_TO,
     "source_layer": 'a block such as 0, or a share of the depth such as "25%"' + _UP_TO,
-    "position": 'front, middle, back, every, {at: 3} or {token: " friend"}'
+    "operation": "add or ablate",
+    "position": 'front, middle, back, every, {at: 3}, {token: " friend"} or {every: prompt|new|both|all}'
     f"; a position is at most {bounds.LARGEST_POSITION}",
+    "every": "prompt, new, both or all",
     "at": "a position, 0 or more, such as 3",
     "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size",
     "frequency_penalty": f"a finite number such as 1.0, up to {bounds.LARGEST_PENALTY:g} in size",

@@ -13,6 +13,8 @@ from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
 from steer_cli.recipe.part import PARTS, Part
+from steer_cli.recipe.position_words import Way, Word
+from steer_cli.recipe.positions import At, AtToken, Every
 from steer_cli.recipe.quoting import Path, show
 
 Layers = Annotated[
@@ -31,24 +33,18 @@ ONE_KIND_OF_TEXT: dict[str, Any] = {
         },
     ]
 }
+NO_NORM_TO_MATCH: dict[str, Any] = {
+    "not": {
+        "required": ["operation", "match_norm"],
+        "properties": {"operation": {"const": "ablate"}, "match_norm": {"const": True}},
+    }
+}
 ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
         "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
     }
 }
-
-
-class At(Part):
-    """Start at this position of the prompt; 0 is BOS."""
-
-    at: Annotated[bounds.Position, Field(description="first position; 0 is BOS")]
-
-
-class AtToken(Part):
-    """Start where these tokens first occur in the prompt."""
-
-    token: Annotated[bounds.Text, Field(min_length=1, description='a text of the prompt, such as " friend"')]
 
 
 class Pair(Part):
@@ -69,7 +65,7 @@ class Random(Part):
 class Addition(Part):
     """One entry of a recipe: which texts, at which layers, how strongly, at which position."""
 
-    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
+    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT | NO_NORM_TO_MATCH)
 
     plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
     minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
@@ -82,13 +78,20 @@ class Addition(Part):
         "mean"
     )
     layer: Annotated[
-        bounds.Block | bounds.Share | Layers,
-        Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
+        bounds.Block | bounds.Share | Literal["all"] | Layers,
+        Field(description='a block, a list of blocks, a share of the depth such as "25%", or all'),
     ]
     coefficient: Annotated[bounds.Coefficient, Field(description="multiply the vector by this")] = 1.0
+    operation: Annotated[
+        Literal["add", "ablate"],
+        Field(
+            description="add the vector, or ablate it: remove the coefficient times the stream's component "
+            "along it. A layer sums its additions, then ablates in the order of the recipe"
+        ),
+    ] = "add"
     position: Annotated[
-        Literal["front", "middle", "back", "every"] | At | AtToken,
-        Field(description="front, middle, back, every, {at: 3} or {token: ' friend'}"),
+        Word | At | AtToken | Every,
+        Field(description="front, middle, back, every, {at: 3}, {token: ' friend'} or {every: new}"),
     ] = "front"
     pad: Annotated[bounds.Word, Field(description="space, eos, none, or a text of one token")] = "space"
     overflow: Annotated[
@@ -112,12 +115,23 @@ class Addition(Part):
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         if not layers or len(set(layers)) < len(layers):
             raise ValueError("layer needs at least one block, each listed once")
+        if self.match_norm and self.operation == "ablate":
+            raise ValueError(
+                "match_norm changes nothing in an ablation, which has no norm; remove match_norm"
+            )
         return self
 
     @property
     def adds_nothing(self) -> bool:
         """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
         return self.coefficient == 0 or self.dims == 0
+
+    @property
+    def every(self) -> Way | None:
+        """Where it acts if that is at every position; None for a vector that covers a span."""
+        if self.position == "every":
+            return "both"
+        return self.position.every if isinstance(self.position, Every) else None
 
     @property
     def all_pairs(self) -> tuple[Pair, ...]:
@@ -128,7 +142,7 @@ class Addition(Part):
 
     @property
     def layers(self) -> tuple[int | str, ...]:
-        """The layers as written: block numbers or shares of the depth."""
+        """The layers as written: block numbers, shares of the depth, or all."""
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
 

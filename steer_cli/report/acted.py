@@ -10,8 +10,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
+from steer_cli.recipe.schema import Addition
 from steer_cli.report import token_columns
-from steer_cli.report.alignment import ONWARDS, ROLE_STYLE, shown_token
+from steer_cli.report.alignment import FROM_HERE, ONWARDS, ROLE_STYLE, TO_THE_END, done_to, shown_token
 from steer_cli.report.numbers import counted, short
 from steer_cli.report.printable import PAD, SPACE, cell
 from steer_cli.report.title import SHOWN_ADDITIONS, layer_range, quoted
@@ -39,20 +40,29 @@ def acted(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     Args:
         width: columns of the screen.
     """
-    several = len(comparison.recipe.additions) > 1
+    additions = comparison.recipe.additions
+    several = len(additions) > 1
     rows, left_out = [_Row("prompt", dict(enumerate(map(cell, comparison.pieces))), "bold")], 0
-    for index in range(min(len(comparison.recipe.additions), SHOWN_ADDITIONS)):
+    for index, addition in enumerate(additions[:SHOWN_ADDITIONS]):
         number = f"{index + 1} " if several else ""
+        if addition.every == "new":
+            continue
         texts = _texts_of(comparison.table, index)
         rows += [_text_row(row, number) for row in texts[:SHOWN_TEXTS]]
         left_out += len(texts[SHOWN_TEXTS:])
         receipts = [receipt for receipt in comparison.receipts if receipt.placement.alignment.index == index]
-        rows.append(_strength(receipts, number))
+        rows.append(_figures(receipts, [receipt.change for receipt in receipts], f"{number}{RATIO}"))
+        if addition.operation == "ablate":
+            rows += _components(receipts, number)
     for total in comparison.sums:
         cells = dict(enumerate(map(short, total.ratio), total.start))
         rows.append(_Row(f"together, layer {total.layer}", cells, "bold"))
-    yield from _parts(rows, len(comparison.pieces), width)
-    yield from _remarks(rows, left_out, len(comparison.recipe.additions))
+    # With the prompt's row alone there is nothing to show.
+    rows = rows if len(rows) > 1 else []
+    if rows:
+        yield from _parts(rows, len(comparison.pieces), width)
+    yield from _on_new_tokens(additions)
+    yield from _remarks(rows, left_out, len(additions), done_to(comparison.table))
 
 
 def _texts_of(table: Sequence[TableRow], index: int) -> list[TableRow]:
@@ -67,16 +77,18 @@ def _text_row(row: TableRow, number: str) -> _Row:
     return _Row(f"{number}{sign} {text}".rstrip(), cells, ROLE_STYLE[row.role])
 
 
-def _strength(receipts: Sequence[Receipt], number: str) -> _Row:
-    """The ratio at each position; the least and the most of it where there are several layers."""
+def _components(receipts: Sequence[Receipt], number: str) -> Iterator[_Row]:
+    """The stream's component along the vector, before and after the ablation."""
+    yield _figures(receipts, [receipt.component_before for receipt in receipts], f"{number}component before")
+    yield _figures(receipts, [receipt.component_after for receipt in receipts], f"{number}component after")
+
+
+def _figures(receipts: Sequence[Receipt], figures: Sequence[Sequence[float]], label: str) -> _Row:
+    """A figure at each position; the least and the most of it where there are several layers."""
     added = [
-        {
-            receipt.placement.start + index: abs(receipt.placement.coefficient) * ratio
-            for index, ratio in enumerate(receipt.ratio)
-        }
-        for receipt in receipts
+        dict(enumerate(values, receipt.placement.start))
+        for receipt, values in zip(receipts, figures, strict=True)
     ]
-    label = f"{number}{RATIO}"
     if len(added) > 1:
         label += f", layers {layer_range([receipt.placement.layer for receipt in receipts])}"
     cells = {}
@@ -117,7 +129,16 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         )
 
 
-def _remarks(rows: Sequence[_Row], left_out: int, additions: int) -> Iterator[Text]:
+def _on_new_tokens(additions: Sequence[Addition]) -> Iterator[Text]:
+    """What has no row, because it acts on no position of the prompt."""
+    for number, addition in enumerate(additions[:SHOWN_ADDITIONS], 1):
+        if addition.every == "new":
+            done = "ablated" if addition.operation == "ablate" else "added"
+            which = f"addition {number} is" if len(additions) > 1 else "the vector is"
+            yield Text(f"{which} {done} at new tokens only, at no position of the prompt", style="dim")
+
+
+def _remarks(rows: Sequence[_Row], left_out: int, additions: int, done: str) -> Iterator[Text]:
     """What was left out, and a legend of the signs used."""
     if left_out:
         yield Text(f"and {counted(left_out, 'more text')} (`steer table` shows all)", style="dim")
@@ -128,7 +149,8 @@ def _remarks(rows: Sequence[_Row], left_out: int, additions: int) -> Iterator[Te
     signs = {
         SPACE: "space",
         PAD: "padding",
-        ONWARDS: "read at this token, then added at every position from here on",
+        ONWARDS: f"read at this token, then {done} at every position {FROM_HERE[ONWARDS]}",
+        TO_THE_END: f"read at this token, then {done} at every position {FROM_HERE[TO_THE_END]}",
     }
     legend = "   ".join(f"{sign} {meaning}" for sign, meaning in signs.items() if sign in shown)
     if legend:

@@ -18,6 +18,7 @@ from steer_cli.report.printable import PAD, SPACE, cell, visible
 from steer_cli.report.title import layer_range
 
 ONWARDS = "→"  # after the token that `every` reads
+TO_THE_END = "⇥"  # the same, where it acts on the prompt only
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
 
 
@@ -39,9 +40,23 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
     for start, stop in token_columns.folds(widths, room):
         yield _alignment_part(merged, start, stop, width)
     legend = f"{SPACE} space   {PAD} padding"
-    if any(row.read is not None for row, _ in merged):
-        legend += f"   {ONWARDS} read only at this token, added at every position from here on"
+    for sign in sorted({sign_of(row) for row, _ in merged if row.read is not None}):
+        legend += f"   {sign} read only at this token, {done_to(rows)} at every position {FROM_HERE[sign]}"
     yield Text(legend, style="dim")
+
+
+FROM_HERE = {ONWARDS: "from here on", TO_THE_END: "from here to the prompt's end"}
+
+
+def sign_of(row: TableRow) -> str:
+    """After the token that is read: how far it acts."""
+    return TO_THE_END if row.every == "prompt" else ONWARDS
+
+
+def done_to(rows: Sequence[TableRow]) -> str:
+    """What is done with the rows of `every`, for the legend."""
+    ablates = {row.ablates for row in rows if row.read is not None}
+    return "added or ablated" if len(ablates) > 1 else "ablated" if True in ablates else "added"
 
 
 def _merge_layers(rows: Sequence[TableRow]) -> list[tuple[TableRow, str]]:
@@ -63,7 +78,7 @@ def shown_token(row: TableRow, position: int) -> str:
     if not row.start <= position < row.end:
         return ""
     if row.read is not None:
-        return f"{cell(row.tokens[row.read])} {ONWARDS}"
+        return f"{cell(row.tokens[row.read])} {sign_of(row)}"
     index = position - row.start
     return cell(row.tokens[index], pad=index >= len(row.tokens) - row.padding)
 

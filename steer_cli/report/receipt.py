@@ -9,6 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from steer_cli.planning.placement import Placement
+from steer_cli.planning.span import name_of
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import cell, visible
 from steer_cli.results import Receipt, Sum
@@ -17,23 +19,35 @@ from steer_cli.results import Receipt, Sum
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
     """Where each addition acted: tokens, norms, their ratio and cosine, one line per position.
 
-    `added` is how large the change was, in norms of the stream: the ratio times the coefficient.
+    `added` is how large the change was, in norms of the stream: of one that is added, the ratio times the
+    coefficient. `before` and `after`, of one that is ablated, are the stream's component along it.
     """
     for acted in receipts:
         placement = acted.placement
         addition = placement.alignment.addition
-        position = addition.position
-        where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
-        also = " and every new token" if placement.every else ""
         yield Text.assemble(
-            "  acted: ",
+            "  ablated: " if placement.ablates else "  acted: ",
             (visible(placement.alignment.label), "bold"),
             f"  layer {placement.alignment.layer}  coefficient {plain(addition.coefficient)}",
-            f"  {visible(where)} [{placement.start}, {placement.end}){also}",
+            f"  {_where(placement)}",
         )
-        added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in acted.ratio]
-        figures = {"|vector|": acted.vector, "|stream|": acted.stream, "ratio": acted.ratio}
+        if not acted.ratio:
+            continue  # on new tokens alone
+        added = [f"{change:.2f} x" for change in acted.change]
+        figures = {"|vector|": acted.vector, "|stream|": acted.stream}
+        if placement.ablates:
+            figures |= {"before": acted.component_before, "after": acted.component_after}
+        figures["ratio"] = acted.ratio
         yield from _positions(placement.start, pieces, figures, acted.cosine, added)
+
+
+def _where(placement: Placement) -> str:
+    position = placement.alignment.addition.position
+    if placement.start == placement.end:
+        return f"{name_of(position)}: on new tokens alone, at no position of the prompt"
+    where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
+    also = " and every new token" if placement.on_new_tokens else ""
+    return f"{visible(where)} [{placement.start}, {placement.end}){also}"
 
 
 def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from steer_cli.recipe.schema import Addition, At, Recipe
+from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
 from steer_cli.report.numbers import counted, plain
 from steer_cli.report.printable import one_line, visible
 
 SHOWN_ADDITIONS = 4
 ONE_LINE = 72  # characters of name, addition and model, to stand on one line of a small terminal
+EVERY_WAY = {
+    "both": "every position",
+    "all": "every position and BOS",
+    "prompt": "prompt only",
+    "new": "new tokens",
+}
 LONGEST_TEXT = 24  # characters of a text in a title
 
 
@@ -48,15 +54,19 @@ def summary(addition: Addition) -> str:
     if more:
         texts += f" and {counted(more, 'more pair')}"
     noise = ", as noise" if addition.random is not None else ""
+    ablated = " ablated" if addition.operation == "ablate" else ""
     layer = f"layer{'s' if len(addition.layers) > 1 else ''} {layer_range(addition.layers)}"
-    return f"{texts} × {plain(addition.coefficient)}{noise}, {layer}, {_position(addition)}"
+    layer = "all layers" if addition.layer == "all" else layer
+    return f"{texts}{ablated} × {plain(addition.coefficient)}{noise}, {layer}, {_position(addition)}"
 
 
 def _position(addition: Addition) -> str:
+    if addition.every is not None:
+        return EVERY_WAY[addition.every]
     position = addition.position
-    if isinstance(position, str):
-        return "every position" if position == "every" else position
-    return f"at {position.at}" if isinstance(position, At) else f"at {quoted(position.token)}"
+    if isinstance(position, AtToken):
+        return f"at {quoted(position.token)}"
+    return f"at {position.at}" if isinstance(position, At) else str(position)
 
 
 def quoted(text: str, most: int = LONGEST_TEXT) -> str:

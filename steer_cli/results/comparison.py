@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,7 +22,8 @@ class Receipt:
     """Where one addition acted, with one value per position of [start, end).
 
     `vector` is the norm of the unscaled vector, `stream` that of the stream before the addition, `ratio`
-    their quotient, `cosine` the cosine of the angle between them.
+    their quotient, `cosine` the cosine of the angle between them. An ablation also has the stream's component
+    along the vector, before and after all that is done at the layer.
     """
 
     placement: Placement
@@ -29,6 +31,16 @@ class Receipt:
     stream: tuple[float, ...]
     ratio: tuple[float, ...]
     cosine: tuple[float, ...]
+    component_before: tuple[float, ...] = ()
+    component_after: tuple[float, ...] = ()
+
+    @property
+    def change(self) -> tuple[float, ...]:
+        """How far the addition moved the stream, in norms of the stream."""
+        if not self.placement.ablates:
+            return tuple(abs(self.placement.coefficient) * ratio for ratio in self.ratio)
+        sides = zip(self.component_before, self.component_after, self.stream, strict=True)
+        return tuple(abs(before - after) / norm if norm else math.nan for before, after, norm in sides)
 
     def record(self) -> Record:
         alignment = self.placement.alignment
@@ -39,6 +51,14 @@ class Receipt:
             "position": position if isinstance(position, str) else position.model_dump(),
             "span": [self.placement.start, self.placement.end],
             **_ratio_and_cosine(self),
+            **(self._components() if self.placement.ablates else {}),
+        }
+
+    def _components(self) -> Record:
+        return {
+            "operation": "ablate",
+            "component_before": finite(round(value, 6) for value in self.component_before),
+            "component_after": finite(round(value, 6) for value in self.component_after),
         }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from steer_cli.errors import SweepError
 from steer_cli.recipe.bounds import LARGEST_COEFFICIENT, LARGEST_POSITION
+from steer_cli.recipe.position_words import EVERY, WORDS, way_in
 from steer_cli.recipe.schema import Addition, Recipe
 
 EXAMPLES = {"layers": "0:30 or 6,16", "coefficients": "-1:4:0.5 or 1,2", "dims": "0:1:0.1 or 0.5"}
@@ -24,7 +25,7 @@ class GridPoint:
 
     layer: int
     coefficient: float | None = None
-    position: str | int | None = None  # 3 stands for {at: 3}
+    position: str | int | None = None  # 3 stands for {at: 3}, every=new for {every: new}
     dims: float | None = None
 
 
@@ -182,12 +183,14 @@ def _positions(text: str | None) -> list[str | int | None]:
         return [None]
     values: list[str | int | None] = []
     for part in (part.strip() for part in text.split(",")):
-        known = part in ("front", "middle", "back", "every")
+        known = part in WORDS or part in EVERY
         if not known and not (part.isdecimal() and len(part) <= len(str(LARGEST_POSITION))):
             raise SweepError(
-                f"positions {text}: {part!r} is not a position; write front, middle, back, every or a number",
+                f"positions {text}: {part!r} is not a position; write front, middle, back, every, every=new, "
+                "every=prompt, every=all or a number",
                 parameter="positions",
             )
+        part = "every" if part == "every=both" else part
         values.append(int(part) if part.isdecimal() else part)
     return list(dict.fromkeys(values))
 
@@ -204,11 +207,18 @@ def recipe_at(recipe: Recipe, point: GridPoint, swept: Sequence[int]) -> Recipe:
 def _moved(addition: Addition, point: GridPoint) -> Addition:
     values: dict[str, Any] = {"layer": point.layer}
     if point.position is not None:
-        values["position"] = {"at": point.position} if isinstance(point.position, int) else point.position
+        values["position"] = _position(point.position)
     for key in ("coefficient", "dims"):
         if getattr(point, key) is not None:
             values[key] = getattr(point, key)
     return Addition(**addition.model_dump() | values)
+
+
+def _position(position: str | int) -> str | dict[str, str | int]:
+    if isinstance(position, int):
+        return {"at": position}
+    way = way_in(position)
+    return position if way is None else {"every": way}
 
 
 def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:

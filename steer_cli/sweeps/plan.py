@@ -17,7 +17,7 @@ from steer_cli.models import atomic_folder
 from steer_cli.models.fingerprint import sha256_of
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
-from steer_cli.planning.placement import Alignment, check_length, place
+from steer_cli.planning.placement import Alignment, check_acts_on_texts, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.prediction import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
@@ -83,7 +83,7 @@ class SweepPlan:
         """The point in full, with the recipe's values where the grid sets none."""
         moved = self.recipe_at(point).additions[self.swept[0]]
         at = moved.position
-        position = at if isinstance(at, str) else next(iter(at.model_dump().items()))
+        position = at if isinstance(at, str) else next(iter(at))
         return Coordinates(point.layer, moved.coefficient, position, moved.dims)
 
     def figure_names(self) -> list[str]:
@@ -111,6 +111,9 @@ class SweepPlan:
         settings = self.recipe.model_dump(
             mode="json", exclude={"name", "description", "measured", "source", "model"}
         )
+        for addition in settings["additions"]:
+            if addition["operation"] == "add":
+                del addition["operation"]  # a key that stores of earlier releases did not have
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
@@ -215,6 +218,8 @@ def _check_prompts(plan: SweepPlan) -> None:
     facts = plan.facts
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
     for alignments in _alignments(plan):
+        if "kl" in plan.measures:
+            check_acts_on_texts(alignments)
         for prompt in plan.prompts if plan.measures != ("perplexity",) else ():
             check_length(prompt.ids, prompt.text, new_tokens, facts.context, facts.limited)
             place(alignments, facts.tokenizer, prompt.ids, prompt.text)

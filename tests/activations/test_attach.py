@@ -172,3 +172,30 @@ def test_a_pass_without_ids_is_an_error(held):
     stream = held.model.get_input_embeddings()(torch.tensor([held.ids(PROMPT)]))
     with within(held, recipe()), pytest.raises(PlanError, match="input_ids"):
         held.model(inputs_embeds=stream)
+
+
+@pytest.mark.parametrize("operation", ["add", "ablate"])
+@pytest.mark.parametrize("way", ["prompt", "new", "both", "all"])
+def test_every_way_and_operation_is_what_steer_does_also_in_a_padded_batch(held, way, operation):
+    wanted = [
+        recipe({"every": way}, prompt, operation=operation, coefficient=1, layer=[1, 3])
+        for prompt in (PROMPT, OTHER)
+    ]
+    model, eos = steer.load_model(str(held.folder), device="cpu"), held.tokenizer.eos_token_id
+    runs = [steer.generate(model, one)[0] for one in wanted]
+    with within(held, wanted[0]):
+        made = held.generate(PROMPT, OTHER)
+    assert made == [until_end(torch.tensor(run.steered[0].tokens), eos) for run in runs]
+
+
+def test_new_tokens_alone_need_a_cache_and_must_change(held):
+    before = held.logits(PROMPT)
+    with within(held, recipe({"every": "new"})):
+        assert torch.equal(held.logits(PROMPT), before)
+        with pytest.raises(PlanError, match="without a KV cache they cannot be told from the prompt"):
+            held.generate(PROMPT, use_cache=False)
+    with (
+        within(held, recipe({"every": "new"}, coefficient=1e-20)),
+        pytest.raises(VectorError, match="nothing"),
+    ):
+        held.generate(PROMPT)

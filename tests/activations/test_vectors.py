@@ -207,8 +207,8 @@ def test_dims_keeps_the_leading_share_of_the_width(arch, dims, tiny_folder):
 def test_an_addition_and_its_opposite_cancel(arch, position, tiny_folder):
     both = [{**LOVE, "position": position, "coefficient": c} for c in (3.7, -3.7)]
     one = steer(tiny_folder(arch), *both)
-    assert not one.added(2).any() and all(not each.any() for each in one.arm.every_token.values())
-    assert (position == "every") == bool(one.arm.every_token)
+    assert not one.added(2).any() and all(not each.added.any() for each in one.arm.on_new_tokens.values())
+    assert (position == "every") == bool(one.arm.on_new_tokens)
     with watching(one.network) as plain:
         prefill(one.network, [Request(one.prompt, (UNSTEERED, UNSTEERED))])
     told = pytest.raises(VectorError, match=r"does nothing: no value of the stream .* layer 2.* they cancel")
@@ -238,7 +238,7 @@ def test_many_additions_of_a_layer_are_one_tensor_one_change_and_one_pass(arch, 
         one.prefilled()
     assert captures == 1 and len(passes) == 2
     assert changed == [[2]]
-    assert one.arm.layers == {2} and not one.arm.every_token
+    assert one.arm.layers == {2} and not one.arm.on_new_tokens
     expected = torch.zeros(len(one.prompt), network.width)
     for text in texts:
         vector = vector_of(folder, {"plus": text, "minus": " ", "layer": 2})

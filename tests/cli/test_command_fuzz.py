@@ -42,6 +42,9 @@ HAND_MADE = [
     {"pairs": [{"plus": "Love", "minus": "Hate"}, {"plus": "calm"}], "layer": 2, "combine": "sum"},
     {"plus": "Love", "minus": "Hate", "layer": 4, "random": {"seed": 3}, "position": "middle"},
     {"plus": "Love", "layer": 0, "position": {"token": " friend"}, "overflow": "clip"},
+    {"plus": "Love", "minus": "Hate", "layer": "all", "operation": "ablate", "position": {"every": "all"}},
+    {"plus": "Love", "layer": 3, "operation": "ablate", "position": "front", "overflow": "clip"},
+    {"plus": "Love", "minus": "Hate", "layer": 2, "position": {"every": "new"}},
 ]
 
 words = ["Love", "Hate", " wedding", "I talk about weddings constantly", "anger", " friend", "", " "]
@@ -66,9 +69,15 @@ coefficients = mostly(st.integers(-20, 20), st.floats(-20, 20), st.sampled_from(
 shares = mostly(
     st.sampled_from(["0%", "25%", "99.9%"]), rarely=st.sampled_from(["100%", "9" * 400 + "%", "50"])
 )
-layers = mostly(st.integers(0, 4), shares, st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True))
+layers = mostly(
+    st.integers(0, 4),
+    shares,
+    st.just("all"),
+    st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True),
+)
 positions = st.one_of(
     st.sampled_from(["front", "middle", "back", "every"]),
+    st.builds(lambda way: {"every": way}, st.sampled_from(["prompt", "new", "both", "all", "old"])),
     st.builds(lambda at: {"at": at}, mostly(st.integers(0, 9))),
     st.builds(lambda token: {"token": token}, texts),
 )
@@ -78,6 +87,7 @@ ADDITION = {  # a value for each key, most of them valid
     "minus": st.none() | texts,
     "layer": layers,
     "coefficient": coefficients,
+    "operation": st.sampled_from(["add", "ablate"]),
     "position": positions,
     "pad": st.sampled_from(["space", "eos", "none", " a", "two words", "😀", ""]),
     "overflow": st.sampled_from(["clip", "error"]),

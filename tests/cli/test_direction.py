@@ -115,12 +115,15 @@ CHANGES = [
     (["--layer", "3"], {"layer": 3}),
     (["--layer", "1,3"], {"layer": [1, 3]}),
     (["--layer", "25%"], {"layer": "25%"}),
+    (["--layer", "all"], {"layer": "all"}),
     (["--layer", "[1, 50%]"], {"layer": [1, "50%"]}),
     (["--coefficient=-2"], {"coefficient": -2}),
     (["-c", "-2.5"], {"coefficient": -2.5}),
     (["--coefficient", "1e-2"], {"coefficient": 0.01}),
     (["--position", "back"], {"position": "back"}),
     (["--position", "every"], {"position": "every"}),
+    (["--position", "every=all"], {"position": {"every": "all"}}),
+    (["--position", "{every: new}"], {"position": {"every": "new"}}),
     (["--position", "4"], {"position": {"at": 4}}),
     (["--position", "token= friend"], {"position": {"token": " friend"}}),
     (["--position", "{at: 4}"], {"position": {"at": 4}}),
@@ -371,6 +374,8 @@ def test_positions_and_controls_are_completed():
     for words, wanted in (
         ("--position f", "front"),
         ("--position t", "token="),
+        ("--position e", "every"),
+        ("--position e", "every=new"),
         ("--control pro", "prompt="),
     ):
         line = f"steer generate {words}"

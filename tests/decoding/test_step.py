@@ -6,6 +6,7 @@ from conftest import randomise
 from tiny import watching
 
 from steer_cli.activations.arms import UNSTEERED
+from steer_cli.activations.change import Change
 from steer_cli.decoding.kv_cache import KVCache
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Request
@@ -135,7 +136,8 @@ def test_it_gives_the_logits_of_a_whole_pass(kind, steered, adapted, made):
     deltas = {0: noise[0], 2: 3 * noise[1]} if steered else {}
     cache = filled(network, HISTORIES)
     cache.begin_step(len(NEXT), max(map(len, HISTORIES)))
-    got = decode_step(network, cache)(torch.tensor(NEXT), deltas)
+    changes = {layer: Change(delta) for layer, delta in deltas.items()}
+    got = decode_step(network, cache)(torch.tensor(NEXT), changes)
     longer = [(*history, token) for history, token in zip(HISTORIES, NEXT, strict=True)]
     torch.testing.assert_close(got.double(), whole_passes(oracle, longer, deltas), rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from steer_cli.planning.pairs import AlignedPair, TokenRow, pad_id
 from steer_cli.planning.placement import Alignment, align_additions, check_length, place, span
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.load import validate
-from steer_cli.recipe.schema import At
+from steer_cli.recipe.schema import At, Every
 from steer_cli.recipe.yaml_source import Document
 
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 3}  # 3 positions: BOS, H, ate
@@ -69,6 +69,13 @@ def test_spans_are_those_of_the_definition(n, size):
     assert span(At(at=4), n, size) == (4, 4 + n)
     assert span("every", n, size) == (1, size)
     assert span("every", n, size, first=0) == (0, size)
+    for first in (0, 1):
+        assert span(Every(every="both"), n, size, first) == span("every", n, size, first)
+        assert span(Every(every="prompt"), n, size, first) == (first, size)
+        assert span(Every(every="all"), n, size, first) == (0, size)
+        assert span(Every(every="new"), n, size, first) == (size, size)
+    with pytest.raises(TypeError, match="no span"):
+        span("somewhere", n, size)
 
 
 @pytest.mark.parametrize(("n", "size"), LENGTHS)
@@ -114,7 +121,7 @@ def test_a_one_token_prompt_is_never_skipped(tokenizer):
     assert (one.start, one.end, one.first_row) == (0, 1, 2)
     # There is nothing but BOS to add to, yet it stands in the plan: generated tokens are still to come.
     one = placed(tokenizer, prompt="", position="every")
-    assert (one.start, one.end, one.every) == (1, 1, True)
+    assert (one.start, one.end, one.every, one.on_new_tokens) == (1, 1, "both", True)
 
 
 def test_every_spares_bos_where_there_is_one(folder_of):

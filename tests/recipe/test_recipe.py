@@ -16,7 +16,7 @@ from steer_cli.recipe import load as format_of
 from steer_cli.recipe.bundled import find, shipped
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
-from steer_cli.recipe.schema import At, AtToken
+from steer_cli.recipe.schema import At, AtToken, Every
 from steer_cli.recipe.yaml_source import Document
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -60,8 +60,8 @@ def changed(folder: Path, *changes: str):
 
 
 ADDITION = "additions:\n  - plus: Love\n"
-A_BLOCK = 'a block such as 6, a list of blocks such as [6, 15], or a share of the depth such as "25%"'
-A_POSITION = 'front, middle, back, every, {at: 3} or {token: " friend"}'
+A_BLOCK = 'a block such as 6, a list of blocks such as [6, 15], a share of the depth such as "25%", or all'
+A_POSITION = 'front, middle, back, every, {at: 3}, {token: " friend"} or {every: prompt|new|both|all}'
 
 # What is written, the line of the fault, and what the error must say.
 FAULTY = {
@@ -505,15 +505,19 @@ additions:
   - {plus: a, layer: [0, 3], position: {at: 2}}
   - {plus: a, layer: "25%", position: {token: " friend"}}
   - {pairs: [{plus: a, minus: ""}, {plus: b}], layer: 2, position: every, coefficient: -3}
+  - {plus: a, layer: all, operation: ablate, position: {every: new}}
 """
     recipe = load(written(tmp_path, content))
     assert recipe.all_prompts == ("a", "b")
-    assert [addition.layers for addition in recipe.additions] == [(0, 3), ("25%",), (2,)]
+    assert [addition.layers for addition in recipe.additions] == [(0, 3), ("25%",), (2,), ("all",)]
     assert [addition.position for addition in recipe.additions] == [
         At(at=2),
         AtToken(token=" friend"),
         "every",
+        Every(every="new"),
     ]
+    assert [addition.every for addition in recipe.additions] == [None, None, "both", "new"]
+    assert [addition.operation for addition in recipe.additions] == ["add", "add", "add", "ablate"]
     assert [(pair.plus, pair.minus) for pair in recipe.additions[2].all_pairs] == [("a", ""), ("b", None)]
     assert recipe.additions[2].coefficient == -3.0
 

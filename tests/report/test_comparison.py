@@ -180,3 +180,59 @@ def test_a_text_in_a_title_shows_its_spaces(text, shown):
 )
 def test_a_title_says_what_is_added_and_where(changes, said):
     assert summary(Addition.model_validate({"plus": "Love", "layer": 2} | changes)) == said
+
+
+def test_the_title_names_an_ablation_all_layers_and_the_way():
+    ablated = {**LOVE, "coefficient": 1, "operation": "ablate", "layer": "all", "position": "every"}
+    assert summary(Addition(**ablated)) == "Love - Hate ablated × 1, all layers, every position"
+    ways = {
+        "both": "every position",
+        "all": "every position and BOS",
+        "prompt": "prompt only",
+        "new": "new tokens",
+    }
+    for way, words in ways.items():
+        assert summary(Addition(**LOVE | {"position": {"every": way}})).endswith(f"layer 2, {words}")
+
+
+def test_the_receipt_of_an_ablation_has_the_component_before_and_after(compared):
+    comparison = compared(LOVE | {"coefficient": 0.5, "operation": "ablate", "position": {"every": "prompt"}})
+    (receipt,) = comparison.receipts
+    sides = list(zip(receipt.component_before, receipt.component_after, receipt.stream, strict=True))
+    assert len(sides) == 8
+    for before, after, stream in sides:
+        assert after == pytest.approx(before / 2, abs=1e-5 * stream)
+    assert receipt.component_before == pytest.approx(
+        [cosine * stream for cosine, stream in zip(receipt.cosine, receipt.stream, strict=True)], abs=1e-4
+    )
+    assert receipt.change == pytest.approx([abs(b - a) / s for b, a, s in sides])
+    lines = lines_of(acted(comparison, 200))
+    rows = table(lines)
+    assert [*rows[RATIO].values()] == [short(value) for value in receipt.change]
+    assert [*rows["component before"].values()] == [short(value) for value in receipt.component_before]
+    assert [*rows["component after"].values()] == [short(value) for value in receipt.component_after]
+    assert rows["+ Love"] == {1: "Love ⇥"}
+    assert "⇥ read at this token, then ablated at every position from here to the prompt's end" in lines[-1]
+    record = receipt.record()
+    assert record["operation"] == "ablate" and record["position"] == {"every": "prompt"}
+    assert len(record["component_before"]) == len(record["component_after"]) == 8
+    explained = lines_of(comparison_parts(comparison, 200, explain=True))
+    (head,) = (line for line in explained if line.startswith("  ablated: "))
+    assert head.endswith("every 'prompt' [1, 9)")
+    head = next(line.split() for line in explained if line.split()[:2] == ["position", "token"])
+    line = next(line.split() for line in explained if line.split()[:1] == ["1"] and line.endswith(" x"))
+    assert line[head.index("before")] == exact(receipt.component_before[0])
+    assert line[head.index("ratio")] == f"{receipt.ratio[0]:.3f}"
+
+
+def test_what_acts_on_new_tokens_alone_has_no_row_and_is_told(compared):
+    comparison = compared(LOVE | {"position": {"every": "new"}})
+    (receipt,) = comparison.receipts
+    assert receipt.record()["span"] == [9, 9] and receipt.ratio == ()
+    lines = lines_of(acted(comparison, 200))
+    assert "the vector is added at new tokens only, at no position of the prompt" in lines
+    assert len(lines) == 1
+    explained = "\n".join(lines_of(comparison_parts(comparison, 200, explain=True)))
+    assert "{every: new}: on new tokens alone, at no position of the prompt" in explained
+    two = lines_of(acted(compared(LOVE, LOVE | {"position": {"every": "new"}}), 200))
+    assert "addition 2 is added at new tokens only, at no position of the prompt" in two

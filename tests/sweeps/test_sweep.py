@@ -451,3 +451,17 @@ def test_prompts_of_the_command_line_are_those_that_are_measured(swept):
     prompts = ("The ship sailed to Rome", "People flock to the wedding")
     records = swept("--layers", "1", "-p", prompts[0], "-p", prompts[1])
     assert [figure["prompt"] for figure in records[0]["kl"]] == list(prompts)
+
+
+def test_a_key_that_was_added_later_leaves_the_stores_of_earlier_releases_valid(
+    command, recipe_file, tiny_folder, tmp_path
+):
+    love = {"plus": "Love", "minus": "Hate", "layer": 2}
+    path, heads = recipe_file(tiny_folder("llama"), love, prompt=PROMPT), []
+    for number, changes in enumerate(([], ["--set", "additions.0.operation=ablate"])):
+        store = tmp_path / f"{number}.jsonl"
+        code, _, err = command("sweep", path, "--layers", "2", "--store", store, *changes)
+        assert code == 0, err
+        heads.append(json.loads(store.read_text(encoding="utf-8").splitlines()[0])["recipe"])
+    # As it was before there was an `operation`.
+    assert heads[0] == "r 6a5199a0a2dedf35" and heads[1] != heads[0]
