@@ -1,23 +1,30 @@
 """Turn texts into token ids, and the two texts of a pair into rows of equal length.
 
-Every text is tokenised without special tokens, and one BOS is put in front.
+Every text is tokenised without special tokens, and one BOS is put in front. A chat has the tokens that
+the model's template gives it, special ones included, and no other BOS.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from steer_cli.errors import TokenError
+from steer_cli.planning.chat import FILE, Template, folder_template, render
 from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
+from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.quoting import show
+
+# Held while a tokenizer reads a text: whether it takes special tokens for text is a state of its own.
+_READING = Lock()
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Tokenizer:
     bos: int | None
     eos: tuple[int, ...]  # any of them ends a row; the first is the tokenizer's own
     embeddings: int | None = None  # number of tokens with an embedding, if config.json states it
+    template: Callable[[], Template | None] = field(default=lambda: None, repr=False, compare=False)
+    _rendered: dict[Chat, str] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids without BOS; a special token spelled out in the text is ordinary text.
@@ -37,7 +46,7 @@ class Tokenizer:
             TokenError: the tokenizer cannot read a special token's text as ordinary text, or the model has
                 no embedding for one of the tokens.
         """
-        with _reading(self.folder):
+        with _reading(self.folder), _READING:
             ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
         # A Unigram vocabulary also holds its special tokens as pieces and matches them in texts.
         for id in self._special.keys() & set(ids):
@@ -63,9 +72,62 @@ class Tokenizer:
             )
         return ids
 
-    def prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt, with BOS in front."""
+    def prompt(self, text: str | Chat) -> tuple[int, ...]:
+        """Token ids of a prompt: a text with BOS in front, or a chat up to where the model goes on.
+
+        Raises:
+            TokenError: as `encode` and `render`.
+        """
+        if isinstance(text, Chat):
+            self.render({text: "chat"})
+            return (*self._encode_rendered(self._rendered[text]), *self.encode(text.continuation or ""))
         return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
+
+    def render(self, chats: Mapping[Chat, str]) -> None:
+        """Render chats with the model's template; all in one go, as each go starts a process.
+
+        Args:
+            chats: with the place of each, for errors.
+
+        Raises:
+            TokenError: there is no template, or it refuses a chat or is at fault.
+        """
+        new = {chat: place for chat, place in chats.items() if chat not in self._rendered}
+        if not new:
+            return
+        template = self.template()
+        if template is None:
+            raise TokenError(
+                f"{next(iter(new.values()))}: a chat, but the model has no chat template; write a text, take "
+                f"a model made for chats, or put its {FILE} into {self.folder}"
+            )
+        with _READING:
+            # As transformers does: what is named as special is special.
+            self.backend.add_special_tokens([t for t in template.tokens.values() if self._is_piece(t)])
+        self._rendered.update(render(template, new))
+
+    @cached_property
+    def chat_starts(self) -> frozenset[int]:
+        """Tokens that a chat begins with; none without a template."""
+        starts: set[int] = set()
+        user = Turn(role="user", content="a")
+        for turns in ([user], [Turn(role="system", content="a"), user]):
+            with suppress(TokenError):  # some models know no system turn
+                starts.update(self.prompt(Chat(chat=turns))[:1])
+        return frozenset(starts)
+
+    def _is_piece(self, token: str) -> bool:
+        return self.backend.token_to_id(token) is not None
+
+    def _encode_rendered(self, text: str) -> tuple[int, ...]:
+        """Token ids of a rendered chat, in which special tokens are special."""
+        with _reading(self.folder), _READING:
+            self.backend.encode_special_tokens = False
+            try:
+                ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                self.backend.encode_special_tokens = True
+        return self.within(ids)
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens included."""
@@ -123,17 +185,24 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
                 f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
             )
     check_ids(folder, {"bos": () if first is None else (first,), "eos": eos}, ids.embeddings)
-    return Tokenizer(backend, str(folder), first, eos, ids.embeddings)
+    return Tokenizer(backend, str(folder), first, eos, ids.embeddings, partial(folder_template, folder))
 
 
-def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int, ...]) -> Tokenizer:
+def wrap_tokenizer(
+    backend: Backend,
+    name: str,
+    bos: int | None,
+    eos: tuple[int, ...],
+    template: Callable[[], Template | None],
+) -> Tokenizer:
     """Wrap a tokenizer that is already open, without changing it.
 
     Args:
         bos: the id to put in front of every text; None for no BOS.
         eos: the ids that end a row.
+        template: returns its chat template; called if there is a chat.
     """
-    return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos)
+    return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos, template=template)
 
 
 @contextmanager

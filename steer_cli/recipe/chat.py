@@ -14,7 +14,8 @@ class Turn(Part):
     """What one side of a chat says."""
 
     role: Annotated[
-        bounds.Word, Field(description="who speaks, as the model's template calls it: system, user, assistant")
+        bounds.Word,
+        Field(description="who speaks, as the model's template calls it: system, user, assistant"),
     ]
     content: Annotated[bounds.Text, Field(description="what is said")]
 
@@ -43,6 +44,10 @@ class Chat(Part):
         """What the model answers, for screens and records: the user's last turn, and the answer's start."""
         asked = [turn.content for turn in self.chat if turn.role == "user"] or [self.chat[-1].content]
         return f"{asked[-1]}\n{self.continuation}" if self.continuation else asked[-1]
+
+    def said_by(self, role: str) -> str:
+        """All that one side says, turn by turn."""
+        return "\n\n".join(turn.content for turn in self.chat if turn.role == role)
 
     def record(self) -> dict[str, Any]:
         """The keys of the chat in records: those of a recipe's file."""

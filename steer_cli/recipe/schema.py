@@ -167,7 +167,9 @@ class Recipe(Part):
         DEFAULT_MODEL
     )
     bos: Annotated[bounds.Word, Field(description="auto, none, or a token of the model")] = "auto"
-    prompt: Annotated[TextOrChat | None, Field(description="the text to continue, or the chat to answer")] = None
+    prompt: Annotated[TextOrChat | None, Field(description="the text to continue, or the chat to answer")] = (
+        None
+    )
     prompts: Annotated[
         tuple[TextOrChat, ...], Field(strict=False, description="several prompts, instead of prompt")
     ] = ()
