@@ -27,6 +27,7 @@ FILE = "chat_template.jinja"
 LONGEST_TEMPLATE = 500_000  # characters; the largest known have a tenth of it
 SECONDS, WAITING, MEMORY = 3, 10, 1 << 30  # of computing, in all, and bytes; a template needs milliseconds
 CHATS_PER_SECOND = 200  # at the least
+LONGEST_REASON = 160  # characters of what a template says
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,8 @@ def render(template: Template, chats: Mapping[Chat, str]) -> dict[Chat, str]:
     answers = _run(template, [chat.record()["chat"] for chat in chats])
     for (chat, place), (kind, answer) in zip(chats.items(), answers, strict=True):
         if kind == "refused":
-            raise TokenError(
-                f"{place}: the model's chat template refuses it: {show(answer)}; change the turns"
-            )
+            reason = show(" ".join(answer.split()), LONGEST_REASON)
+            raise TokenError(f"{place}: the model's chat template refuses it: {reason}; change the turns")
         if kind != "text":
             raise TokenError(
                 f"{place}: the model's chat template cannot be used: {answer}; correct {template.place}"

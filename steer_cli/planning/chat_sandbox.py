@@ -58,7 +58,7 @@ def _answers(asked: dict[str, Any]) -> list[tuple[str, str]]:
 def _text(template: Any, chat: list[dict[str, str]], tokens: dict[str, str]) -> str:
     """The rendered chat, up to the header of the answer."""
     # What transformers passes; a template tells apart what is None, empty or undefined.
-    variables = {"messages": chat, "tools": [], "documents": None, "add_generation_prompt": True, **tokens}
+    variables = {"messages": chat, "tools": None, "documents": None, "add_generation_prompt": True, **tokens}
     parts: list[str] = []
     length = 0
     for part in template.generate(**variables):
