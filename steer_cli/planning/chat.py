@@ -9,11 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer as Backend
 
 from steer_cli.errors import TokenError
 from steer_cli.planning import chat_sandbox
@@ -109,15 +111,47 @@ def _texts(recipe: Recipe) -> Iterator[tuple[Steps, str | Chat | None]]:
                 yield ("additions", index, *within, side), text
 
 
-def render(template: Template, chats: Mapping[Chat, str]) -> dict[Chat, str]:
-    """The text of each chat, up to the header of the answer, without how that starts.
+@dataclass
+class Renderer:
+    """Makes texts of chats with one model's template, each text once.
 
-    Args:
-        chats: with the place of each, for errors.
-
-    Raises:
-        TokenError: the template refuses a chat, is at fault, or takes too much time or memory.
+    `template` reads the template, when there is a chat; `model` is what errors call the model.
     """
+
+    template: Callable[[], Template | None] = lambda: None
+    model: str = ""
+    backend: Backend | None = None
+    texts: dict[Chat, str] = field(default_factory=dict)
+
+    def render(self, chats: Mapping[Chat, str]) -> None:
+        """Put each chat's text, up to the header of the answer, into `texts`. Each call starts a process.
+
+        Args:
+            chats: with the place of each, for errors.
+
+        Raises:
+            TokenError: there is no template, it refuses a chat or is at fault, or it takes too long.
+        """
+        new = {chat: place for chat, place in chats.items() if chat not in self.texts}
+        if not new:
+            return
+        template = self.template()
+        if template is None:
+            raise TokenError(
+                f"{next(iter(new.values()))}: a chat, but the model has no chat template; write a text, take "
+                f"a model made for chats, or put its {FILE} into {self.model}"
+            )
+        if self.backend is not None:
+            # As transformers does: what the model's files name as special is special.
+            named = (
+                token for token in template.tokens.values() if self.backend.token_to_id(token) is not None
+            )
+            self.backend.add_special_tokens([*named])
+        self.texts |= _texts_by(template, new)
+
+
+def _texts_by(template: Template, chats: Mapping[Chat, str]) -> dict[Chat, str]:
+    """The text of each chat; see `Renderer`."""
     texts = {}
     answers = _run(template, [chat.record()["chat"] for chat in chats])
     for (chat, place), (kind, answer) in zip(chats.items(), answers, strict=True):

@@ -79,24 +79,52 @@ def _reason(error: Exception) -> str:
     return f"line {line}: {said}" if line else said
 
 
-def _environment() -> tuple[Any, type[Exception]]:
-    """The environment that transformers gives its templates, and what their `raise_exception` raises."""
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # That of jinja2 writes HTML's signs as escapes.
+    layout: dict[str, Any] = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
 
-    class Refused(jinja2.TemplateError):
-        """The template does not accept the turns."""
+
+class _Dictionary:
+    """`dict`, without the attributes of the class."""
+
+    def __call__(self, *args: Any, **named: Any) -> dict:
+        return dict(*args, **named)
+
+    def fromkeys(self, *args: Any) -> dict:
+        return dict.fromkeys(*args)
+
+
+def _generation() -> type:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
 
     class Generation(Extension):
         """`{% generation %}` marks what an assistant says, for training; here it is a plain block."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
-        def parse(self, parser: Any) -> jinja2.nodes.Node:
+        def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
+            return nodes.Scope(body, lineno=line)
+
+    return Generation
+
+
+def _environment() -> tuple[Any, type[Exception]]:
+    """The environment that transformers gives its templates, and what their `raise_exception` raises."""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+    class Refused(jinja2.TemplateError):
+        """The template does not accept the turns."""
 
     class Namespace(jinja2.utils.Namespace):
         """A namespace without names that begin with an underscore, which may lead out of the sandbox."""
@@ -112,15 +140,6 @@ def _environment() -> tuple[Any, type[Exception]]:
             _check(name)
             super().__setitem__(name, value)
 
-    class Dictionary:
-        """`dict`, without the attributes of the class."""
-
-        def __call__(self, *args: Any, **named: Any) -> dict:
-            return dict(*args, **named)
-
-        def fromkeys(self, *args: Any) -> dict:
-            return dict.fromkeys(*args)
-
     def _check(name: object) -> None:
         if isinstance(name, str) and name.startswith("_"):
             raise SecurityError(f"a namespace has no attribute {name!r}")
@@ -128,26 +147,15 @@ def _environment() -> tuple[Any, type[Exception]]:
     def refuse(message: object = "") -> None:
         raise Refused(str(message))
 
-    def to_json(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | str | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        # That of jinja2 writes HTML's signs as escapes.
-        layout: dict[str, Any] = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
-        return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
-
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation(), "jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = to_json
+    environment.filters["tojson"] = _to_json
     environment.globals.update(
         raise_exception=refuse,
-        strftime_now=lambda form: datetime.now().strftime(form),
+        strftime_now=lambda format: datetime.now().strftime(format),
         namespace=Namespace,
-        dict=Dictionary(),
+        dict=_Dictionary(),
     )
     return environment, Refused
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from steer_cli.errors import TokenError
-from steer_cli.planning.chat import FILE, Template, folder_template, render
+from steer_cli.planning.chat import Renderer, Template, folder_template
 from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
 from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.quoting import show
@@ -36,8 +36,7 @@ class Tokenizer:
     bos: int | None
     eos: tuple[int, ...]  # any of them ends a row; the first is the tokenizer's own
     embeddings: int | None = None  # number of tokens with an embedding, if config.json states it
-    template: Callable[[], Template | None] = field(default=lambda: None, repr=False, compare=False)
-    _rendered: dict[Chat, str] = field(default_factory=dict, repr=False, compare=False)
+    renderer: Renderer = field(default_factory=Renderer, repr=False, compare=False)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids without BOS; a special token spelled out in the text is ordinary text.
@@ -80,31 +79,13 @@ class Tokenizer:
         """
         if isinstance(text, Chat):
             self.render({text: "chat"})
-            return (*self._encode_rendered(self._rendered[text]), *self.encode(text.continuation or ""))
+            rendered = self.renderer.texts[text]
+            return (*self._encode_rendered(rendered), *self.encode(text.continuation or ""))
         return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
 
     def render(self, chats: Mapping[Chat, str]) -> None:
-        """Render chats with the model's template; all in one go, as each go starts a process.
-
-        Args:
-            chats: with the place of each, for errors.
-
-        Raises:
-            TokenError: there is no template, or it refuses a chat or is at fault.
-        """
-        new = {chat: place for chat, place in chats.items() if chat not in self._rendered}
-        if not new:
-            return
-        template = self.template()
-        if template is None:
-            raise TokenError(
-                f"{next(iter(new.values()))}: a chat, but the model has no chat template; write a text, take "
-                f"a model made for chats, or put its {FILE} into {self.folder}"
-            )
-        with _READING:
-            # As transformers does: what is named as special is special.
-            self.backend.add_special_tokens([t for t in template.tokens.values() if self._is_piece(t)])
-        self._rendered.update(render(template, new))
+        """Render chats for `prompt`, all in one go; see `Renderer`."""
+        self.renderer.render(chats)
 
     @cached_property
     def chat_starts(self) -> frozenset[int]:
@@ -115,9 +96,6 @@ class Tokenizer:
             with suppress(TokenError):  # some models know no system turn
                 starts.update(self.prompt(Chat(chat=turns))[:1])
         return frozenset(starts)
-
-    def _is_piece(self, token: str) -> bool:
-        return self.backend.token_to_id(token) is not None
 
     def _encode_rendered(self, text: str) -> tuple[int, ...]:
         """Token ids of a rendered chat, in which special tokens are special."""
@@ -185,7 +163,8 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
                 f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
             )
     check_ids(folder, {"bos": () if first is None else (first,), "eos": eos}, ids.embeddings)
-    return Tokenizer(backend, str(folder), first, eos, ids.embeddings, partial(folder_template, folder))
+    renderer = Renderer(partial(folder_template, folder), str(folder), backend)
+    return Tokenizer(backend, str(folder), first, eos, ids.embeddings, renderer)
 
 
 def wrap_tokenizer(
@@ -202,7 +181,8 @@ def wrap_tokenizer(
         eos: the ids that end a row.
         template: returns its chat template; called if there is a chat.
     """
-    return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos, template=template)
+    backend = _exact(Backend.from_str(backend.to_str()))
+    return Tokenizer(backend, name, bos, eos, renderer=Renderer(template, name, backend))
 
 
 @contextmanager
