@@ -57,7 +57,10 @@ def folder_template(folder: Path) -> Template | None:
     except ValueError as error:
         raise TokenError(f"{place}: {error}") from None
     source = config.get("chat_template") if alone is None else alone
-    tokens = {key: _token(value) for key, value in (named | config).items() if key.endswith("_token")}
+    stated = named | config
+    more = stated.get("extra_special_tokens")  # of a kind of model, by their names
+    stated |= more if isinstance(more, dict) else {}
+    tokens = {key: _token(value) for key, value in stated.items() if key.endswith("_token")}
     kept = {key: token for key, token in tokens.items() if token is not None}
     return made_template(source, str(folder / FILE if alone is not None else place), kept)
 

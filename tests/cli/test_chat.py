@@ -205,6 +205,8 @@ def test_a_sweep_runs_chats(chatty, recipe_file, records):
     points = records("sweep", recipe, "--layers", "1,3", "--measure", "kl")
     assert [point["kl"][0]["prompt"] for point in points] == [SAID, SAID]
     assert all(point["kl"][0]["kl"] > 0 for point in points)
+    (asked,) = records("sweep", recipe, "--chat", "Who?", "--layers", "1", "--measure", "kl")
+    assert asked["kl"][0]["prompt"] == "Who?"
     whole = records("shift", recipe, "--set", "additions.0.layer=3")
     assert points[1]["kl"][0]["kl"] == pytest.approx(whole[0]["kl"], rel=1e-4)
 

@@ -109,6 +109,15 @@ def test_a_token_that_the_configuration_names_is_special_in_a_chat(bare, tmp_pat
     assert open_tokenizer(folder).prompt(Chat(chat=turns)) == transformers_ids(folder, turns)
 
 
+def test_tokens_of_a_kind_of_model_have_their_names(bare, tmp_path):
+    folder = shutil.copytree(bare, tmp_path / "model")
+    names = json.loads((bare / "tokenizer_config.json").read_text())
+    names |= {"chat_template": "{{ image_token }}{{ mine_token }}{{ messages[0].content }}"}
+    names |= {"extra_special_tokens": {"image_token": "Love"}, "mine_token": "I"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    assert open_tokenizer(folder).prompt(Chat(chat=[USER])) == transformers_ids(folder, [USER])
+
+
 # ---- where the template stands
 
 

@@ -20,7 +20,8 @@ from steer_cli.recipe.schema import Addition, Pair, Recipe, Sampling
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 KEYS = sorted(
-    {key for part in (Recipe, Addition, Pair, Sampling) for key in part.model_fields} | {"at", "token"}
+    {key for part in (Recipe, Addition, Pair, Sampling) for key in part.model_fields}
+    | {"at", "token", "chat", "continue", "role", "content"}
 )
 WORDS = [
     "front",
