@@ -17,6 +17,7 @@ from steer_cli.models.hardware import Hardware
 from steer_cli.models.resolve import locate
 from steer_cli.planning.plan import align, plan_recipe
 from steer_cli.planning.prediction import place_in, wanted_ids
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
@@ -85,7 +86,7 @@ def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
 def generate(
     model: Model,
     recipe: Recipe,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str | Chat | Mapping[str, Any]] = (),
     samples: int | None = None,
     seed: int | None = None,
     control: str | None = None,
@@ -95,7 +96,7 @@ def generate(
     """Completions of every prompt, unsteered and steered.
 
     Args:
-        prompts: instead of the recipe's.
+        prompts: instead of the recipe's; a chat as {"chat": [{"role": ..., "content": ...}]}.
         samples, seed: instead of the recipe's.
         control: a third arm: random, shuffled, embedding, prompt (the plus texts in front of the prompt) or
             `prompt=TEXT` (that text in front); see `activations.baselines`.
@@ -113,7 +114,7 @@ def generate(
 def shift(
     model: Model,
     recipe: Recipe,
-    prompt: str | None = None,
+    prompt: str | Chat | Mapping[str, Any] | None = None,
     want: Sequence[str] = (),
     position: int | None = None,
     top: int = 10,
@@ -214,9 +215,9 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
     """Within the `with`, steer a transformers model that the user has loaded, whatever runs it.
 
     Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
-    `bos: none`. Without a KV cache every pass is a prompt, so `back` and `middle` move with each
-    new token, and `{every: prompt}` acts on new tokens too. Afterwards, even after an exception, the
-    model is as it was.
+    `bos: none` or the row is a chat of the tokenizer's own template. Without a KV cache every pass is a
+    prompt, so `back` and `middle` move with each new token, and `{every: prompt}` acts on new tokens too.
+    Afterwards, even after an exception, the model is as it was.
 
     Args:
         model: a ...ForCausalLM of transformers.

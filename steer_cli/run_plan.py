@@ -104,6 +104,7 @@ def shifts(
             position=position,
             **figures(both, wanted),
             tokens=likeliest(both, top, plan.facts.tokenizer.piece),
+            chat=prompt.chat,
         )
 
 
@@ -126,6 +127,7 @@ def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
                 stream=tuple(stream.tolist()),
                 ratio=tuple((vector / stream).tolist()),
                 centred=centre,
+                chat=prompt.chat,
             )
 
 

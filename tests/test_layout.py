@@ -28,6 +28,7 @@ ROOMS = {  # library -> the only places that import it
     "yaml": {"recipe"},
     "pydantic": {"recipe"},
     "tokenizers": {"planning"},
+    "jinja2": {"planning"},
     "huggingface_hub": {"models"},
 }
 LIGHT = {"version", "errors", "events", "recipe", "planning", "results"}

@@ -85,13 +85,15 @@ class _Pass:
         own = [index for index, kept in enumerate(mask) if kept]
         row = tuple(ids[index] for index in own)
         bos = self._tokenizer.bos
-        if bos is not None and row[:1] != (bos,):
+        with_bos = bos is not None and row[:1] == (bos,)
+        is_chat = not with_bos and bool(self._tokenizer.chat_starts.intersection(row[:1]))
+        if bos is not None and not with_bos and not is_chat:
             raise PlanError(
                 f"steering: a row does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
                 "front of the text, or set `bos: none` in the recipe"
             )
         text = self._tokenizer.decode(row)
-        placements = place(self._steering.alignments, self._tokenizer, row, text)
+        placements = place(self._steering.alignments, self._tokenizer, row, text, is_chat)
         return own[0], self._steering.on(placements)
 
     def change(self, layer: int, stream: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
 another order along the width, so that large values stay as large. `embedding`: the pair read at layer 0,
 rescaled to the norm it has at the layer. `prompt`: no vector, but the plus text as tokens in front of the
 prompt; several different ones stand there one after the other, as many as the model's context holds.
-`prompt=TEXT`: that text instead, with a space after it unless it or the prompt has one.
+`prompt=TEXT`: that text instead, with a space after it unless it or the prompt has one. In a chat, a text
+begins the user's first turn; of plus chats, it is what their system turns say, in the system's turn.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steer_cli.errors import PlanError
-from steer_cli.planning.in_front import Front, fitting, gap, plus_texts
+from steer_cli.planning.in_front import Front, before_chat, fitting, gap, plus_texts
 from steer_cli.planning.placement import Alignment, check_length
 from steer_cli.planning.plan import Plan
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Random
 
@@ -76,7 +78,9 @@ def planned(plan: Plan, control: str | None) -> Control | None:
         control: one of KINDS, or `prompt=TEXT`.
 
     Raises:
-        PlanError: it is none of them, or a prompt is too long with the text in front.
+        PlanError: it is none of them, a prompt is too long with the text in front, or there is no
+            text that can stand there.
+        TokenError: the chat template refuses a chat with the text in it.
     """
     if control is None:
         return None
@@ -89,17 +93,52 @@ def planned(plan: Plan, control: str | None) -> Control | None:
     if kind != "prompt":
         return Control(kind, kind)
     facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
-    tokenizer, start = facts.tokenizer, 0 if facts.tokenizer.bos is None else 1
+    system = not given and any(
+        isinstance(pair.plus, Chat) for addition in plan.recipe.additions for pair in addition.all_pairs
+    )
     if given:
         front = Front((given,), 1)
-        rows = tuple(
-            tokenizer.prompt(f"{given}{gap(given, prompt.text)}{prompt.text}") for prompt in plan.prompts
-        )
     else:
         longest = max(len(prompt.ids) for prompt in plan.prompts)
         room = None if facts.context is None else facts.context - longest - new_tokens
-        front = fitting(plus_texts(plan.recipe.additions), room, tokenizer)
-        rows = tuple((*tokenizer.prompt(front.text), *prompt.ids[start:]) for prompt in plan.prompts)
+        front = fitting(_plus_texts(plan, system), room, facts.tokenizer)
+    rows = _fronted(plan, front.text, bool(given), system)
     for prompt, row in zip(plan.prompts, rows, strict=True):
         check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
     return Control(kind, f"{kind} {front.name}", front.text, rows)
+
+
+def _plus_texts(plan: Plan, system: bool) -> tuple[str, ...]:
+    remedy = "write `control=prompt=TEXT`"
+    if system and any(prompt.chat is None for prompt in plan.prompts):
+        raise PlanError(f"control prompt: plus is a chat and a prompt is none; {remedy}", "control")
+    try:
+        return plus_texts(plan.recipe.additions, system)
+    except PlanError as error:
+        raise PlanError(f"control prompt: {error}; {remedy}", "control") from None
+
+
+def _fronted(plan: Plan, front: str, joined: bool, system: bool) -> tuple[tuple[int, ...], ...]:
+    """Each prompt's ids with the text in front.
+
+    Args:
+        joined: the text and a prompt make one text, with a space where they would run into each other.
+        system: the text is said by the system; in other chats, it begins what the user says.
+    """
+    tokenizer = plan.facts.tokenizer
+    start = 0 if tokenizer.bos is None else 1
+    chats = {
+        prompt.chat: before_chat(front, prompt.chat, system)
+        for prompt in plan.prompts
+        if prompt.chat is not None
+    }
+    tokenizer.render(dict.fromkeys(chats.values(), "control prompt"))
+    rows = []
+    for prompt in plan.prompts:
+        if prompt.chat is not None:
+            rows.append(tokenizer.prompt(chats[prompt.chat]))
+        elif joined:
+            rows.append(tokenizer.prompt(f"{front}{gap(front, prompt.text)}{prompt.text}"))
+        else:
+            rows.append((*tokenizer.prompt(front), *prompt.ids[start:]))
+    return tuple(rows)

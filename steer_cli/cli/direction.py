@@ -1,6 +1,7 @@
 """Options that name a direction without a file, or change the first addition of a recipe.
 
-This file is loaded with every command, and stays light; `changes` makes recipes of these values.
+Also those that name chats to answer. This file is loaded with every command, and stays light; `changes` makes
+recipes of these values.
 """
 
 from __future__ import annotations
@@ -58,6 +59,18 @@ Coefficient = Annotated[
         help="Multiply the vector by this, such as 4 or -2. Without RECIPE the default is 1.",
     ),
 ]
+Chat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat",
+        metavar="TEXT",
+        help="Let the model answer this user, by its own chat template; repeatable: each is a chat.",
+    ),
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", metavar="TEXT", help="With --chat: what the system says before the user."),
+]
 
 
 def _positions(incomplete: str) -> Iterator[str]:
@@ -83,6 +96,14 @@ Save = Annotated[
     Path | None,
     typer.Option("--save", metavar="FILE", help="Write the recipe, with all changes, to this new file."),
 ]
+
+
+@dataclass(frozen=True)
+class Chats:
+    """What users say, each in a chat of its own, and what the system says in all of them."""
+
+    users: tuple[str, ...] = ()
+    system: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ HELP = options.help_text(
     "steer generate love-hate --scan -2:4:1",
     "steer generate king-james --scan 0.5,1 --scan-layers 6:30:6 -n 1",
     "steer generate love-hate --control random",
+    'steer generate love-hate --chat "How was your day?" --system "You are a poet." --position every',
     'steer generate love-hate --control prompt="Write with love:"',
     "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
@@ -89,6 +90,8 @@ def generate(
     coefficient: direction.Coefficient = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
+    chat: direction.Chat = None,
+    system: direction.System = None,
     prompts: Prompts = None,
     model: options.Model = None,
     samples: Samples = None,
@@ -114,9 +117,12 @@ def generate(
     from steer_cli.models.hardware import Hardware
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
+    chats = direction.Chats(tuple(chat or ()), system)
     counts = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     sampling = {**counts, "temperature": temperature, "top_p": top_p}
-    chosen = recipe_from(recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling)
+    chosen = recipe_from(
+        recipe, set, prompt, prompts, model, direction=asked, save=save, sampling=sampling, chats=chats
+    )
     hardware, ranges = Hardware(dtype, device, device_map, threads), (scan, scan_layers)
     scanning.check(ranges, {"control": control, "explain": explain}, (coefficient, layer))
     with Display() as display:

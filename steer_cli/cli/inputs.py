@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.cli.changes import changes_of, check_given, recipe_of
-from steer_cli.cli.direction import Direction
+from steer_cli.cli.direction import Chats, Direction
 from steer_cli.cli.options import in_options
 from steer_cli.cli.saving import check_free
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
 from steer_cli.recipe.bundled import decode, find, read
+from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.file_text import identified_by_file, without_stale
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
+from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Override
 from steer_cli.report import progress
@@ -39,6 +41,7 @@ def recipe_from(
     direction: Direction = Direction(),  # noqa: B008 - frozen
     save: Path | None = None,
     sampling: Mapping[str, Any] | None = None,
+    chats: Chats = Chats(),  # noqa: B008 - frozen
 ) -> Recipe:
     """Load a recipe, or make one of the options alone, and apply the changes from the command line.
 
@@ -47,6 +50,7 @@ def recipe_from(
         save: the file that the recipe will be saved in, which gives it its digest; it must not exist.
         needs_prompt: False if the command may run without prompts.
         sampling: options for keys of `sampling`; None keeps the recipe's value.
+        chats: prompts that are chats, after the others.
 
     Raises:
         WrongUsage: there is neither a recipe nor a direction.
@@ -70,9 +74,10 @@ def recipe_from(
     overrides += changes_of(direction)
     _check_kept(overrides[: len(changes or [])], overrides[len(changes or []) :])
     recipe = recipe_of(direction, overrides) if name is None else load(name, overrides)
-    texts = list(prompts or [])
+    texts: list[str | Chat] = [*(prompts or [])]
     if prompts_file is not None:
         texts += read_prompts(prompts_file)
+    texts += _chats(chats)
     changed = {str(override.path[0]) for override in overrides} | ({"prompt"} if texts else set())
     recipe = without_stale(recipe, changed)
     if texts:
@@ -90,6 +95,22 @@ def _check_kept(sets: list[Override], options: list[Override]) -> None:
         for change in sets:
             if change.path[: len(option.path)] == option.path and change.value != option.value:
                 raise RecipeError([f"{change.label}: {option.label} sets it too; leave one of them out"])
+
+
+def _chats(asked: Chats) -> list[Chat]:
+    """Each user's turn as a chat.
+
+    Raises:
+        RecipeError: there is none for the system's turn, or a text is not UTF-8 or too long.
+    """
+    said = {"--chat": asked.users, "--system": () if asked.system is None else (asked.system,)}
+    for option, text in ((option, text) for option, texts in said.items() for text in texts):
+        if option == "--system" and not asked.users:
+            raise RecipeError([f"--system {show(text)}: in which chat? add --chat TEXT"])
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise RecipeError([f"{option} {show(text)}: not UTF-8 text; save it as UTF-8"])
+    turns = [Turn(role="system", content=text) for text in said["--system"]]
+    return [Chat(chat=[*turns, Turn(role="user", content=text)]) for text in asked.users]
 
 
 def _check_recipe(name: str) -> None:

@@ -27,6 +27,8 @@ def norms(
     coefficient: direction.Coefficient = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
+    chat: direction.Chat = None,
+    system: direction.System = None,
     model: options.Model = None,
     set: options.Set = None,
     save: direction.Save = None,
@@ -51,7 +53,8 @@ def norms(
     from steer_cli.report.title import title
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
-    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
+    chats = direction.Chats(tuple(chat or ()), system)
+    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)
     with Display() as display:
         if asked.given.keys() & {"layer", "coefficient"}:

@@ -16,6 +16,7 @@ HELP = options.help_text(
     "steer shift wedding-shift",
     'steer shift --plus " wedding" --layer 4 -c 4 -p "I went up to my friend and said"',
     "steer shift wedding-shift --want wedding --want weddings --top 20",
+    'steer shift love-hate --chat "How was your day?" --want love',
     "steer shift love-hate --at 3 --jsonl | jq .kl",
 )
 
@@ -47,6 +48,8 @@ def shift(
     coefficient: direction.Coefficient = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
+    chat: direction.Chat = None,
+    system: direction.System = None,
     model: options.Model = None,
     set: options.Set = None,
     save: direction.Save = None,
@@ -71,7 +74,8 @@ def shift(
     from steer_cli.report.title import title
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
-    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
+    chats = direction.Chats(tuple(chat or ()), system)
+    chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)
     with Display() as display:
         located, facts = found_model(chosen, display)

@@ -85,6 +85,8 @@ def sweep(
     addition: Additions = None,
     want: options.Want = None,
     prompt: options.Prompt = None,
+    chat: direction.Chat = None,
+    system: direction.System = None,
     model: options.Model = None,
     samples: Samples = None,
     set: options.Set = None,
@@ -117,13 +119,14 @@ def sweep(
     check_free(save)
     objective = None if best is None else parse_objective(best)
     needs_prompt = recipe is None and (not corpus if measure is None else measure != "perplexity")
-    pair = direction.Direction(plus, minus)
+    pair, drawn = direction.Direction(plus, minus), {"samples": samples}
+    chats = direction.Chats(tuple(chat or ()), system)
     chosen = recipe_from(
-        recipe, set, prompt, None, model, needs_prompt, direction=pair, sampling={"samples": samples}
+        recipe, set, prompt, None, model, needs_prompt, direction=pair, sampling=drawn, chats=chats
     )
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
-    lists = tuple(addition or ()), tuple(want or ()), tuple(prompt or ())
+    lists = tuple(addition or ()), tuple(want or ()), (*(prompt or ()), *(chat or ()))
     asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map, threads)

@@ -9,6 +9,7 @@ HELP = options.help_text(
     "for your own model, a folder with tokenizer.json is enough. --jsonl prints a record per prompt.",
     "steer table love-hate",
     'steer table --plus Love --minus Hate -p "I hate you because" --position back',
+    'steer table love-hate --chat "How was your day?"',
     "steer table gpt2-xl/praise --model ./gpt2-tokenizer",
     'steer table love-hate --prompt "I love" --jsonl | jq .rows[1].tokens',
 )
@@ -22,6 +23,8 @@ def table(
     coefficient: direction.Coefficient = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
+    chat: direction.Chat = None,
+    system: direction.System = None,
     model: options.Model = None,
     set: options.Set = None,
     save: direction.Save = None,
@@ -36,13 +39,14 @@ def table(
     from steer_cli.report.title import title
 
     asked = direction.Direction(plus, minus, layer, coefficient, position)
+    chats = direction.Chats(tuple(chat or ()), system)
     with Display() as display:
-        chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save)
+        chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
         located, facts = found_model(chosen, display, weights=False)
         plan = plan_recipe(chosen, facts)
         saving.save(chosen, save, display.note)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         for planned in plan.prompts:
             rows = plan.table(planned)
-            record = table_record(chosen.name, located.name, planned.text, rows)
+            record = table_record(chosen.name, located.name, planned.source, rows)
             shown.show([record], ["", *alignment.alignment(rows, shown.width)])

@@ -123,4 +123,5 @@ def _outcome(
         control_kind=None if control is None else control.kind,
         control_name=None if control is None else control.name,
         control_text=None if control is None else control.text,
+        chat=prompt.chat,
     )

@@ -153,8 +153,12 @@ def with_plus_in_front(
 
     Raises:
         CorpusError: a sentence is longer than the model's context with even one text in front.
+        PlanError: an addition steers towards a chat.
     """
-    texts = plus_texts(alignment.addition for alignment in alignments)
+    try:
+        texts = plus_texts(alignment.addition for alignment in alignments)
+    except PlanError as error:
+        raise PlanError(f"baseline prompt: {error}; leave it out", parameter="baseline") from None
     if len(texts) == 1:
         front, rows = Front(texts, 1), (pair.plus.ids for alignment in alignments for pair in alignment.pairs)
         ids = max(rows, key=len)

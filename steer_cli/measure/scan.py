@@ -215,4 +215,5 @@ class _Strip:
             unsteered=self._unsteered,
             completions=completions,
             error=fault,
+            chat=self._prompt.chat,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from steer_cli.errors import TokenError
 from steer_cli.models.pretrained import new_cache
 from steer_cli.networks.adapter import Adapter
 from steer_cli.networks.refusals import check_kind, find_blocks
+from steer_cli.planning.chat import made_template
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.tokens import wrap_tokenizer
 
@@ -35,7 +37,8 @@ def held_model(model: Any, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, 
     first = None if bos == "none" else _bos(tokenizer, bos)
     if first is None and bos != "none":
         raise TokenError(f"{name}: bos: the tokenizer has no such token; write `bos: none` or a token of it")
-    wrapped = wrap_tokenizer(backend, name, first, () if eos is None else (eos,))
+    template = partial(made_template, tokenizer.chat_template, name, tokenizer.special_tokens_map)
+    wrapped = wrap_tokenizer(backend, name, first, () if eos is None else (eos,), template)
     context = getattr(config, "max_position_embeddings", None)
     return network, ModelFacts(name, wrapped, network.depth, context, name)
 

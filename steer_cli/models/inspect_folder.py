@@ -26,6 +26,7 @@ TEXTS = (
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 MOST_BLOCKS = 1000  # the deepest known models have about 200
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

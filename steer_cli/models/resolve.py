@@ -121,7 +121,7 @@ def _from_hub(name: str, weights: bool, note: Callable[[str], None]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    texts = ["*.json", "merges.txt"]
+    texts = ["*.json", "merges.txt", "chat_template.jinja"]
     wanted = [*texts, "*.safetensors"] if weights else texts
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from steer_cli.planning.placement import Placement
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.chat import Chat, text_of
 from steer_cli.recipe.position_words import Way
 
 
@@ -18,7 +19,7 @@ class TableRow:
     `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
     is the index of the one token whose stream is used, `start` the first position where it is added (the
     first new token's, if it acts on those alone), and `every` where that goes on.
-    `text` is the side's text as the recipe has it.
+    `text` is the side's text as the recipe has it, or a chat's short form.
     """
 
     addition: int | None  # index in the recipe
@@ -54,9 +55,11 @@ class TableRow:
         }
 
 
-def table_record(recipe: str, model: str, prompt: str, rows: Iterable[TableRow]) -> dict[str, Any]:
+def table_record(recipe: str, model: str, prompt: str | Chat, rows: Iterable[TableRow]) -> dict[str, Any]:
     """The alignment table of one prompt as a record."""
-    return {"recipe": recipe, "model": model, "prompt": prompt, "rows": [row.record() for row in rows]}
+    chat = prompt.record() if isinstance(prompt, Chat) else {}
+    head = {"recipe": recipe, "model": model, "prompt": text_of(prompt), **chat}
+    return {**head, "rows": [row.record() for row in rows]}
 
 
 def table_rows(
@@ -69,7 +72,8 @@ def table_rows(
         addition = alignment.addition
         share = addition.coefficient / (len(alignment.pairs) if addition.combine == "mean" else 1)
         for texts, pair in zip(addition.all_pairs, alignment.pairs, strict=True):
-            sides = (("plus", 1, texts.plus, pair.plus), ("minus", -1, texts.minus, pair.minus))
+            plus, minus = texts.names
+            sides = (("plus", 1, plus, pair.plus), ("minus", -1, minus, pair.minus))
             for role, sign, text, row in sides:
                 if row is None or (placement.every and not row.ids):
                     continue

@@ -1,4 +1,7 @@
-"""Prompting as a baseline: texts that stand in front of a prompt as tokens, instead of a vector."""
+"""Prompting as a baseline: texts that stand in front of a prompt as tokens, instead of a vector.
+
+Of additions that steer towards chats, it is what the system says in them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steer_cli.errors import PlanError
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Addition
 
@@ -47,9 +52,38 @@ def gap(left: str, right: str) -> str:
     return "" if apart else " "
 
 
-def plus_texts(additions: Iterable[Addition]) -> tuple[str, ...]:
-    """The different texts that additions steer towards, in their order."""
-    return tuple(dict.fromkeys(pair.plus for addition in additions for pair in addition.all_pairs))
+def plus_texts(additions: Iterable[Addition], system: bool = False) -> tuple[str, ...]:
+    """The different texts that additions steer towards, in their order.
+
+    Args:
+        system: of chats, what the system says in them.
+
+    Raises:
+        PlanError: an addition steers towards something else.
+    """
+    sides = dict.fromkeys(pair.plus for addition in additions for pair in addition.all_pairs)
+    if not system:
+        if any(isinstance(side, Chat) for side in sides):
+            raise PlanError("a chat stands in front of chats alone")
+        return tuple(side for side in sides if isinstance(side, str))
+    said = [side.said_by("system") if isinstance(side, Chat) else "" for side in sides]
+    if not all(said):
+        raise PlanError("not every plus has a system turn, which alone can stand in front of a chat")
+    return tuple(dict.fromkeys(said))
+
+
+def before_chat(front: str, chat: Chat, system: bool) -> Chat:
+    """A chat with a text in front of what the user, or the system, says first."""
+    role = "system" if system else "user"
+    turns = list(chat.chat)
+    index = next((number for number, turn in enumerate(turns) if turn.role == role), None)
+    if index is not None:
+        content = turns[index].content
+        between = "\n\n" if system else gap(front, content)
+        turns[index] = turns[index].model_copy(update={"content": f"{front}{between}{content}"})
+    else:
+        turns.insert(0, Turn(role=role, content=front))
+    return chat.model_copy(update={"chat": tuple(turns)})
 
 
 def fitting(texts: Sequence[str], room: int | None, tokenizer: Tokenizer) -> Front:

@@ -1,4 +1,4 @@
-"""Read the JSON files of a model's folder, up to a size limit."""
+"""Read the JSON and text files of a model's folder, up to a size limit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """
     if not os.path.lexists(file):
         return {}
-    try:
-        # Checked before it is opened: reading a pipe or a device might never end.
-        found = os.stat(file)
-        text = file.read_text(encoding="utf-8") if _may_be_read(found, most_bytes) else ""
-    except OSError as error:
-        raise ValueError(error.strerror or type(error).__name__) from None
+    text = read_text(file, most_bytes)
     try:
         content = json.loads(text)
     except RecursionError:
@@ -34,6 +29,20 @@ def read_object(file: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not readable as JSON: not an object")
     return content
+
+
+def read_text(file: Path, most_bytes: int) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: not a regular file, too large, or not UTF-8; the message says which.
+    """
+    try:
+        # Checked before it is opened: reading a pipe or a device might never end.
+        found = os.stat(file)
+        return file.read_text(encoding="utf-8") if _may_be_read(found, most_bytes) else ""
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from None
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:

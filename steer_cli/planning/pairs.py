@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from steer_cli.errors import TokenError
 from steer_cli.planning.tokens import Tokenizer, _token_id
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.quoting import show
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One text of a pair: BOS, the text, and pads."""
+    """One text of a pair: BOS and the text, or a chat; and pads."""
 
     ids: tuple[int, ...]
     pads: int = 0
@@ -58,8 +59,8 @@ def pad_id(tokenizer: Tokenizer, pad: str, where: str) -> int | None:
     return id
 
 
-def align(tokenizer: Tokenizer, plus: str, minus: str | None, pad: int | None) -> AlignedPair:
-    """Turn a pair of texts into rows of the same length, padding the shorter one on the right.
+def align(tokenizer: Tokenizer, plus: str | Chat, minus: str | Chat | None, pad: int | None) -> AlignedPair:
+    """Turn a pair of texts or chats into rows of the same length, padding the shorter one on the right.
 
     Pads are ordinary tokens and are attended to. Without a pad, each side keeps its own length.
     """

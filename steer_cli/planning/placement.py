@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
+from steer_cli.planning.chat import chats_of
 from steer_cli.planning.pairs import AlignedPair, align, pad_id
 from steer_cli.planning.span import name_of, span
 from steer_cli.planning.tokens import Tokenizer
@@ -48,10 +49,9 @@ class Alignment:
     @property
     def label(self) -> str:
         """A short form of the texts, for errors and titles."""
-        first = self.addition.all_pairs[0]
-        minus = "" if first.minus is None else f" - {show(first.minus)}"
+        plus, minus = self.addition.all_pairs[0].names
         more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
-        return f"{show(first.plus)}{minus}{more}"
+        return f"{show(plus)}{'' if minus is None else f' - {show(minus)}'}{more}"
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ def align_additions(
 
     Raises:
         PlanError: a layer is too deep, or an addition does nothing.
-        TokenError: a pad is not a single token.
+        TokenError: a pad is not a single token, or a chat cannot be rendered.
     """
     aligned = []
+    tokenizer.render(chats_of(recipe))
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name or 'recipe'}: additions.{index}"
         # `every` reads each text at its own last token, so the text must not be padded.
@@ -159,21 +160,30 @@ def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int 
 
 
 def place(
-    alignments: tuple[Alignment, ...], tokenizer: Tokenizer, prompt: tuple[int, ...], text: str
+    alignments: tuple[Alignment, ...],
+    tokenizer: Tokenizer,
+    prompt: tuple[int, ...],
+    text: str,
+    is_chat: bool = False,
 ) -> tuple[Placement, ...]:
     """Place all additions on one prompt: `prompt` is its ids with BOS, `text` its text for errors.
+
+    In a chat, `every` leaves the first position alone, whatever stands there.
 
     Raises:
         PlanError: a span exceeds the prompt, or the token where it should start does not occur.
     """
-    return tuple(_place(alignment, tokenizer, prompt, text) for alignment in alignments)
+    first = 0 if tokenizer.bos is None and not is_chat else 1
+    return tuple(_place(alignment, tokenizer, prompt, text, first) for alignment in alignments)
 
 
-def _place(alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], text: str) -> Placement:
+def _place(
+    alignment: Alignment, tokenizer: Tokenizer, prompt: tuple[int, ...], text: str, first: int
+) -> Placement:
     position, length = alignment.addition.position, alignment.length
     if isinstance(position, AtToken):
         position = At(at=_find(tokenizer, position.token, prompt, text))
-    start, end = span(position, length, len(prompt), first=0 if tokenizer.bos is None else 1)
+    start, end = span(position, length, len(prompt), first)
     if alignment.addition.every:
         return Placement(alignment, start, max(start, end))
     if start >= 0 and end <= len(prompt):

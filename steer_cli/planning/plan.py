@@ -14,6 +14,7 @@ from steer_cli.planning.placement import (
     place,
 )
 from steer_cli.planning.tokens import Tokenizer
+from steer_cli.recipe.chat import Chat, text_of
 from steer_cli.recipe.schema import Recipe
 
 
@@ -34,11 +35,21 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class PlannedPrompt:
-    """A prompt, its ids with BOS, and where every addition acts on it."""
+    """A prompt, its ids (of a text with BOS), and where every addition acts on it."""
 
-    text: str
+    source: str | Chat
     ids: tuple[int, ...]
     placements: tuple[Placement, ...]
+
+    @property
+    def text(self) -> str:
+        """The prompt, or a chat's short form."""
+        return text_of(self.source)
+
+    @property
+    def chat(self) -> Chat | None:
+        """The prompt if it is a chat."""
+        return self.source if isinstance(self.source, Chat) else None
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,12 @@ def plan_recipe(recipe: Recipe, facts: ModelFacts, new_tokens: int | None = None
     if new_tokens == 0:
         check_acts_on_texts(alignments)
     prompts = []
-    for text in recipe.all_prompts:
-        ids = facts.tokenizer.prompt(text)
+    for source in recipe.all_prompts:
+        ids, text = facts.tokenizer.prompt(source), text_of(source)
         if new_tokens is not None:
             check_length(ids, text, new_tokens, facts.context, facts.limited)
-        prompts.append(PlannedPrompt(text, ids, place(alignments, facts.tokenizer, ids, text)))
+        placements = place(alignments, facts.tokenizer, ids, text, isinstance(source, Chat))
+        prompts.append(PlannedPrompt(source, ids, placements))
     return Plan(recipe, facts, alignments, tuple(prompts))
 
 

@@ -1,23 +1,30 @@
 """Turn texts into token ids, and the two texts of a pair into rows of equal length.
 
-Every text is tokenised without special tokens, and one BOS is put in front.
+Every text is tokenised without special tokens, and one BOS is put in front. A chat has the tokens that
+the model's template gives it, special ones included, and no other BOS.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from steer_cli.errors import TokenError
+from steer_cli.planning.chat import Renderer, Template, folder_template
 from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
+from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.quoting import show
+
+# Held while a tokenizer reads a text: whether it takes special tokens for text is a state of its own.
+_READING = Lock()
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Tokenizer:
     bos: int | None
     eos: tuple[int, ...]  # any of them ends a row; the first is the tokenizer's own
     embeddings: int | None = None  # number of tokens with an embedding, if config.json states it
+    renderer: Renderer = field(default_factory=Renderer, repr=False, compare=False)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids without BOS; a special token spelled out in the text is ordinary text.
@@ -37,7 +45,7 @@ class Tokenizer:
             TokenError: the tokenizer cannot read a special token's text as ordinary text, or the model has
                 no embedding for one of the tokens.
         """
-        with _reading(self.folder):
+        with _reading(self.folder), _READING:
             ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
         # A Unigram vocabulary also holds its special tokens as pieces and matches them in texts.
         for id in self._special.keys() & set(ids):
@@ -63,9 +71,41 @@ class Tokenizer:
             )
         return ids
 
-    def prompt(self, text: str) -> tuple[int, ...]:
-        """Token ids of a prompt, with BOS in front."""
+    def prompt(self, text: str | Chat) -> tuple[int, ...]:
+        """Token ids of a prompt: a text with BOS in front, or a chat up to where the model goes on.
+
+        Raises:
+            TokenError: as `encode` and `render`.
+        """
+        if isinstance(text, Chat):
+            self.render({text: "chat"})
+            rendered = self.renderer.texts[text]
+            return (*self._encode_rendered(rendered), *self.encode(text.continuation or ""))
         return (*(() if self.bos is None else (self.bos,)), *self.encode(text))
+
+    def render(self, chats: Mapping[Chat, str]) -> None:
+        """Render chats for `prompt`, all in one go; see `Renderer`."""
+        self.renderer.render(chats)
+
+    @cached_property
+    def chat_starts(self) -> frozenset[int]:
+        """Tokens that a chat begins with; none without a template."""
+        starts: set[int] = set()
+        user = Turn(role="user", content="a")
+        for turns in ([user], [Turn(role="system", content="a"), user]):
+            with suppress(TokenError):  # some models know no system turn
+                starts.update(self.prompt(Chat(chat=turns))[:1])
+        return frozenset(starts)
+
+    def _encode_rendered(self, text: str) -> tuple[int, ...]:
+        """Token ids of a rendered chat, in which special tokens are special."""
+        with _reading(self.folder), _READING:
+            self.backend.encode_special_tokens = False
+            try:
+                ids = tuple(self.backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                self.backend.encode_special_tokens = True
+        return self.within(ids)
 
     def decode(self, ids: tuple[int, ...]) -> str:
         """Text of token ids, special tokens included."""
@@ -123,17 +163,26 @@ def open_tokenizer(folder: Path, bos: str = "auto", also_eos: str | None = None)
                 f"{folder}: bos: {show(bos)} is not a token of this model; write auto, none or a token"
             )
     check_ids(folder, {"bos": () if first is None else (first,), "eos": eos}, ids.embeddings)
-    return Tokenizer(backend, str(folder), first, eos, ids.embeddings)
+    renderer = Renderer(partial(folder_template, folder), str(folder), backend)
+    return Tokenizer(backend, str(folder), first, eos, ids.embeddings, renderer)
 
 
-def wrap_tokenizer(backend: Backend, name: str, bos: int | None, eos: tuple[int, ...]) -> Tokenizer:
+def wrap_tokenizer(
+    backend: Backend,
+    name: str,
+    bos: int | None,
+    eos: tuple[int, ...],
+    template: Callable[[], Template | None],
+) -> Tokenizer:
     """Wrap a tokenizer that is already open, without changing it.
 
     Args:
         bos: the id to put in front of every text; None for no BOS.
         eos: the ids that end a row.
+        template: returns its chat template; called if there is a chat.
     """
-    return Tokenizer(_exact(Backend.from_str(backend.to_str())), name, bos, eos)
+    backend = _exact(Backend.from_str(backend.to_str()))
+    return Tokenizer(backend, name, bos, eos, renderer=Renderer(template, name, backend))
 
 
 @contextmanager

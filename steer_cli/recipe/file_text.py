@@ -88,7 +88,7 @@ def _kept(part: Recipe | Addition) -> dict[str, Any]:
 
 def _plain(key: str, value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: _plain(name, inner) for name, inner in value if inner is not None}
+        return _plain(key, value.model_dump(exclude_none=True))
     if isinstance(value, tuple):
         return [_plain(key, entry) for entry in value]
     if isinstance(value, dict):

@@ -13,6 +13,7 @@ from steer_cli.recipe.quoting import Path, dotted, show
 from steer_cli.recipe.yaml_source import Document
 
 _ADDITION = "{plus: Love, minus: Hate, layer: 4, coefficient: 2}"
+_TURN = "{role: user, content: Hello}"
 _UP_TO = f"; blocks go up to {bounds.LARGEST_BLOCK}, shares from 0% to below 100%"
 RIGHT = {
     "layer": 'a block such as 6, a list of blocks such as [6, 15], a share of the depth such as "25%", or all'
@@ -37,7 +38,10 @@ RIGHT = {
     "match_norm": "true or false",
     "additions": f"a list of at least one addition, such as [{_ADDITION}]",
     "pairs": "a list of pairs such as [{plus: Love, minus: Hate}]",
-    "prompts": "a list of texts",
+    "prompts": "a list of texts or chats",
+    "chat": f"a list of at least one turn, such as [{_TURN}]",
+    "content": "what is said, a text",
+    "role": "who speaks, such as user",
     "random": "a mapping such as {seed: 0}",
     "sampling": "a mapping such as {samples: 3, seed: 0}",
     "count": "a mapping of labels to lists of words, such as {wedding: [wedding, bride]}",
@@ -55,7 +59,11 @@ _TEXTS = (
     "bos",
     "pad",
     "token",
+    "role",
+    "content",
+    "continue",
 )
+_OR_CHAT = ("plus", "minus", "prompt", "prompts")
 SHOWN = 20  # faults shown, one line each; beyond this they are mostly one mistake repeated
 LONGEST_QUOTED = 60  # characters; a longer value is not repeated in the remedy
 
@@ -91,15 +99,13 @@ def describe(
     Returns:
         The lines, and the number of further faulty values.
     """
-    placed = [(*_document_path(fault["loc"], written.values), fault) for fault in errors]
+    placed = [_placed(fault, written.values) for fault in errors]
     above = {path[:length] for path in {path for path, _, _ in placed} for length in range(len(path))}
     first: dict[tuple, tuple[Any, Fault]] = {}
     for path, value, fault in placed:
         # A list also fails when one of its entries does; the entry's error says more.
         if path in above and fault["type"] not in ("value_error", "missing"):
             continue
-        if fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
-            path = (*path, fault["loc"][-1])
         first.setdefault(path, (value, fault))
     lines = [
         f"{written.place(path)}: {_message(path, *at_fault, written, known_keys)}"
@@ -120,6 +126,14 @@ def _message(
     return f"{show(value)} is not {_right(path, value, fault, written)}"
 
 
+def _placed(fault: Fault, values: Any) -> tuple[tuple, Any, Fault]:
+    """Path, value and fault; the path of what is missing is where it should stand."""
+    path, value = _document_path(fault["loc"], values)
+    if fault["type"] == "missing" and path[-1:] not in _ALTERNATIVES:
+        path = (*path, fault["loc"][-1])
+    return path, value, fault
+
+
 def _document_path(loc: tuple, values: Any) -> tuple[tuple, Any]:
     """Drop the tags that unions add to pydantic's location, leaving a path in the document."""
     path: tuple = ()
@@ -138,6 +152,8 @@ def _right(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     keys = [step for step in path if isinstance(step, str)]
     key = keys[-1] if keys else ""
     inside_list = bool(path) and isinstance(path[-1], int)
+    if key == "chat" and inside_list:
+        return f"a turn, such as {_TURN}"
     if not path or (key in ("additions", "pairs") and inside_list):
         example = _ADDITION if key == "additions" else "{plus: Love, minus: Hate}"
         return f"a mapping of keys, such as {example if path else 'prompt: ... and additions: [...]'}"
@@ -160,7 +176,8 @@ def _right_text(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     if isinstance(value, (bool, int, float)):
         text = written.written(path) or ""
         return f'text; quote it: "{text}"' if 0 < len(text) <= LONGEST_QUOTED else "text; quote it"
-    return "text"
+    keys = [step for step in path if isinstance(step, str)]
+    return f"text, or a chat such as {{chat: [{_TURN}]}}" if keys[-1] in _OR_CHAT else "text"
 
 
 def _nearest(path: tuple, known_keys: Callable[[str], list[str]]) -> str:

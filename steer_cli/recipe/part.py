@@ -13,7 +13,7 @@ from steer_cli.recipe.messages import Arguments, describe
 class Part(BaseModel):
     """A mapping of the format. Wrong values raise the same errors in Python as in a file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
 
     def __init__(self, /, **values: Any) -> None:
         """
@@ -35,7 +35,8 @@ class Part(BaseModel):
     @classmethod
     def known_keys(cls, parent: str) -> list[str]:
         """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
-        return list(PARTS.get(parent, cls).model_fields)
+        fields = PARTS.get(parent, cls).model_fields
+        return [field.alias or name for name, field in fields.items()]
 
 
 PARTS: dict[str, type[Part]] = {}  # the key that a mapping stands under -> its part; the schema fills it

@@ -16,10 +16,10 @@ class _Short(reprlib.Repr):
             return f"a number of {x.bit_length()} bits"
 
 
-def show(value: Any) -> str:
-    """A value as one short line."""
+def show(value: Any, most: int = 60) -> str:
+    """A value as one short line; of a text, `most` characters."""
     short = _Short()
-    short.maxstring = short.maxother = 60
+    short.maxstring = short.maxother = most
     shown = short.repr(value)
     # A tensor, for example, is written on many lines; a text has no line break in its repr.
     return _shortened(shown if shown.isprintable() else " ".join(shown.split()))

@@ -5,6 +5,7 @@ Whether a layer exists or a text fits a prompt is checked later, when the model 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, model_validator
@@ -12,6 +13,7 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
+from steer_cli.recipe.chat import Chat, TextOrChat, side_names
 from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.position_words import Way, Word
 from steer_cli.recipe.positions import At, AtToken, Every
@@ -26,7 +28,7 @@ Layers = Annotated[
 # The checks of the validators below, written as JSON Schema.
 ONE_KIND_OF_TEXT: dict[str, Any] = {
     "oneOf": [
-        {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
+        {"required": ["plus"], "properties": {"plus": {"not": {"type": "null"}}, "pairs": {"maxItems": 0}}},
         {
             "required": ["pairs"],
             "properties": {"pairs": {"minItems": 1}, "plus": {"type": "null"}, "minus": {"type": "null"}},
@@ -42,7 +44,7 @@ NO_NORM_TO_MATCH: dict[str, Any] = {
 ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
-        "properties": {"prompt": {"type": "string"}, "prompts": {"minItems": 1}},
+        "properties": {"prompt": {"not": {"type": "null"}}, "prompts": {"minItems": 1}},
     }
 }
 
@@ -50,10 +52,13 @@ ONE_KIND_OF_PROMPT: dict[str, Any] = {
 class Pair(Part):
     """Two texts; the vector is the stream of `plus` minus the stream of `minus`."""
 
-    plus: Annotated[bounds.Text, Field(description="steer towards this text")]
-    minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
-        None
-    )
+    plus: Annotated[TextOrChat, Field(description="steer towards this text or chat")]
+    minus: Annotated[TextOrChat | None, Field(description='steer away from this; "" is a row of pads')] = None
+
+    @property
+    def names(self) -> tuple[str, str | None]:
+        """Short forms of both sides, for screens and errors."""
+        return side_names(self.plus, self.minus)
 
 
 class Random(Part):
@@ -67,10 +72,8 @@ class Addition(Part):
 
     model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT | NO_NORM_TO_MATCH)
 
-    plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
-    minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
-        None
-    )
+    plus: Annotated[TextOrChat | None, Field(description="steer towards this text or chat")] = None
+    minus: Annotated[TextOrChat | None, Field(description='steer away from this; "" is a row of pads')] = None
     pairs: Annotated[
         tuple[Pair, ...], Field(strict=False, description="several pairs, instead of plus and minus")
     ] = ()
@@ -178,9 +181,11 @@ class Recipe(Part):
         DEFAULT_MODEL
     )
     bos: Annotated[bounds.Word, Field(description="auto, none, or a token of the model")] = "auto"
-    prompt: Annotated[bounds.Text | None, Field(description="the text to continue")] = None
+    prompt: Annotated[TextOrChat | None, Field(description="the text to continue, or the chat to answer")] = (
+        None
+    )
     prompts: Annotated[
-        tuple[bounds.Text, ...], Field(strict=False, description="several prompts, instead of prompt")
+        tuple[TextOrChat, ...], Field(strict=False, description="several prompts, instead of prompt")
     ] = ()
     additions: Annotated[tuple[Addition, ...], Field(strict=False, min_length=1)]
     sampling: Sampling = Sampling()
@@ -209,20 +214,21 @@ class Recipe(Part):
         return next((label for label, at in reversed(self._changes) if at == path[: len(at)]), None)
 
     @property
-    def all_prompts(self) -> tuple[str, ...]:
+    def all_prompts(self) -> tuple[str | Chat, ...]:
         return (self.prompt,) if self.prompt is not None else self.prompts
 
-    def with_prompts(self, prompts: list[str]) -> Recipe:
+    def with_prompts(self, prompts: Sequence[str | Chat | Mapping[str, Any]]) -> Recipe:
         """The same recipe with other prompts, or with its own if none are given.
 
         Raises:
-            RecipeError: there is no prompt, or one is not valid UTF-8.
+            RecipeError: there is no prompt, or one is not valid UTF-8 or no chat.
         """
         if not prompts and not self.all_prompts:
             raise RecipeError(
                 [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use `prompt=TEXT`"]
             )
-        for prompt in prompts:
+        prompts = [Chat(**prompt) if isinstance(prompt, Mapping) else prompt for prompt in prompts]
+        for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
             if any("\ud800" <= character <= "\udfff" for character in prompt):
                 raise RecipeError([f"prompt {show(prompt)}: not UTF-8 text; save it as UTF-8"])
             if len(prompt) > bounds.LONGEST_TEXT:

@@ -102,16 +102,16 @@ def ratio(value: float) -> Text:
 
 def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
     """A table of ratios per prompt and addition: layers down, positions across."""
-    groups: dict[tuple[str, int], list[Norms]] = {}
+    groups: dict[tuple[object, ...], list[Norms]] = {}
     for at_layer in found:
-        groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)
+        groups.setdefault((at_layer.prompt, at_layer.chat, at_layer.addition), []).append(at_layer)
     room = max(1, min(SHOWN_POSITIONS, (width - 8) // 11))
-    for (prompt, _), layers in groups.items():
+    for layers in groups.values():
         first = layers[0]
         centred = "  centred" if first.centred else ""
         yield Text.assemble(
             "\n",
-            (visible(prompt), "bold"),
+            (visible(first.prompt), "bold"),
             f"\n  |{visible(first.label)}| / |stream| at coefficient 1{centred}",
         )
         heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens[:room])]

@@ -172,9 +172,9 @@ def shift(found: Sequence[Shift], path: Path) -> None:
 
 def norms(found: Sequence[Norms], path: Path) -> None:
     """Plot |vector| / |stream| over layers: one line per position, one panel per prompt and addition."""
-    groups: dict[tuple[str, int], list[Norms]] = {}
+    groups: dict[tuple[object, ...], list[Norms]] = {}
     for at_layer in found:
-        groups.setdefault((at_layer.prompt, at_layer.addition), []).append(at_layer)
+        groups.setdefault((at_layer.prompt, at_layer.chat, at_layer.addition), []).append(at_layer)
 
     def draw(axes: Sequence[Axes]) -> None:
         for panel, layers in zip(axes, groups.values(), strict=True):

@@ -49,8 +49,8 @@ def title(recipe: Recipe, model: str) -> Text:
 
 def summary(addition: Addition) -> str:
     """An addition in a few words: Love - Hate × 2, layer 2, front."""
-    first, more = addition.all_pairs[0], len(addition.all_pairs) - 1
-    texts = quoted(first.plus) if first.minus is None else f"{quoted(first.plus)} - {quoted(first.minus)}"
+    (plus, minus), more = addition.all_pairs[0].names, len(addition.all_pairs) - 1
+    texts = quoted(plus) if minus is None else f"{quoted(plus)} - {quoted(minus)}"
     if more:
         texts += f" and {counted(more, 'more pair')}"
     noise = ", as noise" if addition.random is not None else ""

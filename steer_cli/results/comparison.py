@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from steer_cli.planning.alignment_table import TableRow
 from steer_cli.planning.placement import Placement
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results.json_values import Record, finite
+from steer_cli.results.json_values import Record, finite, with_chat
 
 
 def arm_names(control: str | None) -> tuple[str, ...]:
@@ -135,6 +136,7 @@ class Comparison:
     control_name: str | None = None  # what the screen calls it, where that is more than the kind
     control_text: str | None = None  # with `prompt`: what stood in front of the prompt
     sums: tuple[Sum, ...] = ()
+    chat: Chat | None = None  # of which `prompt` is the short form
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
@@ -146,7 +148,7 @@ class Comparison:
         """One record per sample."""
         recipe = self.recipe
         for sample, (unsteered, steered) in enumerate(zip(self.unsteered, self.steered, strict=True)):
-            yield {
+            record = {
                 "recipe": recipe.name,
                 "recipe_sha256": recipe.sha256,
                 "model": self.model,
@@ -159,6 +161,7 @@ class Comparison:
                 "additions": [receipt.record() for receipt in self.receipts],
                 "sums": [total.record() for total in self.sums],
             }
+            yield with_chat(record, self.chat)
 
     def _control_record(self, sample: int) -> Record:
         front = {} if self.control_text is None else {"in_front": self.control_text}

@@ -6,7 +6,20 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from steer_cli.recipe.chat import Chat
+
 Record = dict[str, Any]
+
+
+def with_chat(record: Record, chat: Chat | None) -> Record:
+    """The record with the keys of a chat, as a recipe has them, after that of the prompt, which is short."""
+    keys: Record = {}
+    for key, value in record.items():
+        if key != "chat":
+            keys[key] = value
+        if key == "prompt" and chat is not None:
+            keys |= chat.record()
+    return keys
 
 
 def finite(values: Iterable[float]) -> list[float | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from steer_cli.results.json_values import Record, finite
+from steer_cli.recipe.chat import Chat
+from steer_cli.results.json_values import Record, finite, with_chat
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Norms:
     stream: tuple[float, ...]
     ratio: tuple[float, ...]
     centred: bool
+    chat: Chat | None = None  # of which `prompt` is the short form
 
     def records(self) -> Iterator[Record]:
         """One record."""
-        yield asdict(self) | {key: finite(getattr(self, key)) for key in ("vector", "stream", "ratio")}
+        figures = {key: finite(getattr(self, key)) for key in ("vector", "stream", "ratio")}
+        yield with_chat(asdict(self) | figures, self.chat)

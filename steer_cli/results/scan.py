@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results.comparison import Completion
 from steer_cli.results.cost import Cost, steering_cost
-from steer_cli.results.json_values import Record
+from steer_cli.results.json_values import Record, with_chat
 from steer_cli.results.means import standard_error
 
 
@@ -30,6 +31,7 @@ class ScanPoint:
     unsteered: tuple[Completion, ...]
     completions: tuple[Completion, ...]
     error: str | None = None
+    chat: Chat | None = None  # of which `prompt` is the short form
 
     @property
     def arm(self) -> str:
@@ -56,7 +58,7 @@ class ScanPoint:
 
     def records(self) -> Iterator[Record]:
         """One record per sample; one without a sample for a point that could not be run."""
-        head: Record = {
+        values: Record = {
             "recipe": self.recipe.name,
             "recipe_sha256": self.recipe.sha256,
             "model": self.model,
@@ -66,6 +68,7 @@ class ScanPoint:
             "layer": list(self.layer) if isinstance(self.layer, tuple) else self.layer,
             "coefficient": self.coefficient,
         }
+        head = with_chat(values, self.chat)
         if self.error is not None:
             nothing = dict.fromkeys(("text", "tokens", "finish", "mean_logprob", "counts", "cost"))
             yield head | {"sample": None} | nothing | {"error": self.error}

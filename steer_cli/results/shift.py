@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from steer_cli.results.json_values import Record
+from steer_cli.recipe.chat import Chat
+from steer_cli.results.json_values import Record, with_chat
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Shift:
     effect: float | None
     damage: float | None
     tokens: tuple[TokenShift, ...]  # the union of both top k, most likely when steered first
+    chat: Chat | None = None  # of which `prompt` is the short form
 
     def records(self) -> Iterator[Record]:
         """One record."""
         record = _without_unasked(asdict(self))
         del record["pieces"]
-        yield record
+        yield with_chat(record, self.chat)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from steer_cli.models import atomic_folder
 from steer_cli.models.fingerprint import sha256_of
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
+from steer_cli.planning.chat import FILE, chats_of
 from steer_cli.planning.placement import Alignment, check_acts_on_texts, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.prediction import wanted_ids
@@ -114,10 +115,12 @@ class SweepPlan:
         for addition in settings["additions"]:
             if addition["operation"] == "add":
                 del addition["operation"]  # a key that stores of earlier releases did not have
+        # Without a chat, the template changes nothing.
+        files = (*TOKENIZER, FILE) if chats_of(self.recipe) else TOKENIZER
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
-            "tokenizer": f"{_fingerprint(self.located, *TOKENIZER)}, BOS {self.tokenizer.bos}",
+            "tokenizer": f"{_fingerprint(self.located, *files)}, BOS {self.tokenizer.bos}",
             "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
             "measure": list(self.measures),
             "method": self.method,
@@ -147,6 +150,7 @@ def plan_sweep(
     measures = _measures(options, recipe, corpora)
     located = located or locate(recipe.model, True, progress, note)
     facts = located.facts(recipe.bos)
+    facts.tokenizer.render(chats_of(recipe))
     grid = parse_grid(options.layers, options.coefficients, options.positions, options.dims, located.blocks)
     plan = SweepPlan(
         recipe=recipe,
@@ -222,7 +226,7 @@ def _check_prompts(plan: SweepPlan) -> None:
             check_acts_on_texts(alignments)
         for prompt in plan.prompts if plan.measures != ("perplexity",) else ():
             check_length(prompt.ids, prompt.text, new_tokens, facts.context, facts.limited)
-            place(alignments, facts.tokenizer, prompt.ids, prompt.text)
+            place(alignments, facts.tokenizer, prompt.ids, prompt.text, prompt.chat is not None)
 
 
 def _lines(plan: SweepPlan) -> tuple[Line, ...]:

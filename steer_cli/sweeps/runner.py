@@ -116,7 +116,8 @@ class Runner:
         return [tuple(shifts) for shifts in found]
 
     def _on(self, arm: Steering, prompt: PlannedPrompt) -> Arm:
-        return arm.on(place(arm.alignments, self.plan.tokenizer, prompt.ids, prompt.text))
+        is_chat = prompt.chat is not None
+        return arm.on(place(arm.alignments, self.plan.tokenizer, prompt.ids, prompt.text, is_chat))
 
     def _counts(self, arms: Sequence[Steering]) -> list[tuple[dict[str, ArmMeans], Cost]]:
         """Uses of the recipe's words, and the cost of the texts, over all prompts and samples."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import SweepError
 from steer_cli.events import Progress, silent
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.scan import ScanPlan, plan_scan
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Scan, ScanPoint
 from steer_cli.sweeps.grid import parse_coefficients, parse_layers
@@ -22,7 +23,7 @@ def scan(
     recipe: Recipe,
     coefficients: str | None = None,
     layers: str | None = None,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str | Chat | Mapping[str, Any]] = (),
     samples: int | None = None,
     seed: int | None = None,
     progress: Progress = silent,

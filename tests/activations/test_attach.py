@@ -5,7 +5,7 @@ import torch
 from tiny import by_transformers, recipe_of
 
 import steer_cli as steer
-from steer_cli.errors import PlanError, VectorError
+from steer_cli.errors import PlanError, TokenError, VectorError
 
 torch.set_num_threads(1)
 KINDS = ("gpt2", "llama", "gemma3", "gpt_neox")
@@ -199,3 +199,74 @@ def test_new_tokens_alone_need_a_cache_and_must_change(held):
         pytest.raises(VectorError, match="nothing"),
     ):
         held.generate(PROMPT)
+
+
+# ---- chats
+
+
+class Chatty(Held):
+    """A model whose tokenizer has a chat template, which begins with another token than BOS."""
+
+    template = (
+        "{% for turn in messages %}{{ '<|im_start|>' + turn.role + '\\n' + turn.content + '<|im_end|>\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        # Tokens that the tiny models have anyway, made special.
+        named = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+        self.tokenizer.add_special_tokens(named)
+        assert len(self.tokenizer) <= 512
+        self.tokenizer.chat_template = self.template
+
+    def ids(self, text):
+        turns = [{"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+
+
+def asked(text):
+    return {"chat": [{"role": "user", "content": text}]}
+
+
+PERSONA = {
+    "plus": {"chat": [{"role": "system", "content": "Love"}, {"role": "user", "content": "I"}]},
+    "minus": {"chat": [{"role": "system", "content": "Hate"}, {"role": "user", "content": "I"}]},
+}
+
+
+@pytest.mark.parametrize("bos", ["auto", "none"])
+@pytest.mark.parametrize("texts", [{}, PERSONA], ids=["texts", "persona"])
+def test_rows_that_are_chats_are_steered_as_the_tool_would(texts, bos, tiny_folder, tmp_path):
+    held = Chatty(tiny_folder("llama"))
+    held.tokenizer.save_pretrained(tmp_path)
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((held.folder / file).read_bytes())
+    additions = {"position": "every", **texts}
+    of_chats = recipe(**additions, prompt=asked(PROMPT)).model_copy(update={"bos": bos})
+    [run] = steer.generate(steer.load_model(str(tmp_path)), of_chats)
+    plain = held.generate(PROMPT, OTHER)
+    with steer.steering(held.model, of_chats, held.tokenizer):
+        together = held.generate(PROMPT, OTHER)
+        alone = [*held.generate(PROMPT), *held.generate(OTHER)]
+    assert together == alone
+    assert together[0] == until_end(torch.tensor(run.steered[0].tokens), held.tokenizer.eos_token_id)
+    assert together[0] != plain[0]
+    assert held.generate(PROMPT, OTHER) == plain
+
+
+def test_without_a_template_a_row_begins_with_bos(tiny_folder):
+    held = Chatty(tiny_folder("llama"))
+    with steer.steering(held.model, recipe(), held.tokenizer):
+        held.logits(PROMPT)
+    row, held.tokenizer.chat_template = torch.tensor([held.ids(PROMPT)]), None
+    with (
+        steer.steering(held.model, recipe(), held.tokenizer),
+        pytest.raises(PlanError, match="does not begin with BOS"),
+    ):
+        held.model(row)
+    with (
+        pytest.raises(TokenError, match="the model has no chat template"),
+        steer.steering(held.model, recipe(**PERSONA), held.tokenizer),
+    ):
+        pass

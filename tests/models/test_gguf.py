@@ -15,8 +15,8 @@ BLOCK = {
 }
 
 
-def write_gguf(path, without=(), blocks=1):
-    """A Llama of one block, whose header may claim more, and which may lack tensors."""
+def write_gguf(path, without=(), blocks=1, template=None):
+    """A Llama of one block, whose header may claim more, and which may lack tensors or have a template."""
     import gguf
     import numpy
 
@@ -36,6 +36,8 @@ def write_gguf(path, without=(), blocks=1):
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(len(TOKENS) - 1)
     writer.add_eos_token_id(len(TOKENS) - 1)
+    if template is not None:
+        writer.add_chat_template(template)
     shapes = {"token_embd": (len(TOKENS), WIDTH), "output": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
     shapes |= {f"blk.0.{name}": shape for name, shape in BLOCK.items()}
     draw = numpy.random.default_rng(0)
@@ -68,6 +70,18 @@ def test_a_gguf_is_converted_and_steered(steered, tmp_path):
     assert code == 0, err
     assert json.loads(out)["model"] == str(tmp_path / "own.gguf")
     assert f"converting {tmp_path / 'own.gguf'}, once" in err
+
+
+def test_a_gguf_brings_its_chat_template(command, recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEER_HOME", str(tmp_path / "home"))
+    write_gguf(
+        tmp_path / "own.gguf",
+        template="{{ bos_token }}{% for turn in messages %}a{{ turn.content }}b{% endfor %}",
+    )
+    recipe = recipe_file(tmp_path / "own.gguf", {"plus": "c", "layer": 0, "pad": "none"})
+    code, out, err = command("table", recipe, "--chat", "xy", "--jsonl")
+    assert code == 0, err
+    assert json.loads(out)["rows"][0]["tokens"] == ["<s>", "a", "x", "y", "b"]
 
 
 def refused(answer, path) -> str:

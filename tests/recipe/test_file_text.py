@@ -76,7 +76,12 @@ odd = [
 signs = st.sampled_from("ab :#-?&*!|>%@`'\"{}[],\n\t\r\x85\u2028\ufeff\x07\x00\x1b\u202eé😀\\0.")
 texts = st.sampled_from(odd) | st.text(signs, max_size=120) | st.text(max_size=9)
 words = texts.filter(len)
-pairs = st.fixed_dictionaries({"plus": texts}, optional={"minus": texts})
+turns = st.fixed_dictionaries({"role": words, "content": texts})
+chats = st.fixed_dictionaries(
+    {"chat": st.lists(turns, min_size=1, max_size=2)}, optional={"continue": texts | st.none()}
+)
+sides = texts | chats
+pairs = st.fixed_dictionaries({"plus": sides}, optional={"minus": sides})
 more = {
     "coefficient": st.floats(-1e12, 1e12) | st.integers(-9, 9),
     "position": st.sampled_from(["back", {"at": 3}]) | st.builds(lambda text: {"token": text}, words),
@@ -89,7 +94,7 @@ more = {
 }
 layers = {"layer": st.sampled_from([2, [1], [1, "20%"], "25%"])}
 additions = st.one_of(
-    st.fixed_dictionaries({"plus": texts, **layers}, optional={"minus": texts, **more}),
+    st.fixed_dictionaries({"plus": sides, **layers}, optional={"minus": sides, **more}),
     st.fixed_dictionaries(
         {"pairs": st.lists(pairs, min_size=1, max_size=3), **layers},
         optional={"combine": st.just("sum"), **more},
@@ -103,9 +108,9 @@ optional = {
     "count": st.dictionaries(texts, st.lists(words, min_size=1, max_size=3), max_size=2),
 }
 recipes = st.fixed_dictionaries(
-    {"additions": st.lists(additions, min_size=1, max_size=2)}, optional={"prompt": texts, **optional}
+    {"additions": st.lists(additions, min_size=1, max_size=2)}, optional={"prompt": sides, **optional}
 ) | st.fixed_dictionaries(
-    {"additions": st.lists(additions, min_size=1, max_size=2), "prompts": st.lists(texts, max_size=3)}
+    {"additions": st.lists(additions, min_size=1, max_size=2), "prompts": st.lists(sides, max_size=3)}
 )
 
 

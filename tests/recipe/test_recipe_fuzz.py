@@ -21,7 +21,7 @@ fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None
 
 KEYS = sorted(
     {key for part in (Recipe, Addition, Pair, Sampling) for key in part.model_fields}
-    | {"at", "token", "every"}
+    | {"at", "token", "every", "chat", "continue", "role", "content"}
 )
 WORDS = [
     "front",
