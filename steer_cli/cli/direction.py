@@ -64,12 +64,12 @@ Chat = Annotated[
     typer.Option(
         "--chat",
         metavar="TEXT",
-        help="Let the model answer this user, by its own chat template; repeatable: each is a chat.",
+        help="Answer this message of a user, in the model's own chat template; repeatable.",
     ),
 ]
 System = Annotated[
     str | None,
-    typer.Option("--system", metavar="TEXT", help="With --chat: what the system says before the user."),
+    typer.Option("--system", metavar="TEXT", help="With --chat: the system message that comes first."),
 ]
 
 

@@ -173,6 +173,8 @@ def _run(template: Template, chats: list[list[dict[str, str]]]) -> list[tuple[st
     # -I and -S: nothing but jinja2 is imported, wherever the command runs.
     command = [sys.executable, "-I", "-S", "-B", chat_sandbox.__file__]
     found = [find_spec(name) for name in ("jinja2", "markupsafe")]
+    if not all(found):
+        raise TokenError("chat template: needs jinja2; install it with: pip install jinja2")
     seconds = SECONDS + len(chats) // CHATS_PER_SECOND
     asked = {
         "path": sorted({str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin}),

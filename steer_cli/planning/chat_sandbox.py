@@ -21,11 +21,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     sys.path[:0] = asked["path"]
     _limit(asked["seconds"], asked["bytes"])
-    try:
-        answers = _answers(asked)
-    except MemoryError:
-        answers = [("fault", "it needs too much memory")] * len(asked["chats"])
-    json.dump(answers, sys.stdout)
+    json.dump(_answers(asked), sys.stdout)
 
 
 def _limit(seconds: int, most_bytes: int) -> None:
@@ -74,6 +70,8 @@ def _text(template: Any, chat: list[dict[str, str]], tokens: dict[str, str]) -> 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
     line = getattr(error, "lineno", None)
     said = " ".join(str(error).split())[:200] or type(error).__name__
     return f"line {line}: {said}" if line else said

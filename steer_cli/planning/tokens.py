@@ -85,6 +85,7 @@ class Tokenizer:
 
     def render(self, chats: Mapping[Chat, str]) -> None:
         """Render chats for `prompt`, all in one go; see `Renderer`."""
+        _ = self._special  # those of the tokenizer's own file: the renderer adds others, for chats alone
         self.renderer.render(chats)
 
     @cached_property
