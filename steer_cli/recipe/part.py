@@ -20,6 +20,8 @@ class Part(BaseModel):
         Raises:
             RecipeError: one line per fault.
         """
+        aliases = {name: field.alias or name for name, field in type(self).model_fields.items()}
+        values = {aliases.get(name, name): value for name, value in values.items()}
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -35,7 +37,8 @@ class Part(BaseModel):
     @classmethod
     def known_keys(cls, parent: str) -> list[str]:
         """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
-        return list(PARTS.get(parent, cls).model_fields)
+        fields = PARTS.get(parent, cls).model_fields
+        return [field.alias or name for name, field in fields.items()]
 
 
 PARTS: dict[str, type[Part]] = {}  # the key that a mapping stands under -> its part; the schema fills it

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
 from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.quoting import Path, show
+from steer_cli.recipe.sources import ONE_SOURCE, Producer, TextFile, Texts, VectorFile, check_source
 
 Layers = Annotated[
     tuple[bounds.Block | bounds.Share, ...],
@@ -21,16 +23,7 @@ Layers = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
 
-# The checks of the validators below, written as JSON Schema.
-ONE_KIND_OF_TEXT: dict[str, Any] = {
-    "oneOf": [
-        {"required": ["plus"], "properties": {"plus": {"type": "string"}, "pairs": {"maxItems": 0}}},
-        {
-            "required": ["pairs"],
-            "properties": {"pairs": {"minItems": 1}, "plus": {"type": "null"}, "minus": {"type": "null"}},
-        },
-    ]
-}
+# The check of the validator below, written as JSON Schema.
 ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
@@ -69,7 +62,7 @@ class Random(Part):
 class Addition(Part):
     """One entry of a recipe: which texts, at which layers, how strongly, at which position."""
 
-    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT)
+    model_config = ConfigDict(json_schema_extra=ONE_SOURCE, validate_by_name=True, validate_by_alias=True)
 
     plus: Annotated[bounds.Text | None, Field(description="steer towards this text")] = None
     minus: Annotated[bounds.Text | None, Field(description='steer away from this; "" is a row of pads')] = (
@@ -78,13 +71,28 @@ class Addition(Part):
     pairs: Annotated[
         tuple[Pair, ...], Field(strict=False, description="several pairs, instead of plus and minus")
     ] = ()
-    combine: Annotated[Literal["mean", "sum"], Field(description="how to combine pairs into one vector")] = (
-        "mean"
-    )
+    texts: Annotated[Texts | None, Field(description="two lists of texts that are not paired")] = None
+    vector: Annotated[
+        bounds.Name | VectorFile | None, Field(description="a stored vector: a .safetensors or .gguf file")
+    ] = None
+    origin: Annotated[
+        Producer | None, Field(alias="from", description="what made the stored vector, if it does not say")
+    ] = None
+    combine: Annotated[
+        Literal["mean", "sum", "pca"], Field(description="how to combine pairs into one vector")
+    ] = "mean"
+    read: Annotated[
+        Literal["last", "mean"] | None,
+        Field(description="which tokens of a text make its one row: the last, or the mean of all but BOS"),
+    ] = None
     layer: Annotated[
-        bounds.Block | bounds.Share | Layers,
-        Field(description='a block, a list of blocks, or a share of the depth such as "25%"'),
-    ]
+        bounds.Block | bounds.Share | Layers | None,
+        Field(
+            validate_default=True,
+            description='a block, a list of blocks, or a share of the depth such as "25%"; a stored vector '
+            "may leave it out",
+        ),
+    ] = None
     coefficient: Annotated[bounds.Coefficient, Field(description="multiply the vector by this")] = 1.0
     position: Annotated[
         Literal["front", "middle", "back", "every"] | At | AtToken,
@@ -103,16 +111,25 @@ class Addition(Part):
     ] = None
     dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
+    @field_validator("layer")
+    @classmethod
+    def _layer_unless_stored(cls, layer: Any, info: ValidationInfo) -> Any:
+        # A vector that is itself at fault is not in the data.
+        if layer is None and info.data.get("vector", "") is None:
+            raise PydanticKnownError("missing")
+        return layer
+
     @model_validator(mode="after")
-    def _texts(self) -> Addition:
-        if self.pairs and self.minus is not None and self.plus is None:
-            raise ValueError("minus needs a plus, and both stand in the place of the pairs")
-        if bool(self.pairs) == (self.plus is not None):
-            raise ValueError("needs either plus (and minus), or pairs")
-        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        if not layers or len(set(layers)) < len(layers):
+    def _source(self) -> Addition:
+        check_source(self)
+        if self.layer is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layer needs at least one block, each listed once")
         return self
+
+    @property
+    def one_row(self) -> bool:
+        """Whether the position takes a vector of one row, which acts at each position alike."""
+        return self.position == "every"
 
     @property
     def adds_nothing(self) -> bool:
@@ -121,14 +138,16 @@ class Addition(Part):
 
     @property
     def all_pairs(self) -> tuple[Pair, ...]:
-        """The addition's pairs, at least one."""
+        """The addition's pairs; none where it has lists of texts or a stored vector."""
         if self.plus is None:
             return self.pairs
         return (Pair(plus=self.plus, minus=self.minus),)
 
     @property
     def layers(self) -> tuple[int | str, ...]:
-        """The layers as written: block numbers or shares of the depth."""
+        """The layers as written: block numbers or shares of the depth; none where the file says them."""
+        if self.layer is None:
+            return ()
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
 
@@ -176,6 +195,8 @@ class Recipe(Part):
 
     # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
+    # The folder that the names of files are relative to; "" is the working directory.
+    _folder: str = ""
     # What errors call each change, and the path of the value that it set.
     _changes: tuple[tuple[str, Path], ...] = ()
 
@@ -231,3 +252,4 @@ class Recipe(Part):
 
 
 PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random)
+PARTS.update(texts=Texts, vector=VectorFile, plus=TextFile, minus=TextFile)
