@@ -86,6 +86,13 @@ def planned(plan: Plan, control: str | None) -> Control | None:
             f"control {show(control)}: write {', '.join(KINDS)}, or prompt=TEXT for a text in front",
             parameter="control",
         )
+    stored = [alignment.label for alignment in plan.alignments if alignment.stored]
+    if kind == "embedding" and stored:
+        raise PlanError(
+            f"control embedding: needs texts, and the stored vector {stored[0]} has none; use random or "
+            "shuffled",
+            parameter="control",
+        )
     if kind != "prompt":
         return Control(kind, kind)
     facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
@@ -98,7 +105,7 @@ def planned(plan: Plan, control: str | None) -> Control | None:
     else:
         longest = max(len(prompt.ids) for prompt in plan.prompts)
         room = None if facts.context is None else facts.context - longest - new_tokens
-        front = fitting(plus_texts(plan.recipe.additions), room, tokenizer)
+        front = fitting(plus_texts(plan.alignments, "control"), room, tokenizer)
         rows = tuple((*tokenizer.prompt(front.text), *prompt.ids[start:]) for prompt in plan.prompts)
     for prompt, row in zip(plan.prompts, rows, strict=True):
         check_length(row, prompt.text, new_tokens, facts.context, facts.limited)

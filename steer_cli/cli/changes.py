@@ -40,7 +40,7 @@ def changes_of(direction: Direction) -> list[Override]:
     changes = [_change(key, text) for key, text in reversed(direction.given.items())]
     if direction.plus is not None:
         # One pair stands in the place of all that a recipe may have instead.
-        others = {"pairs": [], "texts": None, "vector": None, "from": None}
+        others: dict[str, Any] = {"pairs": [], "texts": None, "vector": None, "from": None}
         changes += [Override(changes[-1].label, ("additions", 0, key), none) for key, none in others.items()]
     return changes
 

@@ -10,7 +10,14 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from steer_cli.errors import CorpusError
-from steer_cli.planning.text_file import column_fault, has_half_a_character, is_table, read_text, table_rows
+from steer_cli.planning.text_file import (
+    column_fault,
+    decode,
+    has_half_a_character,
+    is_table,
+    read_bytes,
+    table_rows,
+)
 from steer_cli.recipe.quoting import show
 
 # How sentences end, in English and other languages, before any closing quotes and brackets.
@@ -107,7 +114,7 @@ def read_corpus(option: str, lines: bool = False, columns: Columns | None = None
 
 def _decode(file: Path) -> str:
     try:
-        return read_text(file, CorpusError)
+        return decode(read_bytes(file, CorpusError), file, CorpusError)
     except OSError as error:
         raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
 

@@ -153,9 +153,9 @@ def with_plus_in_front(
     Raises:
         CorpusError: a sentence is longer than the model's context with even one text in front.
     """
-    texts = plus_texts(alignment.addition for alignment in alignments)
+    texts = plus_texts(alignments, "baseline")
     if len(texts) == 1:
-        front, rows = Front(texts, 1), (pair.plus.ids for alignment in alignments for pair in alignment.pairs)
+        front, rows = Front(texts, 1), (row.ids for alignment in alignments for row in alignment.plus_rows)
         ids = max(rows, key=len)
     else:
         own = max(len(line.ids) - line.offset for line in lines)

@@ -6,9 +6,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steer_cli.errors import PlanError
+from steer_cli.planning.alignment import Alignment
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.quoting import show
-from steer_cli.recipe.schema import Addition
 
 LONGEST_NAME = 32  # characters of a text in the name of a column
 
@@ -47,9 +48,21 @@ def gap(left: str, right: str) -> str:
     return "" if apart else " "
 
 
-def plus_texts(additions: Iterable[Addition]) -> tuple[str, ...]:
-    """The different texts that additions steer towards, in their order."""
-    return tuple(dict.fromkeys(pair.plus for addition in additions for pair in addition.all_pairs))
+def plus_texts(alignments: Iterable[Alignment], parameter: str) -> tuple[str, ...]:
+    """The different texts that additions steer towards, in their order.
+
+    Raises:
+        PlanError: a stored vector has none; the message begins with `parameter`.
+    """
+    alignments = tuple(alignments)
+    stored = next((alignment for alignment in alignments if alignment.stored), None)
+    if stored is not None:
+        raise PlanError(
+            f"{parameter} prompt: the stored vector {stored.label} has no text to put in front; leave it out"
+            + (", or use random, shuffled or prompt=TEXT" if parameter == "control" else ""),
+            parameter=parameter,
+        )
+    return tuple(dict.fromkeys(row.text for alignment in alignments for row in alignment.plus_rows))
 
 
 def fitting(texts: Sequence[str], room: int | None, tokenizer: Tokenizer) -> Front:

@@ -16,20 +16,29 @@ MOST_BYTES = 256_000_000
 TABLES = (".csv", ".jsonl")
 
 
-def read_text(file: Path, fault: type[SteerError] = TextFileError) -> str:
-    """The text of a file.
+def read_bytes(file: Path, fault: type[SteerError] = TextFileError) -> bytes:
+    """The content of a file.
 
     Args:
         fault: the class of the errors.
 
     Raises:
         OSError: the file cannot be read.
-        SteerError: it is too large or not UTF-8 text; the message names the line.
+        SteerError: it is too large.
     """
     with open(file, "rb") as opened:
         content = opened.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:  # a device, for example, has no end
         raise fault(f"{file}: more than {MOST_BYTES} bytes; give part of it")
+    return content
+
+
+def decode(content: bytes, file: Path, fault: type[SteerError] = TextFileError) -> str:
+    """The content as text.
+
+    Raises:
+        SteerError: it is not UTF-8 text; the message names the line.
+    """
     if b"\0" in content:
         raise fault(f"{file}: not a text file (it contains NUL bytes); give UTF-8 text")
     try:
