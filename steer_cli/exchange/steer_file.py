@@ -1,10 +1,10 @@
 """Write steer's own file of vectors.
 
 The layout, version 1: a .safetensors file with a float32 tensor [positions, width] for each layer of each
-addition. It is named `layer.L` for addition 0 and `layer.L.addition.I` for others, where layer L is the stream
-that enters block L and the vector is unscaled. The metadata has `format: steer`, `version: 1` and any of
-`model`, `revision`, `recipe` (its YAML text), `recipe_sha256`, and `additions`: a JSON list with an object for
-each addition, which has its `position` and `coefficient`. Equal content is equal bytes.
+addition. It is named `layer.L` for addition 0 and `layer.L.addition.I` for others; layer L is the stream
+that enters block L, and the vector is unscaled. The metadata has `format: steer`, `version: 1` and any of
+`model`, `revision`, `recipe` (its YAML text), `recipe_sha256`, and `additions`: a JSON list with an object
+for each addition, which has its `position` and `coefficient`. Equal content is equal bytes.
 """
 
 from __future__ import annotations

@@ -163,7 +163,9 @@ def _rows(name: str, tensor: Tensor, positions: bool) -> Array:
 def _check_together(vectors: Mapping[Key, Array]) -> None:
     widths = {vector.shape[1] for vector in vectors.values()}
     if len(widths) > 1:
-        raise ValueError(f"vectors of several widths, {min(widths)} and {max(widths)}; give those of one model")
+        raise ValueError(
+            f"vectors of several widths, {min(widths)} and {max(widths)}; give those of one model"
+        )
     for addition in {addition for _, addition in vectors}:
         counts = {len(vector) for (_, index), vector in vectors.items() if index == addition}
         if len(counts) > 1:

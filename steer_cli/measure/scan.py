@@ -8,7 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm
-from steer_cli.activations.vectors import capture, read_by, vector_of
+from steer_cli.activations.capture import capture
+from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.errors import ModelError, VectorError
@@ -69,7 +70,8 @@ def _requests(network: Network, plan: ScanPlan) -> list[Request | Fault]:
 def _vectors(network: Network, plan: ScanPlan) -> list[tuple[Tensor, ...] | Fault]:
     """The vectors of every setting that acts. All are read in one capture; a coefficient only scales them."""
     acting = [setting for setting in plan.settings if setting.plan is not None]
-    streams = capture(network, set().union(*(read_by(acts.alignments) for acts in plan.acting)))
+    wanted = set().union(*(read_by(acts.alignments) for acts in plan.acting))
+    streams = capture(network, wanted) if wanted else {}
     made: dict[object, tuple[Tensor, ...] | Fault] = {}
     found = []
     for setting, acts in zip(acting, plan.acting, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from steer_cli.planning.pairs import AlignedPair, TokenRow
 from steer_cli.planning.stored_vector import StoredVector
-from steer_cli.planning.text_lists import TextLists
+from steer_cli.planning.text_lists import NamedFile, TextLists
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Addition
 
@@ -48,6 +48,14 @@ class Alignment:
     def rows(self) -> tuple[TokenRow, ...]:
         """All texts; none where the vector is stored."""
         return self.plus_rows + self.minus_rows
+
+    @property
+    def files(self) -> dict[str, dict[str, str]]:
+        """The files that the vector comes from, by the keys that name them, for records."""
+        named: dict[str, NamedFile | StoredVector | None] = {"vector": self.stored}
+        if self.lists:
+            named = {"texts.plus": self.lists.plus_file, "texts.minus": self.lists.minus_file}
+        return {key: {"file": file.name, "sha256": file.sha256} for key, file in named.items() if file}
 
     @property
     def block(self) -> int:

@@ -14,7 +14,7 @@ from steer_cli.planning.directions import direction_of
 from steer_cli.planning.stored_vector import check_layer, layers_of
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.quoting import show
-from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
+from steer_cli.recipe.schema import At, AtToken, Recipe
 
 
 @dataclass(frozen=True)

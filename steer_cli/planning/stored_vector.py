@@ -102,8 +102,8 @@ def layers_of(
         within = [layer for layer in stored.layers if layer not in beyond]
         end = " (after the last block)" if beyond == [blocks] else ""
         raise PlanError(
-            f"{where}: {stored.name} has vectors for layers up to {beyond[-1]}{end}, and {model} has blocks 0 to "
-            f"{(blocks or 0) - 1}; {_choose(within)}"
+            f"{where}: {stored.name} has vectors for layers up to {beyond[-1]}{end}, and {model} has "
+            f"blocks 0 to {(blocks or 0) - 1}; {_choose(within)}"
         )
     return stored.layers
 
@@ -114,7 +114,9 @@ def check_layer(stored: StoredVector, layer: int, adds_nothing: bool, where: str
         raise PlanError(f"{where}: {stored.name} has no vector for layer {layer}; {_choose(stored.layers)}")
     if not adds_nothing and not stored.at(layer).any():
         filled = [number for number, vector in stored.by_layer.items() if number is not None and vector.any()]
-        raise PlanError(f"{where}: {stored.name}: the vector of layer {layer} is all zeros; {_choose(filled)}")
+        raise PlanError(
+            f"{where}: {stored.name}: the vector of layer {layer} is all zeros; {_choose(filled)}"
+        )
 
 
 def _choose(layers: Sequence[int]) -> str:

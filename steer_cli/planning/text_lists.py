@@ -48,7 +48,9 @@ class TextLists:
         return self.plus + self.minus
 
 
-def read_lists(recipe: Recipe, texts: Texts, where: str) -> dict[str, tuple[tuple[str, ...], NamedFile | None]]:
+def read_lists(
+    recipe: Recipe, texts: Texts, where: str
+) -> dict[str, tuple[tuple[str, ...], NamedFile | None]]:
     """plus and minus -> the texts of the list, and the file that it came from.
 
     Args:
@@ -57,7 +59,9 @@ def read_lists(recipe: Recipe, texts: Texts, where: str) -> dict[str, tuple[tupl
     Raises:
         PlanError: a file cannot be read or holds no text.
     """
-    return {side: _texts_of(recipe, getattr(texts, side), f"{where}.texts.{side}") for side in ("plus", "minus")}
+    return {
+        side: _texts_of(recipe, getattr(texts, side), f"{where}.texts.{side}") for side in ("plus", "minus")
+    }
 
 
 def token_lists(
@@ -114,7 +118,8 @@ def _texts_in(file: Path, text: str, column: str | None) -> Iterator[str]:
         if column is None:
             known = ", ".join(str(key) for key in row if key is not None)
             raise TextFileError(
-                f"{file}: which column holds the texts? write {{file: {file.name}, column: ...}}; it has {known}"
+                f"{file}: which column holds the texts? write {{file: {file.name}, column: NAME}}; "
+                f"it has {known}"
             )
         if fault := column_fault(row, column):
             raise TextFileError(f"{file}:{line}: column {column}: {fault}")

@@ -35,9 +35,7 @@ def in_folder_of(recipe: Recipe, file: Path | None) -> Recipe:
 
 def moved_to(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe as a file in another folder holds it, where it still means the same files."""
-    return _renamed(
-        recipe, str(folder), lambda name, _: _seen_from(str(folder), Path(located(recipe, name)))
-    )
+    return _renamed(recipe, str(folder), lambda name, _: _seen_from(str(folder), Path(located(recipe, name))))
 
 
 def _seen_from(folder: str, target: Path) -> str:

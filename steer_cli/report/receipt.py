@@ -11,7 +11,7 @@ from rich.text import Text
 
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import cell, visible
-from steer_cli.results import Receipt, Sum
+from steer_cli.results import Agreement, Receipt, Sum
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
@@ -34,6 +34,15 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
         added = [f"{abs(addition.coefficient) * ratio:.2f} x" for ratio in acted.ratio]
         figures = {"|vector|": acted.vector, "|stream|": acted.stream, "ratio": acted.ratio}
         yield from _positions(placement.start, pieces, figures, acted.cosine, added)
+
+
+def agreements(found: Sequence[Agreement | None]) -> Iterator[RenderableType]:
+    """How far the texts of each addition agree, one line per addition and layer."""
+    for one in found:
+        if one is not None and one.figures:
+            yield Text.assemble(
+                "  agreement: ", (visible(one.label), "bold"), f"  layer {one.layer}  {one.figures}"
+            )
 
 
 def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:

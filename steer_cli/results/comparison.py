@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from steer_cli.planning.alignment_table import TableRow
 from steer_cli.planning.placement import Placement
 from steer_cli.recipe.schema import Recipe
+from steer_cli.results.agreement import Agreement
 from steer_cli.results.json_values import Record, finite
 
 
@@ -38,6 +39,7 @@ class Receipt:
             "coefficient": alignment.addition.coefficient,
             "position": position if isinstance(position, str) else position.model_dump(),
             "span": [self.placement.start, self.placement.end],
+            "files": alignment.files,
             **_ratio_and_cosine(self),
         }
 
@@ -115,6 +117,7 @@ class Comparison:
     control_name: str | None = None  # what the screen calls it, where that is more than the kind
     control_text: str | None = None  # with `prompt`: what stood in front of the prompt
     sums: tuple[Sum, ...] = ()
+    agreements: tuple[Agreement | None, ...] = ()  # of the texts behind each receipt
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
@@ -136,9 +139,15 @@ class Comparison:
                 "unsteered": unsteered.record(),
                 "steered": steered.record(),
                 **({"control": self._control_record(sample)} if self.control_kind else {}),
-                "additions": [receipt.record() for receipt in self.receipts],
+                "additions": self._additions(),
                 "sums": [total.record() for total in self.sums],
             }
+
+    def _additions(self) -> list[Record]:
+        records = [receipt.record() for receipt in self.receipts]
+        for record, agreement in zip(records, self.agreements, strict=False):
+            record["agreement"] = None if agreement is None else agreement.record()
+        return records
 
     def _control_record(self, sample: int) -> Record:
         front = {} if self.control_text is None else {"in_front": self.control_text}

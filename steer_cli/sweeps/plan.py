@@ -111,6 +111,13 @@ class SweepPlan:
         settings = self.recipe.model_dump(
             mode="json", exclude={"name", "description", "measured", "source", "model"}
         )
+        for addition in settings["additions"]:
+            # Stores of releases without these keys go on.
+            for key in ("texts", "vector", "origin", "read"):
+                if addition[key] is None:
+                    del addition[key]
+        files = [alignment.files for alignment in next(_alignments(self)) if alignment.files]
+        settings |= {"files": files} if files else {}
         return {
             "recipe": f"{self.recipe.name} {_digest(settings)}",
             "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
@@ -214,6 +221,9 @@ def _check_prompts(plan: SweepPlan) -> None:
     """Raise SteerError if a point does not fit a prompt, or a prompt does not fit the model."""
     facts = plan.facts
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
+    # Of all that is planned, only a stored vector depends on the layer.
+    for layer in plan.grid.layers if any(addition.vector for addition in plan.recipe.additions) else ():
+        align(plan.recipe_at(GridPoint(layer)), facts)
     for alignments in _alignments(plan):
         for prompt in plan.prompts if plan.measures != ("perplexity",) else ():
             check_length(prompt.ids, prompt.text, new_tokens, facts.context, facts.limited)
