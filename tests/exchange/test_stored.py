@@ -9,6 +9,7 @@ import pytest
 from vector_files import gguf, safetensors
 
 from steer_cli.errors import VectorFileError
+from steer_cli.exchange.producers import SUFFIXES
 from steer_cli.exchange.steer_file import as_bytes, write_vectors
 from steer_cli.exchange.stored import read_vectors
 
@@ -86,6 +87,14 @@ def test_a_control_vector_acts_at_the_output_of_its_block(origin, tmp_path):
     found = read_vectors(file, origin)
     assert found.origin == (origin or "llama.cpp")
     same(found.of(0), {3: vector(2), 11: vector(1)})
+
+
+def test_a_recipe_can_name_every_producer():
+    from typing import get_args
+
+    from steer_cli.recipe.sources import Producer
+
+    assert set(get_args(Producer)) == set(SUFFIXES)
 
 
 def test_block_0_is_repengs_alone(tmp_path):
