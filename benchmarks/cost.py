@@ -23,7 +23,7 @@ from steer_cli.models.catalogue import DEFAULT_MODEL
 from steer_cli.models.load import Model
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.recipe.load import validate
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 from steer_cli.recipe.yaml_source import Document
 
 PROMPT = "I hate you because"

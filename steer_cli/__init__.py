@@ -1,8 +1,8 @@
 """Steer language models by activation addition (Turner et al. 2023).
 
-The folders form a pipeline: recipe, planning, networks, activations, decoding, models, measure, sweeps.
-`api` has the library's functions, `report` shows results, `cli` is the command line. Names are loaded on
-first use, so that the import is instant.
+The folders form a pipeline: recipe, exchange, planning, networks, activations, decoding, models, measure,
+sweeps. `api` has the library's functions, `report` shows results, `cli` is the command line. Names are loaded
+on first use, so that the import is instant.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def generate(
     control: str | None = None,
     progress: Progress = silent,
     watch: Watch | None = None,
+    note: Note = silent,
 ) -> tuple[Comparison, ...]:
     """Completions of every prompt, unsteered and steered.
 
@@ -102,13 +103,14 @@ def generate(
             `prompt=TEXT` (that text in front); see `activations.baselines`.
         watch: called with a `results.Partial` whenever the first completions of a prompt have grown; of
             several prompts, the oldest unfinished one is watched.
+        note: called with a line for the user, as where the texts of an addition do not agree.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
     """
     recipe = recipe.with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
     plan = plan_recipe(recipe, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
-    return tuple(complete(model, plan, control=control, progress=progress, watch=watch))
+    return tuple(complete(model, plan, control=control, progress=progress, watch=watch, note=note))
 
 
 def shift(

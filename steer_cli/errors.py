@@ -60,6 +60,14 @@ class CorpusError(SteerError):
     """A corpus that cannot be read, or that holds nothing to measure."""
 
 
+class TextFileError(SteerError):
+    """A file of texts that cannot be read."""
+
+
+class VectorFileError(SteerError):
+    """A file of stored vectors that cannot be read, or does not hold what is asked of it."""
+
+
 class SweepError(SteerError):
     """A grid, condition or store that does not fit the sweep."""
 

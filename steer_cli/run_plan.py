@@ -27,12 +27,22 @@ def load(located: Located, hardware: Hardware, progress: Progress = silent) -> M
     return load(located, hardware, progress)
 
 
-def vectors_of(network: Network, alignments: Sequence[Alignment]) -> Steering:
-    """The vectors of a plan's additions."""
+def vectors_of(
+    network: Network, alignments: Sequence[Alignment], progress: Progress = silent, note: Note = silent
+) -> Steering:
+    """The vectors of a plan's additions, and how far their texts agree; a note says where they do not."""
+    from steer_cli.activations.agreement import agreement
     from steer_cli.activations.arms import Steering
-    from steer_cli.activations.vectors import compute
+    from steer_cli.activations.vectors import vector_of, with_streams
 
-    return Steering(tuple(alignments), tuple(compute(network, alignments)))
+    vectors, agreements = [], []
+    for alignment, streams in with_streams(network, alignments, progress):
+        vectors.append(vector_of(alignment, streams, network))
+        agreements.append(agreement(alignment, streams, network))
+    low = [found for found in agreements if found is not None and found.is_low]
+    for found in {found.label: found for found in reversed(low)}.values():  # one layer of each addition
+        note(found.warning)
+    return Steering(tuple(alignments), tuple(vectors), tuple(agreements))
 
 
 def complete(
@@ -43,6 +53,7 @@ def complete(
     score: bool = True,
     progress: Progress = silent,
     watch: Watch | None = None,
+    note: Note = silent,
 ) -> Iterator[Comparison]:
     """Completions of a plan's prompts, one prompt at a time.
 
@@ -52,7 +63,7 @@ def complete(
         score: also compute each completion's mean log probability under the unsteered model.
         watch: told how the first completions of a prompt grow; of several prompts, the oldest unfinished one.
     """
-    return _complete(model, plan, planned(plan, control), batch_rows, score, progress, watch)
+    return _complete(model, plan, planned(plan, control), batch_rows, score, progress, watch, note)
 
 
 def _complete(
@@ -63,12 +74,13 @@ def _complete(
     score: bool,
     progress: Progress,
     watch: Watch | None,
+    note: Note,
 ) -> Iterator[Comparison]:
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.baselines import control_vectors
     from steer_cli.measure.completions import completions
 
-    steerings = [vectors_of(model.network, plan.alignments)]
+    steerings = [vectors_of(model.network, plan.alignments, progress, note)]
     if control is not None and not control.rows:
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
         changed = control_vectors(model.network, plan.alignments, found, control.kind, seed)
@@ -77,7 +89,12 @@ def _complete(
 
 
 def shifts(
-    model: Model, plan: Plan, positions: Sequence[int], wanted: Sequence[int] = (), top: int = 10
+    model: Model,
+    plan: Plan,
+    positions: Sequence[int],
+    wanted: Sequence[int] = (),
+    top: int = 10,
+    note: Note = silent,
 ) -> Iterator[Shift]:
     """The next-token distributions of every prompt of a plan; see `shift`.
 
@@ -90,7 +107,7 @@ def shifts(
     from steer_cli.measure.shift import Distributions, figures
     from steer_cli.measure.shift import top as likeliest
 
-    steering = vectors_of(model.network, plan.alignments)
+    steering = vectors_of(model.network, plan.alignments, note=note)
     for prompt, position in zip(plan.prompts, positions, strict=True):
         # With coefficient 0, reuse the unsteered arm: rounding may differ between rows of a batch.
         arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
@@ -137,5 +154,5 @@ def perplexity_of(
     """The perplexities of a plan's corpora; see `perplexity`."""
     from steer_cli.measure.perplexity import compare_corpora
 
-    steering = vectors_of(model.network, plan.alignments)
+    steering = vectors_of(model.network, plan.alignments, note=note)
     return compare_corpora(model.network, plan, steering, sentences, note)

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # makes them, so that every stage may give them back; models stand below decoding, which checks them when they
 # are loaded.
 ORDER = [
-    *("version", "errors", "events", "recipe", "planning", "results"),
+    *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
     *("measure", "sweeps", "run_plan", "api"),
     *("report", "cli", "__main__"),

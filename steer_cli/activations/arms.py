@@ -12,6 +12,7 @@ from torch import Tensor
 from steer_cli.activations.change import Ablation, Change
 from steer_cli.errors import VectorError
 from steer_cli.planning.placement import Alignment, Placement
+from steer_cli.results import Agreement
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Steering:
 
     alignments: tuple[Alignment, ...]
     vectors: tuple[Tensor, ...]
+    agreements: tuple[Agreement | None, ...] = ()  # of the texts of each alignment, where they are many
 
     @property
     def layer(self) -> int:

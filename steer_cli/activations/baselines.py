@@ -90,6 +90,13 @@ def planned(plan: Plan, control: str | None) -> Control | None:
             f"control {show(control)}: write {', '.join(KINDS)}, or prompt=TEXT for a text in front",
             parameter="control",
         )
+    stored = [alignment.label for alignment in plan.alignments if alignment.stored]
+    if kind == "embedding" and stored:
+        raise PlanError(
+            f"control embedding: needs texts, and the stored vector {stored[0]} has none; use random or "
+            "shuffled",
+            parameter="control",
+        )
     if kind != "prompt":
         return Control(kind, kind)
     facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
@@ -113,7 +120,7 @@ def _plus_texts(plan: Plan, system: bool) -> tuple[str, ...]:
     if system and any(prompt.chat is None for prompt in plan.prompts):
         raise PlanError(f"control prompt: plus is a chat and a prompt is none; {remedy}", "control")
     try:
-        return plus_texts(plan.recipe.additions, system)
+        return plus_texts(plan.alignments, system)
     except PlanError as error:
         raise PlanError(f"control prompt: {error}; {remedy}", "control") from None
 

@@ -11,7 +11,6 @@ from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Network
 
 
-@torch.inference_mode()
 def record(network: Network, ids: Tensor, layers: Iterable[int]) -> dict[int, Tensor]:
     """Record the stream that enters the given blocks; the pass stops at the deepest.
 
@@ -21,15 +20,29 @@ def record(network: Network, ids: Tensor, layers: Iterable[int]) -> dict[int, Te
     Returns:
         layer -> [rows, positions, width], in the network's dtype.
     """
+    streams: dict[int, Tensor] = {}
+    visit(network, ids, layers, streams.setdefault)
+    return streams
+
+
+@torch.inference_mode()
+def visit(network: Network, ids: Tensor, layers: Iterable[int], see: Callable[[int, Tensor], object]) -> None:
+    """Show the stream that enters the given blocks, layer by layer, without keeping it.
+
+    Args:
+        ids: [rows, positions]; no position is masked.
+        see: called with a layer and its stream, [rows, positions, width], in the network's dtype.
+    """
     ids = ids.to(network.device)
     *passed, deepest = sorted(set(layers))
     attention = Causal(ids.shape[1], network.device)
-    streams: dict[int, Tensor] = {}
 
-    def keep(layer: int) -> Callable[[Tensor], Tensor]:
-        return lambda stream: streams.setdefault(layer, stream)
+    def seeing(layer: int) -> Callable[[Tensor], Tensor]:
+        def unchanged(stream: Tensor) -> Tensor:
+            see(layer, stream)
+            return stream
+
+        return unchanged
 
     start = network.embed(ids, attention.positions)
-    changes = {layer: keep(layer) for layer in passed}
-    streams[deepest] = network.run(start, 0, deepest, attention, changes)
-    return streams
+    see(deepest, network.run(start, 0, deepest, attention, {layer: seeing(layer) for layer in passed}))

@@ -1,69 +1,31 @@
-"""Compute unscaled vectors from pairs of texts."""
+"""Compute unscaled vectors from pairs or lists of texts, or take stored ones."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from steer_cli.activations.residual import record
+from steer_cli.activations.capture import Streams, Wanted, capture, held_positions
 from steer_cli.errors import VectorError
+from steer_cli.events import Progress, silent
 from steer_cli.networks.network import Network
-from steer_cli.planning.pairs import AlignedPair
-from steer_cli.planning.placement import Alignment
+from steer_cli.planning.alignment import Alignment
+from steer_cli.planning.pairs import AlignedPair, TokenRow
+from steer_cli.planning.stored_vector import StoredVector
 
-# Positions per capture pass: enough to keep the cores busy, few enough to need little memory.
-CAPTURE_POSITIONS = 4096
-
-Streams = dict[tuple[tuple[int, ...], int], Tensor]  # (ids, layer) -> [positions, width], float32
-
-
-def capture(network: Network, wanted: set[tuple[tuple[int, ...], int]]) -> Streams:
-    """The unsteered stream of many texts, in few batched passes that stop at the deepest layer.
-
-    Args:
-        wanted: (ids, layer) of every stream needed.
-
-    Returns:
-        (ids, layer) -> [positions, width], float32 on the network's device.
-    """
-    layers = sorted({layer for _, layer in wanted})
-    whole = _whole({ids for ids, _ in wanted})
-    kept = {(whole[ids], layer) for ids, layer in wanted}
-    rows = sorted(set(whole.values()), key=len)
-    read: Streams = {}
-    while rows:
-        count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
-        batch, rows = rows[-count:], rows[:-count]
-        # Padding to the right of a text cannot affect it, so rows of any length share a pass.
-        longest = len(batch[-1])
-        ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
-        recorded = record(network, ids, layers)
-        for index, row in enumerate(batch):
-            for layer in layers:
-                if (row, layer) in kept:
-                    stream = recorded[layer][index, : len(row)]
-                    read[row, layer] = stream.to(network.device, torch.float32, copy=True)
-    return {(ids, layer): read[whole[ids], layer][: len(ids)] for ids, layer in wanted}
+# Values of captured streams that are held at once: 256 MB of float32.
+HELD_VALUES = 64_000_000
 
 
-def _whole(texts: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """text -> a text that begins with it and begins no other: both streams are read from this one.
-
-    Many recipes contain both a word and the same word with padding.
-    """
-    whole: dict[tuple[int, ...], tuple[int, ...]] = {}
-    previous: tuple[int, ...] = ()
-    # In this order, a text comes right after one that begins with it, if any.
-    for text in sorted(texts, reverse=True):
-        whole[text] = whole[previous] if previous[: len(text)] == text else text
-        previous = text
-    return whole
-
-
-def compute(network: Network, alignments: Sequence[Alignment], zero_dims: bool = False) -> list[Tensor]:
+def compute(
+    network: Network,
+    alignments: Sequence[Alignment],
+    zero_dims: bool = False,
+    progress: Progress = silent,
+) -> list[Tensor]:
     """The vector of every alignment, [positions, width] (one row for `every`), float32.
 
     Args:
@@ -72,22 +34,47 @@ def compute(network: Network, alignments: Sequence[Alignment], zero_dims: bool =
     Raises:
         VectorError: a vector is not finite, or is all zeros although its coefficient is not 0.
     """
-    streams = capture(network, read_by(alignments))
     return [
         vector_of(alignment, streams, network, may_be_zero=zero_dims and alignment.addition.dims == 0)
-        for alignment in alignments
+        for alignment, streams in with_streams(network, alignments, progress)
     ]
 
 
-def read_by(alignments: Sequence[Alignment]) -> set[tuple[tuple[int, ...], int]]:
-    """(ids, layer) of every stream needed for the vectors."""
+def with_streams(
+    network: Network, alignments: Sequence[Alignment], progress: Progress = silent
+) -> Iterator[tuple[Alignment, Streams]]:
+    """Each alignment with the streams that its vector is made of.
+
+    As many as HELD_VALUES allows are captured together.
+    """
+    waiting: list[Alignment] = []
+    wanted: set[Wanted] = set()
+    for alignment in alignments:
+        more = read_by([alignment])
+        if waiting and held_positions(wanted | more) * network.width > HELD_VALUES:
+            yield from _captured(network, waiting, wanted, progress)
+            waiting, wanted = [], set()
+        waiting.append(alignment)
+        wanted |= more
+    yield from _captured(network, waiting, wanted, progress)
+
+
+def _captured(
+    network: Network, alignments: Sequence[Alignment], wanted: set[Wanted], progress: Progress
+) -> Iterator[tuple[Alignment, Streams]]:
+    streams = capture(network, wanted, progress) if wanted else {}
+    for alignment in alignments:
+        yield alignment, streams
+
+
+def read_by(alignments: Sequence[Alignment]) -> set[Wanted]:
+    """All streams needed for the vectors."""
     return {
-        (row.ids, layer)
+        Wanted(row.ids, layer, row.read)
         for alignment in alignments
         for layer in _layers_read(alignment)
-        for pair in alignment.pairs
-        for row in (pair.plus, pair.minus)
-        if row is not None and row.ids
+        for row in alignment.rows
+        if row.ids
     }
 
 
@@ -102,9 +89,12 @@ def _layers_read(alignment: Alignment) -> set[int]:
 def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_zero: bool = False) -> Tensor:
     """The vector of one alignment from recorded streams; see `compute`."""
     addition = alignment.addition
-    vector = _combined(alignment, alignment.source_block, streams, network)
+    if alignment.stored is not None:
+        vector = _stored(alignment, alignment.stored, network)
+    else:
+        vector = made_of(alignment, alignment.source_block, streams, network)
     if addition.match_norm:
-        wanted = _combined(alignment, alignment.block, streams, network).norm(dim=-1, keepdim=True)
+        wanted = made_of(alignment, alignment.block, streams, network).norm(dim=-1, keepdim=True)
         vector = rescaled(vector, wanted)
     if addition.random is not None:
         noise = torch.randn(vector.shape, generator=_generator(alignment))
@@ -144,38 +134,77 @@ def rescaled(vector: Tensor, norm: Tensor) -> Tensor:
     return torch.where(own > 0, vector * (norm / own), torch.zeros_like(vector))
 
 
-def _combined(alignment: Alignment, layer: int, streams: Streams, network: Network) -> Tensor:
-    """Sum or mean of the pairs' differences, aligned at the first token (for `every`, at the last)."""
-    every = alignment.addition.every is not None
-    total = torch.zeros(1 if every else alignment.length, network.width, device=network.device)
-    for pair in alignment.pairs:
-        if every:
-            total += _last_difference(pair, layer, streams)
-        else:
-            difference = _difference(pair, layer, streams)
-            total[: len(difference)] += difference
-    return total / len(alignment.pairs) if alignment.addition.combine == "mean" else total
+def _stored(alignment: Alignment, stored: StoredVector, network: Network) -> Tensor:
+    # A copy, since the file's values are read once for all that use them.
+    vector = torch.tensor(stored.at(alignment.block), device=network.device)
+    if vector.shape[1] != network.width:
+        raise VectorError(
+            f"{stored.name}: its vectors have {vector.shape[1]} values, and the model's stream has "
+            f"{network.width}; use the vectors of this model"
+        )
+    return vector
 
 
-def _last_difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor | int:
-    """plus - minus, each at its own last token, [1, width]; a side without tokens is 0."""
+def made_of(
+    alignment: Alignment, layer: int, streams: Streams, network: Network, half: int | None = None
+) -> Tensor:
+    """The vector that the texts make at a layer, before it is rescaled or cut; zeros where there are none.
+
+    Args:
+        half: take only every second pair or text, from the first (0) or the second (1) on.
+    """
+    which = slice(half, None, None if half is None else 2)
+    if alignment.lists is not None:
+        plus, minus = (
+            _mean(rows[which], layer, streams) for rows in (alignment.lists.plus, alignment.lists.minus)
+        )
+        return plus - minus
+    how, pairs = alignment.addition.combine, alignment.pairs[which]
+    if how == "pca":
+        return principal(torch.cat([difference(pair, layer, streams, network) for pair in pairs]))
+    total = torch.zeros(
+        1 if alignment.addition.one_row else alignment.length, network.width, device=network.device
+    )
+    for pair in pairs:
+        rows = difference(pair, layer, streams, network)
+        total[: len(rows)] += rows
+    return total / len(pairs) if how == "mean" else total
+
+
+def _mean(rows: Sequence[TokenRow], layer: int, streams: Streams) -> Tensor:
+    return torch.stack([streams[Wanted(row.ids, layer, row.read)] for row in rows]).mean(0)
+
+
+def principal(differences: Tensor) -> Tensor:
+    """The mean of some differences, [pairs, width], on their first principal component: [1, width].
+
+    The component is that of the differences as they are, not centred. The result does not depend on which of
+    its two signs is found.
+    """
+    exact = differences.cpu().double()
+    gram = exact @ exact.T if len(exact) <= exact.shape[1] else exact.T @ exact
+    leading = torch.linalg.eigh(gram)[1][:, -1]
+    component = exact.T @ leading if len(exact) <= exact.shape[1] else leading
+    length = component.norm()
+    component = component / length if length > 0 else component
+    return ((exact.mean(0) @ component) * component)[None].to(differences)
+
+
+def difference(pair: AlignedPair, layer: int, streams: Streams, network: Network) -> Tensor:
+    """plus - minus of one pair, [positions, width], or [1, width] where each text makes one row.
+
+    Without padding each side acts on its own length; a side without tokens is 0.
+    """
     sides = [
-        streams[row.ids, layer][-1:] if row.ids else 0 for row in (pair.plus, pair.minus) if row is not None
+        (sign, streams[Wanted(row.ids, layer, row.read)])
+        for sign, row in ((1, pair.plus), (-1, pair.minus))
+        if row is not None and row.ids
     ]
-    return sides[0] if len(sides) == 1 else sides[0] - sides[1]
-
-
-def _difference(pair: AlignedPair, layer: int, streams: Streams) -> Tensor:
-    """plus - minus, [positions, width]; without padding each side acts on its own length."""
-    sides = [
-        (sign, row.ids) for sign, row in ((1, pair.plus), (-1, pair.minus)) if row is not None and row.ids
-    ]
-    width = next(iter(streams.values())).shape[1]
-    device = next(iter(streams.values())).device
-    total = torch.zeros(pair.length, width, device=device)
-    for sign, ids in sides:
-        total[: len(ids)] += sign * streams[ids, layer]
-    if pair.minus is not None:
+    one_row = pair.plus.read is not None
+    total = torch.zeros(1 if one_row else pair.length, network.width, device=network.device)
+    for sign, stream in sides:
+        total[: len(stream)] += sign * stream
+    if pair.minus is not None and not one_row:
         # Equal beginnings have equal streams, but rows of one batch may still differ in the last bit.
         shared = 0
         for plus, minus in zip(pair.plus.ids, pair.minus.ids, strict=False):

@@ -40,8 +40,9 @@ def changes_of(direction: Direction) -> list[Override]:
     # The texts come last: a fault of the addition as a whole is theirs.
     changes = [_change(key, text) for key, text in reversed(direction.given.items())]
     if direction.plus is not None:
-        # One pair stands in the place of all others.
-        changes.append(Override(changes[-1].label, ("additions", 0, "pairs"), []))
+        # One pair stands in the place of all that a recipe may have instead.
+        others: dict[str, Any] = {"pairs": [], "texts": None, "vector": None, "from": None}
+        changes += [Override(changes[-1].label, ("additions", 0, key), none) for key, none in others.items()]
     return changes
 
 

@@ -27,7 +27,8 @@ def check(
     ],
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.errors import RecipeError
+    from steer_cli.errors import PlanError, RecipeError
+    from steer_cli.planning.directions import check_files
     from steer_cli.recipe.load import load
     from steer_cli.report.printable import error_line, one_line
 
@@ -35,14 +36,18 @@ def check(
     for name in recipes:
         try:
             recipe = load(name)
-        except RecipeError as error:
+            check_files(recipe)
+        except (RecipeError, PlanError) as error:
             if options.Debug.on:
                 raise
             faulty = True
-            for problem in error.problems:
+            problems, unsaid = (
+                (error.problems, error.unsaid) if isinstance(error, RecipeError) else ([str(error)], 0)
+            )
+            for problem in problems:
                 typer.echo(f"error: {error_line(options.in_options(problem))}", err=True)
-            if error.unsaid:
-                more = f"{error.unsaid} more faults; fix these first, they may have the same cause"
+            if unsaid:
+                more = f"{unsaid} more faults; fix these first, they may have the same cause"
                 typer.echo(f"error: {error_line(f'{name}: and {more}')}", err=True)
         else:
             amounts = [(len(recipe.additions), "addition"), (len(recipe.all_prompts), "prompt")]

@@ -150,7 +150,7 @@ def _show(recipe, found, control, save, hardware, batch_rows, explain: bool, jso
         loaded = run_plan.load(located, hardware, display.progress)
         saving.save(recipe, save, display.note)
         comparisons = run_plan.complete(
-            loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch
+            loaded, plan, control, batch_rows, progress=live.progress, watch=live.watch, note=display.note
         )
         shown = output.Output(jsonl, live, title(recipe, located.name))
         live.opening = lambda: shown.screen(())  # the title comes first

@@ -20,6 +20,7 @@ from steer_cli.recipe.bundled import decode, find, read
 from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.file_text import identified_by_file, without_stale
 from steer_cli.recipe.load import load
+from steer_cli.recipe.named_files import moved_to
 from steer_cli.recipe.overrides import parse_override
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
@@ -86,6 +87,8 @@ def recipe_from(
         raise RecipeError(
             [f'{recipe.name}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
         )
+    if save is not None:
+        recipe = moved_to(recipe, save.parent)
     return identified_by_file(recipe) if name is None or save is not None else recipe
 
 

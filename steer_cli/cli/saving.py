@@ -8,6 +8,7 @@ from pathlib import Path
 from steer_cli.errors import RecipeError
 from steer_cli.events import Note
 from steer_cli.recipe.file_text import as_file
+from steer_cli.recipe.named_files import moved_to
 from steer_cli.recipe.schema import Recipe
 
 _TAKEN = "--save {}: the file already exists; choose another name, or remove it first"
@@ -42,7 +43,7 @@ def save(recipe: Recipe, file: Path | None, note: Note) -> None:
     try:
         with open(file, "xb") as opened:
             ours = True
-            opened.write(as_file(recipe).encode())
+            opened.write(as_file(moved_to(recipe, file.parent)).encode())
     except FileExistsError:
         raise RecipeError([_TAKEN.format(file)]) from None
     except (OSError, ValueError) as error:  # a NUL in the name

@@ -84,7 +84,7 @@ def shift(
         positions = [place_in(planned, at) for planned in plan.prompts]
         loaded = run_plan.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         saving.save(chosen, save, display.note)
-        shifts = run_plan.shifts(loaded, plan, positions, wanted, top)
+        shifts = run_plan.shifts(loaded, plan, positions, wanted, top, display.note)
         shown = output.Output(jsonl, display, title(chosen, located.name))
         found = []
         for shift_found in shifts:

@@ -48,7 +48,8 @@ def _said(option: str, given: Sequence[str], options: set[str]) -> str | None:
 
 
 def _path(key: str) -> str | None:
-    from steer_cli.recipe.schema import Addition, Recipe, Sampling
+    from steer_cli.recipe.sampling import Sampling
+    from steer_cli.recipe.schema import Addition, Recipe
 
     for part, above in ((Sampling, "sampling."), (Addition, "additions.0."), (Recipe, "")):
         if key in part.model_fields:

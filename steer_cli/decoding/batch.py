@@ -17,7 +17,7 @@ from steer_cli.decoding.request import Decoded, SampleGroup, Started
 from steer_cli.decoding.sampling import draw_from_candidates, draw_from_more, exact, token_counts, uniforms
 from steer_cli.decoding.step import decode_step
 from steer_cli.networks.network import Network
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 
 class _Sample(NamedTuple):

@@ -18,7 +18,7 @@ from steer_cli.decoding.kv_cache import slot_bytes
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Decoded, Request, SampleGroup, Started
 from steer_cli.networks.network import Network
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 # Positions per prefill pass, and memory for the rows that decode together.
 PREFILL_POSITIONS = 2048

@@ -12,7 +12,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 # Most nuclei are small: look at this many of the most probable tokens first, then more, then all.
 LOOKS = (32, 256, 4096)

@@ -69,7 +69,7 @@ def completions(
         first = next(finished)
         arms = [*first.arms, *(next(finished).arms if fronted else ())]
         logprobs = _mean_logprobs(network, first, arms) if score else None
-        yield _outcome(plan, prompt, first, arms, logprobs, control)
+        yield _outcome(plan, prompt, first, arms, logprobs, control, steerings[0])
 
 
 def completion_of(
@@ -99,6 +99,7 @@ def _outcome(
     arms: Sequence[Sequence[Decoded]],
     logprobs: Sequence[Sequence[float]] | None,
     control: Control | None,
+    steering: Steering,
 ) -> Comparison:
     recipe = plan.recipe
     columns = []
@@ -117,6 +118,7 @@ def _outcome(
         table=plan.table(prompt),
         receipts=steered.receipts,
         sums=steered.sums,
+        agreements=steering.agreements,
         unsteered=columns[0],
         steered=columns[1],
         control=columns[2] if control else (),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +10,19 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from steer_cli.errors import CorpusError
+from steer_cli.planning.text_file import (
+    column_fault,
+    decode,
+    has_half_a_character,
+    is_table,
+    read_bytes,
+    table_rows,
+)
 from steer_cli.recipe.quoting import show
 
 # How sentences end, in English and other languages, before any closing quotes and brackets.
 ENDS = tuple(".!?…。！？؟।")
 CLOSING = "\"'”’»)]*_"
-
-
-MOST_BYTES = 256_000_000  # of a file
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def read_corpus(option: str, lines: bool = False, columns: Columns | None = None
     if not name or not (path if equals else option):
         raise CorpusError(f"corpus {option}: write NAME=FILE", "corpus")
     text = _decode(file)
-    table = file.suffix.lower() in (".csv", ".jsonl")
+    table = is_table(file)
     if not table and (columns.text or columns.label):
         raise CorpusError(f"{file}: `column` and `label` are for .csv and .jsonl files; remove them")
     entries = list(_table(file, text, columns) if table else _lines(file, text))
@@ -111,19 +114,9 @@ def read_corpus(option: str, lines: bool = False, columns: Columns | None = None
 
 def _decode(file: Path) -> str:
     try:
-        with open(file, "rb") as opened:
-            content = opened.read(MOST_BYTES + 1)
+        return decode(read_bytes(file, CorpusError), file, CorpusError)
     except OSError as error:
         raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
-    if len(content) > MOST_BYTES:  # a device, for example, has no end
-        raise CorpusError(f"{file}: more than {MOST_BYTES} bytes; give part of it")
-    if b"\0" in content:
-        raise CorpusError(f"{file}: not a text file (it contains NUL bytes); give UTF-8 text")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise CorpusError(f"{file}:{line}: not UTF-8 text; save the file as UTF-8") from None
 
 
 def _became(file: Path, entries: int, name: str, sentences: int) -> str:
@@ -184,13 +177,11 @@ def _joined(paragraphs: list[list[Sentence]]) -> Iterator[Sentence]:
 def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
     if columns.text is None:
         raise CorpusError(f"{file}: which column contains the text? add `column=NAME`")
-    rows = _csv(file, text) if file.suffix.lower() == ".csv" else _jsonl(file, text)
-    for line_number, row in rows:
+    for line_number, row in table_rows(file, text, CorpusError):
         place = f"{file}:{line_number}"
         for option, column in (("column", columns.text), ("label", columns.label)):
-            if column is not None and row.get(column) is None:
-                known = ", ".join(str(key) for key in row if key is not None)
-                fault = "no value in this row" if column in row else f"no such column; it has {known}"
+            fault = None if column is None else column_fault(row, column)
+            if fault is not None:
                 raise CorpusError(f"{place}: `{option}={column}`: {fault}")
         if not isinstance(row[columns.text], str):
             raise CorpusError(f"{place}: {columns.text}: {show(row[columns.text])} is not text; quote it")
@@ -202,30 +193,8 @@ def _table(file: Path, text: str, columns: Columns) -> Iterator[Sentence]:
         yield Sentence(row[columns.text], label, place)
 
 
-def _csv(file: Path, text: str) -> Iterator[tuple[int, dict]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise CorpusError(f"{file}:{reader.line_num}: not readable as CSV: {error}") from None
-
-
-def _jsonl(file: Path, text: str) -> Iterator[tuple[int, dict]]:
-    for line_number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{file}:{line_number}: not readable as JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise CorpusError(f"{file}:{line_number}: {show(row)} is not an object; write one per line")
-        yield line_number, row
-
-
 def _split(entry: Sentence, whole: bool) -> Iterator[Sentence]:
-    if any("\ud800" <= character <= "\udfff" for character in entry.text):
+    if has_half_a_character(entry.text):
         raise CorpusError(f"{entry.place}: half a character (a lone surrogate); save the file as UTF-8")
     if whole:
         texts = [entry.text.strip()]

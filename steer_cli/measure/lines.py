@@ -156,11 +156,11 @@ def with_plus_in_front(
         PlanError: an addition steers towards a chat.
     """
     try:
-        texts = plus_texts(alignment.addition for alignment in alignments)
+        texts = plus_texts(alignments)
     except PlanError as error:
         raise PlanError(f"baseline prompt: {error}; leave it out", parameter="baseline") from None
     if len(texts) == 1:
-        front, rows = Front(texts, 1), (pair.plus.ids for alignment in alignments for pair in alignment.pairs)
+        front, rows = Front(texts, 1), (row.ids for alignment in alignments for row in alignment.plus_rows)
         ids = max(rows, key=len)
     else:
         own = max(len(line.ids) - line.offset for line in lines)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from steer_cli.activations.arms import rows_of
-from steer_cli.activations.vectors import capture, read_by, vector_of
+from steer_cli.activations.capture import Wanted, capture, held_positions
+from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.errors import PlanError, VectorError
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment, Placement
@@ -45,32 +46,45 @@ def norms(
             f"{late.alignment.label}: {{every: new}} acts at no position of the prompt; "
             "use every or another position"
         )
-    # An addition with several layers is placed once for each; here, one placement is enough.
-    firsts = {placement.alignment.index: placement for placement in reversed(placements)}
-    spread = [
-        moved for _, placement in sorted(firsts.items()) for moved in _at_all_layers(placement, network.depth)
-    ]
+    spread = list(_spread(placements, network.depth))
     alignments = [placement.alignment for placement in spread]
     found: dict[int, Measured] = {}
     for layers in _in_parts(network, prompt, alignments):
         inside = {n: alignment for n, alignment in enumerate(alignments) if alignment.layer in layers}
-        streams = capture(network, read_by(tuple(inside.values())) | {(prompt, layer) for layer in layers})
+        texts = read_by(tuple(inside.values()))
+        streams = capture(network, texts | {Wanted(prompt, layer) for layer in layers})
         if centre:
             streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
         for n, alignment in inside.items():
             # At layer 0 the vector of equal tokens is zero, which is a valid result here.
-            rows = rows_of(spread[n], vector_of(alignment, streams, network, may_be_zero=True))
-            stream = streams[prompt, alignment.block][spread[n].start : spread[n].end]
+            vector = vector_of(alignment, streams, network, may_be_zero=True)
+            if centre and alignment.stored is not None:
+                vector = vector - vector.mean(-1, keepdim=True)
+            rows = rows_of(spread[n], vector)
+            stream = streams[Wanted(prompt, alignment.block)][spread[n].start : spread[n].end]
             found[n] = (spread[n], rows.norm(dim=-1), stream.norm(dim=-1))
     yield from (found[n] for n in range(len(spread)))
 
 
 def _in_parts(network: Network, prompt: tuple[int, ...], alignments: Sequence[Alignment]) -> Iterator[range]:
     """The layers in groups as large as HELD_STREAM allows; one group unless texts are many or long."""
-    texts = {ids for ids, _ in read_by(alignments)} | {prompt}
-    count = max(1, HELD_STREAM // (network.width * sum(map(len, texts))))
+    # What a layer holds; every layer holds the same.
+    texts = {wanted._replace(layer=0) for wanted in read_by(alignments)} | {Wanted(prompt, 0)}
+    count = max(1, HELD_STREAM // (network.width * held_positions(texts)))
     for first in range(0, network.depth, count):
         yield range(first, min(first + count, network.depth))
+
+
+def _spread(placements: Sequence[Placement], depth: int) -> Iterator[Placement]:
+    """Each addition at all layers, addition by addition; a stored vector at those that it is placed at."""
+    seen: set[int] = set()
+    for placement in placements:
+        if placement.alignment.stored is not None:
+            yield placement
+        elif placement.alignment.index not in seen:
+            # An addition with several layers is placed once for each; one placement is enough.
+            seen.add(placement.alignment.index)
+            yield from _at_all_layers(placement, depth)
 
 
 def _at_all_layers(placement: Placement, depth: int) -> Iterator[Placement]:

@@ -8,7 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm
-from steer_cli.activations.vectors import capture, read_by, vector_of
+from steer_cli.activations.capture import capture
+from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.errors import ModelError, VectorError
@@ -35,7 +36,7 @@ def scan(network: Network, plan: ScanPlan, batch_rows: int | None, progress: Pro
     Raises:
         VectorError: the unsteered model cannot be run, or none of the settings can.
     """
-    finished = _finished(network, plan, _requests(network, plan), batch_rows, progress)
+    finished = _finished(network, plan, _requests(network, plan, progress), batch_rows, progress)
     faults: list[Fault] = []
     for prompt in plan.prompts:
         plain = next(finished)
@@ -52,9 +53,9 @@ def scan(network: Network, plan: ScanPlan, batch_rows: int | None, progress: Pro
         raise VectorError(f"no row could be run: {faults[0]}")
 
 
-def _requests(network: Network, plan: ScanPlan) -> list[Request | Fault]:
+def _requests(network: Network, plan: ScanPlan, progress: Progress) -> list[Request | Fault]:
     """For each prompt the unsteered arm, then every setting that acts."""
-    vectors = _vectors(network, plan)
+    vectors = _vectors(network, plan, progress)
     requests: list[Request | Fault] = []
     for index, prompt in enumerate(plan.prompts):
         requests.append(Request(prompt.ids, (UNSTEERED,)))
@@ -66,10 +67,11 @@ def _requests(network: Network, plan: ScanPlan) -> list[Request | Fault]:
     return requests
 
 
-def _vectors(network: Network, plan: ScanPlan) -> list[tuple[Tensor, ...] | Fault]:
+def _vectors(network: Network, plan: ScanPlan, progress: Progress) -> list[tuple[Tensor, ...] | Fault]:
     """The vectors of every setting that acts. All are read in one capture; a coefficient only scales them."""
     acting = [setting for setting in plan.settings if setting.plan is not None]
-    streams = capture(network, set().union(*(read_by(acts.alignments) for acts in plan.acting)))
+    wanted = set().union(*(read_by(acts.alignments) for acts in plan.acting))
+    streams = capture(network, wanted, progress) if wanted else {}
     made: dict[object, tuple[Tensor, ...] | Fault] = {}
     found = []
     for setting, acts in zip(acting, plan.acting, strict=True):

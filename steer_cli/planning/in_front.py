@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
+from steer_cli.planning.alignment import Alignment
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.quoting import show
-from steer_cli.recipe.schema import Addition
 
 LONGEST_NAME = 32  # characters of a text in the name of a column
 
@@ -52,7 +52,7 @@ def gap(left: str, right: str) -> str:
     return "" if apart else " "
 
 
-def plus_texts(additions: Iterable[Addition], system: bool = False) -> tuple[str, ...]:
+def plus_texts(alignments: Iterable[Alignment], system: bool = False) -> tuple[str, ...]:
     """The different texts that additions steer towards, in their order.
 
     Args:
@@ -61,7 +61,16 @@ def plus_texts(additions: Iterable[Addition], system: bool = False) -> tuple[str
     Raises:
         PlanError: an addition steers towards something else.
     """
-    sides = dict.fromkeys(pair.plus for addition in additions for pair in addition.all_pairs)
+    sides: dict[str | Chat, None] = {}
+    for alignment in alignments:
+        if alignment.stored is not None:
+            raise PlanError(f"the stored vector {alignment.label} has no text to put in front")
+        lists = alignment.lists
+        sides |= dict.fromkeys(
+            [row.text for row in lists.plus]
+            if lists
+            else [pair.plus for pair in alignment.addition.all_pairs]
+        )
     if not system:
         if any(isinstance(side, Chat) for side in sides):
             raise PlanError("a chat stands in front of chats alone")

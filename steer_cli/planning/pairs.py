@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from steer_cli.errors import TokenError
 from steer_cli.planning.tokens import Tokenizer, _token_id
-from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.chat import Chat, side_names
 from steer_cli.recipe.quoting import show
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One text of a pair: BOS and the text, or a chat; and pads."""
+    """One text of an addition: BOS and the text, or a chat; and pads.
+
+    `read` is [start, end) of the tokens whose mean is the text's one row; None where every token has its own.
+    """
 
     ids: tuple[int, ...]
     pads: int = 0
+    read: tuple[int, int] | None = field(default=None, compare=False)
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,19 @@ def align(tokenizer: Tokenizer, plus: str | Chat, minus: str | Chat | None, pad:
     Pads are ordinary tokens and are attended to. Without a pad, each side keeps its own length.
     """
     rows = [tokenizer.prompt(text) for text in (plus, minus) if text is not None]
-    if pad is None:
-        padded = [TokenRow(ids) for ids in rows]
-    else:
-        length = max(map(len, rows))
-        padded = [TokenRow(ids + (pad,) * (length - len(ids)), length - len(ids)) for ids in rows]
+    length = 0 if pad is None else max(map(len, rows))
+    padded = []
+    for ids, name in zip(rows, side_names(plus, minus), strict=False):
+        added = () if pad is None else (pad,) * (length - len(ids))
+        padded.append(TokenRow(ids + added, len(added), text=name or ""))
     return AlignedPair(padded[0], padded[1] if minus is not None else None)
+
+
+def one_row(tokenizer: Tokenizer, text: str | Chat, read: str, name: str) -> TokenRow:
+    """A text that makes one row: its last token, or the mean over all of its tokens but BOS.
+
+    `read` of the result is empty where there is no such token; `name` is its short form.
+    """
+    ids = tokenizer.prompt(text)
+    first = int(ids[:1] == (tokenizer.bos,)) if read == "mean" else max(0, len(ids) - 1)
+    return TokenRow(ids, read=(first, len(ids)), text=name)

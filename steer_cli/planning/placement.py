@@ -9,49 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
+from steer_cli.planning.alignment import Alignment
 from steer_cli.planning.chat import chats_of
-from steer_cli.planning.pairs import AlignedPair, align, pad_id
+from steer_cli.planning.directions import direction_of
 from steer_cli.planning.span import name_of, span
+from steer_cli.planning.stored_vector import check_layer, layers_of
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.position_words import Way
 from steer_cli.recipe.quoting import show
-from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """One addition at one layer: its aligned pairs, and where the vector is read and added."""
-
-    index: int  # of the addition in the recipe
-    addition: Addition
-    pairs: tuple[AlignedPair, ...]
-    layer: int | str  # a share of the depth, or all, stays text until the depth is known
-    source_layer: int | str
-    turn: int = 0  # index in the addition's list of layers
-
-    @property
-    def length(self) -> int:
-        """Length of the longest text, BOS included; also that of the vector, except with `every`."""
-        return max(pair.length for pair in self.pairs)
-
-    @property
-    def block(self) -> int:
-        """The layer as a block number; the depth must be known."""
-        assert isinstance(self.layer, int)
-        return self.layer
-
-    @property
-    def source_block(self) -> int:
-        """The layer at which the vector is read; the depth must be known."""
-        assert isinstance(self.source_layer, int)
-        return self.source_layer
-
-    @property
-    def label(self) -> str:
-        """A short form of the texts, for errors and titles."""
-        plus, minus = self.addition.all_pairs[0].names
-        more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
-        return f"{show(plus)}{'' if minus is None else f' - {show(minus)}'}{more}"
+from steer_cli.recipe.schema import At, AtToken, Recipe
 
 
 @dataclass(frozen=True)
@@ -103,36 +69,39 @@ def align_additions(
         context: the model's longest row in tokens; None if unknown.
 
     Raises:
-        PlanError: a layer is too deep, or an addition does nothing.
+        PlanError: a layer is too deep, an addition does nothing, or a file that it names cannot be read.
         TokenError: a pad is not a single token, or a chat cannot be rendered.
     """
     aligned = []
     tokenizer.render(chats_of(recipe))
     for index, addition in enumerate(recipe.additions):
         where = f"{recipe.name or 'recipe'}: additions.{index}"
-        # `every` reads each text at its own last token, so the text must not be padded.
-        pad = None if addition.every else pad_id(tokenizer, addition.pad, where)
-        pairs = tuple(align(tokenizer, pair.plus, pair.minus, pad) for pair in addition.all_pairs)
-        _check_texts(pairs, addition, _changed(recipe, index, "minus", "plus", "pairs") or where)
-        longest = max(pair.length for pair in pairs)
+        direction = direction_of(
+            recipe, index, tokenizer, _changed(recipe, index, "minus", "plus", "pairs", "texts") or where
+        )
+        longest = max((len(row.ids) for row in direction.rows), default=0)
         if context is not None and longest > context:
             raise PlanError(
                 f"{where}: a text has {longest} tokens, but {recipe.model} takes {context}; shorten it"
             )
         added: set[int | str] = set()
-        layers = addition.layers
+        of_layer, stored = _changed(recipe, index, "layer") or where, direction.stored
+        layers = layers_of(stored, addition, blocks, where, recipe.model) if stored else addition.layers
         if addition.layer == "all" and blocks is not None:
             layers = tuple(range(blocks))
         for turn, layer in enumerate(layers):
             source = layer if addition.source_layer is None else addition.source_layer
-            block = _block(layer, blocks, _changed(recipe, index, "layer") or where, recipe.model)
+            block = _block(layer, blocks, of_layer, recipe.model)
+            if stored is not None and isinstance(block, int):
+                check_layer(stored, block, addition.adds_nothing, of_layer)
             source = _block(source, blocks, _changed(recipe, index, "source_layer") or where, recipe.model)
             if block in added:
                 raise PlanError(
                     f"{where}: layer {layer} is block {block}, which is listed twice; remove one of them"
                 )
             added.add(block)
-            aligned.append(Alignment(index, addition, pairs, block, source, turn))
+            parts = (direction.lists, stored)
+            aligned.append(Alignment(index, addition, direction.pairs, block, source, turn, *parts))
     return tuple(aligned)
 
 
@@ -140,14 +109,6 @@ def _changed(recipe: Recipe, index: int, *keys: str) -> str | None:
     """What errors call the change of the first of these keys of an addition that was changed."""
     found = (recipe.change_of("additions", index, key) for key in keys)
     return next((label for label in found if label is not None), None)
-
-
-def _check_texts(pairs: tuple[AlignedPair, ...], addition: Addition, where: str) -> None:
-    if not any(pair.length for pair in pairs):
-        raise PlanError(f"{where}: no tokens at all; write a text, or leave `bos` at auto")
-    same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
-    if same and not addition.adds_nothing:
-        raise PlanError(f"{where}: does nothing: plus and minus have the same tokens; change one of them")
 
 
 def _block(layer: int | str, blocks: int | None, where: str, model: str) -> int | str:

@@ -17,7 +17,7 @@ FIRST = ("name", "description", "source", "measured")
 # Keys that a reader looks for, even where their values are the defaults.
 READ = ("name", "model", "sampling", "coefficient", "position")
 # Keys of which a list or a mapping stands on one line.
-ON_ONE_LINE = ("layer", "coefficient", "position", "random", "sampling")
+ON_ONE_LINE = ("layer", "coefficient", "position", "random", "sampling", "vector")
 WIDTH = 110  # columns; `sampling` with all of its keys stands on one line
 
 
@@ -78,7 +78,7 @@ def identified_by_file(recipe: Recipe) -> Recipe:
 def _kept(part: Recipe | Addition) -> dict[str, Any]:
     fields = type(part).model_fields
     return {
-        key: _plain(key, value)
+        fields[key].alias or key: _plain(key, value)
         for key, value in part
         if key in READ
         or fields[key].is_required()

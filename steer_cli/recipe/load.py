@@ -12,6 +12,7 @@ from steer_cli.recipe import overrides
 from steer_cli.recipe import yaml_source as document
 from steer_cli.recipe.bundled import decode, find, is_file, read
 from steer_cli.recipe.messages import describe
+from steer_cli.recipe.named_files import in_folder_of
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Document, Override
 
@@ -40,7 +41,8 @@ def load(name: str, changes: list[Override] | None = None) -> Recipe:
         recipe if recipe.name else recipe.model_copy(update={"name": "stdin" if name == "-" else file.stem})
     )
     recipe._sha256 = digest.hexdigest()
-    return recipe
+    # A pipe has no folder to find files in.
+    return in_folder_of(recipe, file if file.is_file() else None)
 
 
 def from_values(values: dict[str, Any], changes: list[Override]) -> Recipe:
@@ -65,7 +67,8 @@ def validate(written: Document) -> Recipe:
         RecipeError: one line per fault, in the order of the file, up to a limit.
     """
     try:
-        return Recipe.model_validate(written.values)
+        # In a file, `from` has that name alone.
+        return Recipe.model_validate(written.values, by_alias=True, by_name=False)
     except ValidationError as error:
         faults: list[Any] = error.errors(include_url=False)
         raise RecipeError(*describe(faults, written, Recipe.known_keys)) from None

@@ -33,7 +33,12 @@ RIGHT = {
     "max_new_tokens": "a whole number from 1 to 1000000, such as 50",
     "samples": "a whole number from 1 to 1000000, such as 3",
     "seed": "a whole number, 0 or more, below 2^63",
-    "combine": "mean or sum",
+    "combine": "mean, sum or pca",
+    "read": "last or mean",
+    "texts": "a mapping such as {plus: [I am glad, What joy], minus: sad.txt}",
+    "vector": "a file such as love.safetensors or love.gguf, or {file: two.safetensors, addition: 1}",
+    "from": "steer, repeng, llama.cpp or steering-lite",
+    "addition": "a number of an addition in the file, such as 0",
     "overflow": "error or clip",
     "match_norm": "true or false",
     "additions": f"a list of at least one addition, such as [{_ADDITION}]",
@@ -62,7 +67,10 @@ _TEXTS = (
     "role",
     "content",
     "continue",
+    "file",
+    "column",
 )
+_LIST_OR_FILE = "a list of texts, a file such as glad.txt, or {file: glad.csv, column: text}"
 _OR_CHAT = ("plus", "minus", "prompt", "prompts")
 SHOWN = 20  # faults shown, one line each; beyond this they are mostly one mistake repeated
 LONGEST_QUOTED = 60  # characters; a longer value is not repeated in the remedy
@@ -120,7 +128,8 @@ def _message(
     if fault["type"] == "extra_forbidden":
         return f"unknown key; {_nearest(path, known_keys)}"
     if fault["type"] == "missing" and path[-1] == fault["loc"][-1]:
-        return f"missing; write {RIGHT.get(str(path[-1]), 'it')}"
+        right = _LIST_OR_FILE if path[-2:-1] == ("texts",) else RIGHT.get(str(path[-1]), "it")
+        return f"missing; write {right}"
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     return f"{show(value)} is not {_right(path, value, fault, written)}"
@@ -157,6 +166,8 @@ def _right(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     if not path or (key in ("additions", "pairs") and inside_list):
         example = _ADDITION if key == "additions" else "{plus: Love, minus: Hate}"
         return f"a mapping of keys, such as {example if path else 'prompt: ... and additions: [...]'}"
+    if keys[-2:-1] == ["texts"] and not inside_list:
+        return _LIST_OR_FILE
     if "count" in keys[:-1] and not inside_list:
         return "a list of words such as [wedding, bride]"
     if key in _TEXTS or (key == "prompts" and inside_list) or "count" in keys[:-1]:

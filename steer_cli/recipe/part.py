@@ -20,6 +20,8 @@ class Part(BaseModel):
         Raises:
             RecipeError: one line per fault.
         """
+        aliases = {name: field.alias or name for name, field in type(self).model_fields.items()}
+        values = {aliases.get(name, name): value for name, value in values.items()}
         try:
             super().__init__(**values)
         except ValidationError as error:

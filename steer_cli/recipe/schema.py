@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
@@ -18,6 +19,8 @@ from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.position_words import Way, Word
 from steer_cli.recipe.positions import At, AtToken, Every
 from steer_cli.recipe.quoting import Path, show
+from steer_cli.recipe.sampling import Sampling
+from steer_cli.recipe.sources import ONE_SOURCE, Producer, TextFile, Texts, VectorFile, check_source
 
 Layers = Annotated[
     tuple[bounds.Block | bounds.Share, ...],
@@ -25,22 +28,7 @@ Layers = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
 ]
 
-# The checks of the validators below, written as JSON Schema.
-ONE_KIND_OF_TEXT: dict[str, Any] = {
-    "oneOf": [
-        {"required": ["plus"], "properties": {"plus": {"not": {"type": "null"}}, "pairs": {"maxItems": 0}}},
-        {
-            "required": ["pairs"],
-            "properties": {"pairs": {"minItems": 1}, "plus": {"type": "null"}, "minus": {"type": "null"}},
-        },
-    ]
-}
-NO_NORM_TO_MATCH: dict[str, Any] = {
-    "not": {
-        "required": ["operation", "match_norm"],
-        "properties": {"operation": {"const": "ablate"}, "match_norm": {"const": True}},
-    }
-}
+# The check of the validator below, written as JSON Schema.
 ONE_KIND_OF_PROMPT: dict[str, Any] = {
     "not": {
         "required": ["prompt", "prompts"],
@@ -70,20 +58,35 @@ class Random(Part):
 class Addition(Part):
     """One entry of a recipe: which texts, at which layers, how strongly, at which position."""
 
-    model_config = ConfigDict(json_schema_extra=ONE_KIND_OF_TEXT | NO_NORM_TO_MATCH)
+    model_config = ConfigDict(json_schema_extra=ONE_SOURCE, validate_by_name=True, validate_by_alias=True)
 
     plus: Annotated[TextOrChat | None, Field(description="steer towards this text or chat")] = None
     minus: Annotated[TextOrChat | None, Field(description='steer away from this; "" is a row of pads')] = None
     pairs: Annotated[
         tuple[Pair, ...], Field(strict=False, description="several pairs, instead of plus and minus")
     ] = ()
-    combine: Annotated[Literal["mean", "sum"], Field(description="how to combine pairs into one vector")] = (
-        "mean"
-    )
+    texts: Annotated[Texts | None, Field(description="two lists of texts that are not paired")] = None
+    vector: Annotated[
+        bounds.Name | VectorFile | None, Field(description="a stored vector: a .safetensors or .gguf file")
+    ] = None
+    origin: Annotated[
+        Producer | None, Field(alias="from", description="what made the stored vector, if it does not say")
+    ] = None
+    combine: Annotated[
+        Literal["mean", "sum", "pca"], Field(description="how to combine pairs into one vector")
+    ] = "mean"
+    read: Annotated[
+        Literal["last", "mean"] | None,
+        Field(description="which tokens of a text make its one row: the last, or the mean of all but BOS"),
+    ] = None
     layer: Annotated[
-        bounds.Block | bounds.Share | Literal["all"] | Layers,
-        Field(description='a block, a list of blocks, a share of the depth such as "25%", or all'),
-    ]
+        bounds.Block | bounds.Share | Literal["all"] | Layers | None,
+        Field(
+            validate_default=True,
+            description='a block, a list of blocks, or a share of the depth such as "25%"; a stored vector '
+            "may leave it out",
+        ),
+    ] = None
     coefficient: Annotated[bounds.Coefficient, Field(description="multiply the vector by this")] = 1.0
     operation: Annotated[
         Literal["add", "ablate"],
@@ -109,20 +112,29 @@ class Addition(Part):
     ] = None
     dims: Annotated[bounds.Width | None, Field(description="keep this leading share of the width")] = None
 
+    @field_validator("layer")
+    @classmethod
+    def _layer_unless_stored(cls, layer: Any, info: ValidationInfo) -> Any:
+        # A vector that is itself at fault is not in the data.
+        if layer is None and info.data.get("vector", "") is None:
+            raise PydanticKnownError("missing")
+        return layer
+
     @model_validator(mode="after")
-    def _texts(self) -> Addition:
-        if self.pairs and self.minus is not None and self.plus is None:
-            raise ValueError("minus needs a plus, and both stand in the place of the pairs")
-        if bool(self.pairs) == (self.plus is not None):
-            raise ValueError("needs either plus (and minus), or pairs")
-        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
-        if not layers or len(set(layers)) < len(layers):
+    def _source(self) -> Addition:
+        check_source(self)
+        if self.layer is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layer needs at least one block, each listed once")
         if self.match_norm and self.operation == "ablate":
             raise ValueError(
                 "match_norm changes nothing in an ablation, which has no norm; remove match_norm"
             )
         return self
+
+    @property
+    def one_row(self) -> bool:
+        """Whether the position takes a vector of one row, which acts at each position alike."""
+        return self.every is not None
 
     @property
     def adds_nothing(self) -> bool:
@@ -138,29 +150,17 @@ class Addition(Part):
 
     @property
     def all_pairs(self) -> tuple[Pair, ...]:
-        """The addition's pairs, at least one."""
+        """The addition's pairs; none where it has lists of texts or a stored vector."""
         if self.plus is None:
             return self.pairs
         return (Pair(plus=self.plus, minus=self.minus),)
 
     @property
     def layers(self) -> tuple[int | str, ...]:
-        """The layers as written: block numbers, shares of the depth, or all."""
+        """The layers as written: block numbers, shares of the depth, all; none where the file says them."""
+        if self.layer is None:
+            return ()
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
-
-
-class Sampling(Part):
-    """How tokens are drawn from the logits. The defaults are those of Turner et al. 2023."""
-
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    samples: Annotated[int, Field(ge=1, le=1_000_000, description="completions per prompt and arm")] = 3
-    temperature: Annotated[bounds.Temperature, Field(description="0 is greedy")] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1, description="1 keeps all")] = 0.3
-    top_k: Annotated[bounds.Choices | None, Field(description="null keeps all")] = None
-    frequency_penalty: Annotated[
-        bounds.Penalty, Field(description="subtracted from a token's logit for each earlier use of the token")
-    ] = 1.0
-    seed: bounds.Seed = 0
 
 
 Words = Annotated[tuple[bounds.Word, ...], Field(strict=False, min_length=1)]
@@ -195,6 +195,8 @@ class Recipe(Part):
 
     # Digest of the file's bytes and the changes made to it; not a key of the file.
     _sha256: str = ""
+    # The folder that the names of files are relative to; "" is the working directory.
+    _folder: str = ""
     # What errors call each change, and the path of the value that it set.
     _changes: tuple[tuple[str, Path], ...] = ()
 
@@ -251,3 +253,4 @@ class Recipe(Part):
 
 
 PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random)
+PARTS.update(texts=Texts, vector=VectorFile, plus=TextFile, minus=TextFile)

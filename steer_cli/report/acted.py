@@ -72,7 +72,7 @@ def _texts_of(table: Sequence[TableRow], index: int) -> list[TableRow]:
 
 
 def _text_row(row: TableRow, number: str) -> _Row:
-    sign, text = "+" if row.role == "plus" else "-", quoted(row.text, LABEL) if row.text else ""
+    sign, text = "-" if row.role == "minus" else "+", quoted(row.text, LABEL) if row.text else ""
     cells = {position: shown_token(row, position) for position in range(row.start, row.end)}
     return _Row(f"{number}{sign} {text}".rstrip(), cells, ROLE_STYLE[row.role])
 

@@ -19,7 +19,7 @@ from steer_cli.report.title import layer_range
 
 ONWARDS = "→"  # after the token that `every` reads
 TO_THE_END = "⇥"  # the same, where it acts on the prompt only
-ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta"}
+ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta", "vector": "green"}
 
 
 def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
@@ -42,7 +42,12 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
     legend = f"{SPACE} space   {PAD} padding"
     for sign in sorted({sign_of(row) for row, _ in merged if row.read is not None}):
         legend += f"   {sign} read only at this token, {done_to(rows)} at every position {FROM_HERE[sign]}"
+    if any(row.mean_from is not None for row, _ in merged):
+        legend += "   mean of N: over so many tokens"
     yield Text(legend, style="dim")
+    files = dict.fromkeys((row.file, row.sha256) for row in rows if row.file is not None)
+    for name, sha256 in files:
+        yield Text(f"{visible(name or '')}  sha256 {sha256}", style="dim")
 
 
 FROM_HERE = {ONWARDS: "from here on", TO_THE_END: "from here to the prompt's end"}
@@ -63,7 +68,7 @@ def _merge_layers(rows: Sequence[TableRow]) -> list[tuple[TableRow, str]]:
     """Rows that differ in nothing but the layer become one, labelled with all of them."""
     layers: dict[tuple, list] = {}
     for row in rows:
-        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read)
+        key = (row.addition, row.role, row.coefficient, row.start, row.ids, row.padding, row.read, row.file)
         layers.setdefault(key, []).append(row)
     merged = [(same[0], layer_range([row.layer for row in same])) for same in layers.values()]
     return [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
@@ -77,6 +82,8 @@ def shown_token(row: TableRow, position: int) -> str:
     """What stands in a text's row at a position; empty beside the text."""
     if not row.start <= position < row.end:
         return ""
+    if row.read is not None and row.mean_from is not None:
+        return f"mean of {row.read + 1 - row.mean_from} {ONWARDS}"
     if row.read is not None:
         return f"{cell(row.tokens[row.read])} {sign_of(row)}"
     index = position - row.start

@@ -18,7 +18,7 @@ from rich.text import Text
 from steer_cli.report.acted import acted
 from steer_cli.report.alignment import alignment
 from steer_cli.report.printable import visible
-from steer_cli.report.receipt import receipt, sums
+from steer_cli.report.receipt import agreements, receipt, sums
 from steer_cli.results import Comparison, Completion, compare_arms, reads_like, steering_cost
 
 LONGEST_PROMPT = 300  # characters over the completions: the end of a longer one
@@ -46,6 +46,7 @@ def comparison_parts(comparison: Comparison, width: int, explain: bool = False) 
     yield Text()
     yield from receipt(comparison.receipts, comparison.pieces)
     yield from sums(comparison.sums, comparison.pieces)
+    yield from agreements(comparison.agreements)
 
 
 def prompt_line(prompt: str) -> Text:

@@ -14,6 +14,7 @@ STAGES = {
     "fetch": "fetching the model",
     "convert": "converting the model, once",
     "load": "loading the model",
+    "read texts": "reading the texts",
     "decode": "decoding",
     "sweep": "sweeping",
 }

@@ -13,7 +13,7 @@ from steer_cli.planning.placement import Placement
 from steer_cli.planning.span import name_of
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import cell, visible
-from steer_cli.results import Receipt, Sum
+from steer_cli.results import Agreement, Receipt, Sum
 
 
 def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
@@ -48,6 +48,15 @@ def _where(placement: Placement) -> str:
     where = position if isinstance(position, str) else ", ".join(f"{k} {v!r}" for k, v in position)
     also = " and every new token" if placement.on_new_tokens else ""
     return f"{visible(where)} [{placement.start}, {placement.end}){also}"
+
+
+def agreements(found: Sequence[Agreement | None]) -> Iterator[RenderableType]:
+    """How far the texts of each addition agree, one line per addition and layer."""
+    for one in found:
+        if one is not None and one.figures:
+            yield Text.assemble(
+                "  agreement: ", (visible(one.label), "bold"), f"  layer {one.layer}  {one.figures}"
+            )
 
 
 def sums(totals: Sequence[Sum], pieces: Sequence[str]) -> Iterator[RenderableType]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from rich.text import Text
 
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
+from steer_cli.recipe.sources import TextFile, VectorFile
 from steer_cli.report.numbers import counted, plain
 from steer_cli.report.printable import one_line, visible
 
@@ -49,15 +51,40 @@ def title(recipe: Recipe, model: str) -> Text:
 
 def summary(addition: Addition) -> str:
     """An addition in a few words: Love - Hate × 2, layer 2, front."""
+    ways = [f", {addition.combine}"] if addition.combine == "pca" else []
+    ways += [", mean of all tokens"] if addition.read == "mean" else []
+    ways += [" ablated"] if addition.operation == "ablate" else []
+    noise = ", as noise" if addition.random is not None else ""
+    layers = addition.layers
+    where = f"layer{'s' if len(layers) > 1 else ''} {layer_range(layers)}" if layers else "the file's layers"
+    where = "all layers" if addition.layer == "all" else where
+    what = f"{_source(addition)}{''.join(ways)} × {plain(addition.coefficient)}{noise}"
+    return f"{what}, {where}, {_position(addition)}"
+
+
+def _source(addition: Addition) -> str:
+    """What the vector is made of, without its texts where they are many."""
+    if addition.vector is not None:
+        return _file(addition.vector)
+    if addition.texts is not None:
+        return f"{_list(addition.texts.plus)} - {_list(addition.texts.minus)}"
     (plus, minus), more = addition.all_pairs[0].names, len(addition.all_pairs) - 1
     texts = quoted(plus) if minus is None else f"{quoted(plus)} - {quoted(minus)}"
-    if more:
-        texts += f" and {counted(more, 'more pair')}"
-    noise = ", as noise" if addition.random is not None else ""
-    ablated = " ablated" if addition.operation == "ablate" else ""
-    layer = f"layer{'s' if len(addition.layers) > 1 else ''} {layer_range(addition.layers)}"
-    layer = "all layers" if addition.layer == "all" else layer
-    return f"{texts}{ablated} × {plain(addition.coefficient)}{noise}, {layer}, {_position(addition)}"
+    return f"{texts} and {counted(more, 'more pair')}" if more else texts
+
+
+def _list(side: tuple[str, ...] | str | TextFile) -> str:
+    if not isinstance(side, tuple):
+        return _file(side)
+    return quoted(side[0]) + (f" and {counted(len(side) - 1, 'more text')}" if side[1:] else "")
+
+
+def _file(named: str | TextFile | VectorFile) -> str:
+    """A file's name without its folders, and which part of it."""
+    if isinstance(named, str):
+        return quoted(PurePath(named).name)
+    part = named.column if isinstance(named, TextFile) else named.addition
+    return quoted(PurePath(named.file).name) + ("" if part is None else f"[{one_line(str(part))}]")
 
 
 def _position(addition: Addition) -> str:

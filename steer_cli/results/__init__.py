@@ -1,5 +1,6 @@
 """Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
+from steer_cli.results.agreement import Agreement
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
@@ -17,6 +18,7 @@ __all__ = [
     "COSTLY",
     "STUMBLES",
     "WORD_SALAD",
+    "Agreement",
     "ArmMeans",
     "Comparison",
     "Completion",

@@ -10,6 +10,7 @@ from steer_cli.planning.alignment_table import TableRow
 from steer_cli.planning.placement import Placement
 from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.schema import Recipe
+from steer_cli.results.agreement import Agreement
 from steer_cli.results.json_values import Record, finite, with_chat
 
 
@@ -51,6 +52,7 @@ class Receipt:
             "coefficient": alignment.addition.coefficient,
             "position": position if isinstance(position, str) else position.model_dump(),
             "span": [self.placement.start, self.placement.end],
+            "files": alignment.files,
             **_ratio_and_cosine(self),
             **(self._components() if self.placement.ablates else {}),
         }
@@ -137,6 +139,7 @@ class Comparison:
     control_text: str | None = None  # with `prompt`: what stood in front of the prompt
     sums: tuple[Sum, ...] = ()
     chat: Chat | None = None  # of which `prompt` is the short form
+    agreements: tuple[Agreement | None, ...] = ()  # of the texts behind each receipt
 
     @property
     def columns(self) -> dict[str, tuple[Completion, ...]]:
@@ -158,10 +161,16 @@ class Comparison:
                 "unsteered": unsteered.record(),
                 "steered": steered.record(),
                 **({"control": self._control_record(sample)} if self.control_kind else {}),
-                "additions": [receipt.record() for receipt in self.receipts],
+                "additions": self._additions(),
                 "sums": [total.record() for total in self.sums],
             }
             yield with_chat(record, self.chat)
+
+    def _additions(self) -> list[Record]:
+        records = [receipt.record() for receipt in self.receipts]
+        for record, agreement in zip(records, self.agreements, strict=False):
+            record["agreement"] = None if agreement is None else agreement.record()
+        return records
 
     def _control_record(self, sample: int) -> Record:
         front = {} if self.control_text is None else {"in_front": self.control_text}

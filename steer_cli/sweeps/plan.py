@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer_cli.errors import ModelError, SweepError
+from steer_cli.errors import SweepError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import Line, check_corpora, check_fit, lay_out, pads_in_front
-from steer_cli.models import atomic_folder
-from steer_cli.models.fingerprint import sha256_of
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
-from steer_cli.planning.chat import FILE, chats_of
+from steer_cli.planning.chat import chats_of
 from steer_cli.planning.placement import Alignment, check_acts_on_texts, check_length, place
 from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.prediction import wanted_ids
@@ -26,12 +21,9 @@ from steer_cli.recipe.file_text import without_stale
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
 from steer_cli.sweeps.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
+from steer_cli.sweeps.identity import WEIGHTS, digest_of, fingerprint, tokenizer_files
 
 MEASURES = ("perplexity", "kl", "counts")
-
-# The files in a model's folder on which the figures depend.
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -109,18 +101,12 @@ class SweepPlan:
 
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What must match to continue a store: everything but the grid, which may grow."""
-        settings = self.recipe.model_dump(
-            mode="json", exclude={"name", "description", "measured", "source", "model"}
-        )
-        for addition in settings["additions"]:
-            if addition["operation"] == "add":
-                del addition["operation"]  # a key that stores of earlier releases did not have
-        # Without a chat, the template changes nothing.
-        files = (*TOKENIZER, FILE) if chats_of(self.recipe) else TOKENIZER
+        named = [alignment.files for alignment in next(_alignments(self)) if alignment.files]
+        tokenizer = fingerprint(self.located, tokenizer_files(self.recipe))
         return {
-            "recipe": f"{self.recipe.name} {_digest(settings)}",
-            "model": f"{self.located.name} {_fingerprint(self.located, *WEIGHTS)}",
-            "tokenizer": f"{_fingerprint(self.located, *files)}, BOS {self.tokenizer.bos}",
+            "recipe": f"{self.recipe.name} {digest_of(self.recipe, named)}",
+            "model": f"{self.located.name} {fingerprint(self.located, WEIGHTS)}",
+            "tokenizer": f"{tokenizer}, BOS {self.tokenizer.bos}",
             "corpus": [f"{corpus.name} {corpus.sha256[:16]}" for corpus in self.corpora],
             "measure": list(self.measures),
             "method": self.method,
@@ -221,6 +207,9 @@ def _check_prompts(plan: SweepPlan) -> None:
     """Raise SteerError if a point does not fit a prompt, or a prompt does not fit the model."""
     facts = plan.facts
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
+    # Of all that is planned, only a stored vector depends on the layer.
+    for layer in plan.grid.layers if any(addition.vector for addition in plan.recipe.additions) else ():
+        align(plan.recipe_at(GridPoint(layer)), facts)
     for alignments in _alignments(plan):
         if "kl" in plan.measures:
             check_acts_on_texts(alignments)
@@ -238,22 +227,3 @@ def _lines(plan: SweepPlan) -> tuple[Line, ...]:
         lines = lines or lay_out(plan.corpora, plan.tokenizer, front, plan.facts.context)
         check_fit(lines, alignments, plan.tokenizer)
     return lines
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _fingerprint(located: Located, *patterns: str) -> str:
-    """Distinguish models of the same name by the bytes of their files, or by the hub's commit."""
-    files = sorted(file for pattern in patterns for file in located.folder.glob(pattern) if file.is_file())
-    folder = located.folder
-    commit = folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name)
-    # The hub's cache holds links; a plain file among them may hold anything.
-    if commit and all(file.is_symlink() for file in files):
-        return folder.name[:16]
-    memory = atomic_folder.memory()
-    try:
-        return _digest([(file.name, sha256_of(file, memory)) for file in files])
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}: the model's files must be readable") from None

@@ -29,7 +29,7 @@ from steer_cli.errors import RecipeError, VectorError
 from steer_cli.measure.scoring import next_logits
 from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 GREEDY = {"temperature": 0, "frequency_penalty": 0}

@@ -25,7 +25,7 @@ from steer_cli.decoding.request import Request
 from steer_cli.networks.adapter import Adapter
 from steer_cli.networks.attention import Causal
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 

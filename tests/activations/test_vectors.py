@@ -16,7 +16,7 @@ from tiny import (
 )
 
 from steer_cli.activations.arms import UNSTEERED
-from steer_cli.activations.vectors import capture
+from steer_cli.activations.capture import Wanted, capture
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Request
 from steer_cli.errors import VectorError
@@ -94,7 +94,7 @@ def test_the_beginning_that_both_sides_share_is_exactly_zero(arch, tiny_folder):
 
 @every_architecture
 def test_sides_from_passes_of_different_shapes_still_share_their_beginning(arch, tiny_folder, monkeypatch):
-    monkeypatch.setattr("steer_cli.activations.vectors.CAPTURE_POSITIONS", 1)  # a pass for each text
+    monkeypatch.setattr("steer_cli.activations.capture.CAPTURE_POSITIONS", 1)  # a pass for each text
     folder = tiny_folder(arch)
     shared = "I talk about weddings because my friend was late"
     pair = {**SHIPS, "plus": shared + " and the cake" * 20, "minus": shared + ".", "pad": "none"}
@@ -267,12 +267,12 @@ def test_a_text_that_another_begins_with_is_read_in_it(arch, tiny_folder):
     network = open_model(folder).network
     texts = [(0, 5), (0, 5, 9), (0, 5, 9, 9), (0, 5, 8), (0, 7), (7,)]
     with embedding(network) as shapes:
-        streams = capture(network, {(ids, layer) for ids in texts for layer in (1, 2)})
+        streams = capture(network, {Wanted(ids, layer) for ids in texts for layer in (1, 2)})
     assert shapes == [(4, 4)], "a row for each text that no other begins with"
     for ids in texts:
         states = hidden_states(folder, ids)
         for layer in (1, 2):
-            torch.testing.assert_close(streams[ids, layer], states[layer], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(streams[Wanted(ids, layer)], states[layer], rtol=1e-5, atol=1e-5)
 
 
 @every_architecture

@@ -41,6 +41,14 @@ HAND_MADE = [
     {"plus": "Anger", "minus": "Calm", "layer": 3, "pad": "none", "match_norm": True, "source_layer": 1},
     {"pairs": [{"plus": "Love", "minus": "Hate"}, {"plus": "calm"}], "layer": 2, "combine": "sum"},
     {"plus": "Love", "minus": "Hate", "layer": 4, "random": {"seed": 3}, "position": "middle"},
+    {
+        "texts": {"plus": ["Love", "Love wins"], "minus": ["Hate", "I hate", "my cake"]},
+        **{"layer": [1, 3], "position": "every", "read": "mean"},
+    },
+    {
+        "pairs": [{"plus": "Love", "minus": "Hate"}, {"plus": "calm", "minus": "Anger"}],
+        **{"layer": 2, "position": "every", "combine": "pca"},
+    },
     {"plus": "Love", "layer": 0, "position": {"token": " friend"}, "overflow": "clip"},
     {"plus": "Love", "minus": "Hate", "layer": "all", "operation": "ablate", "position": {"every": "all"}},
     {"plus": "Love", "layer": 3, "operation": "ablate", "position": "front", "overflow": "clip"},
@@ -82,6 +90,7 @@ positions = st.one_of(
     st.builds(lambda token: {"token": token}, texts),
 )
 pairs = st.lists(st.builds(lambda a, b: {"plus": a, "minus": b}, texts, st.none() | texts), max_size=3)
+lists = st.lists(texts, min_size=1, max_size=4)
 ADDITION = {  # a value for each key, most of them valid
     "plus": texts,
     "minus": st.none() | texts,
@@ -95,7 +104,9 @@ ADDITION = {  # a value for each key, most of them valid
     "match_norm": st.booleans(),
     "random": mostly(st.none(), st.builds(lambda seed: {"seed": seed}, mostly(st.integers(0, 9)))),
     "dims": mostly(st.none(), st.floats(0, 1)),
-    "combine": st.sampled_from(["mean", "sum"]),
+    "combine": st.sampled_from(["mean", "sum", "pca"]),
+    "read": st.sampled_from([None, "last", "mean"]),
+    "texts": st.builds(lambda a, b: {"plus": a, "minus": b}, lists, mostly(lists, texts)),
     "pairs": pairs,
 }
 SAMPLING = {
@@ -122,9 +133,10 @@ wrong = st.one_of(st.none(), st.booleans(), extreme, texts, st.lists(texts, max_
 INSTEAD = {
     "prompt": ["prompts"],
     "prompts": ["prompt"],
-    "pairs": ["plus", "minus"],
-    "plus": ["pairs"],
-    "minus": ["pairs"],
+    "pairs": ["plus", "minus", "texts"],
+    "plus": ["pairs", "texts"],
+    "minus": ["pairs", "texts"],
+    "texts": ["plus", "minus", "pairs"],
 }
 
 

@@ -30,7 +30,7 @@ from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.load import load as load_recipe
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 torch.set_num_threads(1)
 

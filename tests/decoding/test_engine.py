@@ -43,7 +43,7 @@ from steer_cli.networks.attention import Causal
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.load import load as load_recipe
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SAMPLING = {"max_new_tokens": 12, "samples": 3, "top_p": 0.9, "frequency_penalty": 0.5, "seed": 4}

@@ -14,7 +14,7 @@ from steer_cli.decoding.sampling import (
     token_counts,
     uniforms,
 )
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 
 DRAWS = 20_000
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "frequency_penalty": 0.0}

@@ -15,7 +15,7 @@ from steer_cli.measure import completions as completing
 from steer_cli.measure.partials import Partials
 from steer_cli.planning.plan import plan_recipe
 from steer_cli.planning.tokens import open_tokenizer
-from steer_cli.recipe.schema import Sampling
+from steer_cli.recipe.sampling import Sampling
 from steer_cli.run_plan import complete
 
 SAMPLING = {"max_new_tokens": 14, "samples": 3, "top_p": 0.95, "seed": 4}

@@ -92,12 +92,30 @@ more = {
     "random": st.sampled_from([{}, {"seed": 3}]),
     "dims": st.floats(0, 1),
 }
+files = words.filter(lambda text: "\0" not in text)
+sides = (
+    st.lists(texts, min_size=1, max_size=3)
+    | files
+    | st.fixed_dictionaries({"file": files}, optional={"column": words})
+)
 layers = {"layer": st.sampled_from([2, [1], [1, "20%"], "25%"])}
 additions = st.one_of(
     st.fixed_dictionaries({"plus": sides, **layers}, optional={"minus": sides, **more}),
     st.fixed_dictionaries(
         {"pairs": st.lists(pairs, min_size=1, max_size=3), **layers},
         optional={"combine": st.just("sum"), **more},
+    ),
+    st.fixed_dictionaries(
+        {
+            "texts": st.fixed_dictionaries({"plus": sides, "minus": sides}),
+            "position": st.just("every"),
+            **layers,
+        },
+        optional={"read": st.sampled_from(["last", "mean"]), "match_norm": st.booleans()},
+    ),
+    st.fixed_dictionaries(
+        {"vector": files | st.fixed_dictionaries({"file": files, "addition": st.integers(0, 9)})},
+        optional={"from": st.just("repeng"), "random": st.just({}), **layers},
     ),
 )
 optional = {

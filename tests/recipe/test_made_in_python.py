@@ -19,7 +19,7 @@ FAULTS = [
     ({"coefficient": 1e300}, "coefficient: 1e+300 is not a finite number such as 5"),
     ({"position": {"at": -2}}, "position: {'at': -2} is not front, middle, back"),
     ({"plus": 3}, "plus: 3 is not text; quote it"),
-    ({"combine": "max"}, "combine: 'max' is not mean or sum"),
+    ({"combine": "max"}, "combine: 'max' is not mean, sum or pca"),
     ({"random": {"sede": 1}}, "random.sede: unknown key; did you mean seed?"),
     ({"coeficient": 2}, "coeficient: unknown key; did you mean coefficient?"),
     ({"pairs": [{"plus": "a"}]}, "needs either plus (and minus), or pairs"),

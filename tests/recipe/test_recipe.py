@@ -248,7 +248,7 @@ FAULTY = {
     ),
     "position at no token": (WHOLE + "    position: {token: ''}\n", 6, f"is not {A_POSITION}"),
     "overflow": (WHOLE + "    overflow: cut\n", 6, "additions.0.overflow: 'cut' is not error or clip"),
-    "combine": (WHOLE + "    combine: max\n", 6, "additions.0.combine: 'max' is not mean or sum"),
+    "combine": (WHOLE + "    combine: max\n", 6, "additions.0.combine: 'max' is not mean, sum or pca"),
     "match_norm as 1": (WHOLE + "    match_norm: 1\n", 6, "additions.0.match_norm: 1 is not true or false"),
     "match_norm as yes": (WHOLE + "    match_norm: yes\n", 6, "match_norm: 'yes' is not true or false"),
     "random as true": (

@@ -15,13 +15,18 @@ from steer_cli.errors import RecipeError
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
 from steer_cli.recipe.schema import Addition, Pair, Recipe, Sampling
+from steer_cli.recipe.sources import TextFile, Texts, VectorFile
 
 # The same examples on every run: a failure is the code's, and can be met again.
 fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 KEYS = sorted(
-    {key for part in (Recipe, Addition, Pair, Sampling) for key in part.model_fields}
-    | {"at", "token", "every", "chat", "continue", "role", "content"}
+    {
+        key
+        for part in (Recipe, Addition, Pair, Sampling, Texts, TextFile, VectorFile)
+        for key in part.model_fields
+    }
+    | {"at", "token", "every", "chat", "continue", "role", "content", "from"}
 )
 WORDS = [
     "front",

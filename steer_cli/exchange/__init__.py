@@ -1,0 +1,1 @@
+"""Files of stored vectors: steer's own and those of other tools."""
