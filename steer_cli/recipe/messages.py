@@ -98,11 +98,11 @@ Source = Document | Arguments
 
 
 def describe(
-    errors: list[Fault], written: Source, known_keys: Callable[[str], list[str]]
+    errors: list[Fault], written: Source, known_keys: Callable[..., list[str]]
 ) -> tuple[list[str], int]:
     """One line for each of the first SHOWN faulty values, in the order of the file's keys.
 
-    `known_keys` returns the keys allowed in the mapping under a key ("" is the document or the part).
+    `known_keys` returns the keys allowed in the mapping under some keys (none: the document or the part).
 
     Returns:
         The lines, and the number of further faulty values.
@@ -123,7 +123,7 @@ def describe(
 
 
 def _message(
-    path: tuple, value: Any, fault: Fault, written: Source, known_keys: Callable[[str], list[str]]
+    path: tuple, value: Any, fault: Fault, written: Source, known_keys: Callable[..., list[str]]
 ) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown key; {_nearest(path, known_keys)}"
@@ -191,8 +191,7 @@ def _right_text(path: tuple, value: Any, fault: Fault, written: Source) -> str:
     return f"text, or a chat such as {{chat: [{_TURN}]}}" if keys[-1] in _OR_CHAT else "text"
 
 
-def _nearest(path: tuple, known_keys: Callable[[str], list[str]]) -> str:
-    parent = next((step for step in reversed(path[:-1]) if isinstance(step, str)), "")
-    known = known_keys(parent)
+def _nearest(path: tuple, known_keys: Callable[..., list[str]]) -> str:
+    known = known_keys(*(step for step in path[:-1] if isinstance(step, str)))
     near = difflib.get_close_matches(str(path[-1]), known, n=1)
     return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -35,10 +35,11 @@ class Part(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
-    def known_keys(cls, parent: str) -> list[str]:
-        """The keys allowed in the mapping under the key `parent`; those of the part itself under ""."""
-        fields = PARTS.get(parent, cls).model_fields
+    def known_keys(cls, *above: str) -> list[str]:
+        """The keys allowed in the mapping under these keys, outermost first; without any, the part's own."""
+        last = above[-1] if above else ""
+        fields = PARTS.get(".".join(above[-2:]), PARTS.get(last, cls)).model_fields
         return [field.alias or name for name, field in fields.items()]
 
 
-PARTS: dict[str, type[Part]] = {}  # the key that a mapping stands under -> its part; the schema fills it
+PARTS: dict[str, type[Part]] = {}  # the key, or two, that a mapping stands under -> its part

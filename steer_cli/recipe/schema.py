@@ -253,4 +253,4 @@ class Recipe(Part):
 
 
 PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random)
-PARTS.update(texts=Texts, vector=VectorFile, plus=TextFile, minus=TextFile)
+PARTS.update({"texts": Texts, "texts.plus": TextFile, "texts.minus": TextFile, "vector": VectorFile})

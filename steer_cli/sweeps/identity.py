@@ -19,7 +19,7 @@ from steer_cli.recipe.schema import Recipe
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 # Keys of an addition that earlier releases lacked, and the values with which their stores go on.
-NEW_KEYS = {"operation": "add", "texts": None, "vector": None, "origin": None, "read": None}
+NEW_KEYS = {"operation": "add", "texts": None, "vector": None, "from": None, "read": None}
 
 
 def digest_of(recipe: Recipe, files: Sequence[dict[str, Any]]) -> str:

@@ -93,7 +93,7 @@ more = {
     "dims": st.floats(0, 1),
 }
 files = words.filter(lambda text: "\0" not in text)
-sides = (
+lists = (
     st.lists(texts, min_size=1, max_size=3)
     | files
     | st.fixed_dictionaries({"file": files}, optional={"column": words})
@@ -107,7 +107,7 @@ additions = st.one_of(
     ),
     st.fixed_dictionaries(
         {
-            "texts": st.fixed_dictionaries({"plus": sides, "minus": sides}),
+            "texts": st.fixed_dictionaries({"plus": lists, "minus": lists}),
             "position": st.just("every"),
             **layers,
         },

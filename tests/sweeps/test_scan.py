@@ -10,7 +10,7 @@ from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, open_model
 
 import steer_cli as steer
-from steer_cli.activations import vectors
+from steer_cli.activations import capture
 from steer_cli.errors import PlanError, SweepError, VectorError
 from steer_cli.measure import scan as measure
 from steer_cli.planning.scan import MOST_SETTINGS
@@ -105,10 +105,10 @@ def test_without_a_range_of_layers_the_recipes_own_stay(layer, tiny_folder):
 
 def test_vectors_are_read_in_one_pass(tiny_folder):
     model = open_model(tiny_folder("llama"))
-    with patch.object(vectors, "record", wraps=vectors.record) as record:
+    with patch.object(capture, "visit", wraps=capture.visit) as visit:
         steer.scan(model, recipe(LOVE, SHIP), coefficients="1:4", layers="0:5")
-    [call] = record.call_args_list
-    assert call.args[2] == [0, 1, 2, 3, 4]
+    [call] = visit.call_args_list
+    assert sorted(call.args[2]) == [0, 1, 2, 3, 4]
 
 
 def test_figures_are_means_over_samples(tiny_folder):

@@ -236,7 +236,7 @@ def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_fold
 def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     command, recipe_file, tiny_folder, tmp_path, monkeypatch
 ):
-    from steer_cli.sweeps import plan
+    from steer_cli.sweeps import identity
 
     snapshots = tmp_path / "models--some--model" / "snapshots"
     folder = snapshots / ("0123456789" * 4)
@@ -247,7 +247,7 @@ def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
         (folder / file.name).symlink_to(f"../../blobs/{file.name}")
     recipe = recipe_file(folder, WEDDING, prompt=PROMPT)
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "sha256_of", lambda *_: pytest.fail("read"))
+        patch.setattr(identity, "sha256_of", lambda *_: pytest.fail("read"))
         code, _, err = command("sweep", recipe, "--layers", "1", "--store", "s.jsonl")
     assert code == 0, err
     assert f"{folder} 0123456789012345" in (tmp_path / "s.jsonl").read_text()
