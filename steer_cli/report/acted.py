@@ -21,6 +21,7 @@ from steer_cli.results import Comparison, Receipt
 SHOWN_TEXTS = 4  # of an addition: two pairs
 LABEL = 20  # characters of a text in its label
 RATIO = "|added| / |stream|"
+FIGURES = "bold"  # the style of rows that are no texts
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def acted(comparison: Comparison, width: int) -> Iterator[RenderableType]:
             rows += _components(receipts, number)
     for total in comparison.sums:
         cells = dict(enumerate(map(short, total.ratio), total.start))
-        rows.append(_Row(f"together, layer {total.layer}", cells, "bold"))
+        rows.append(_Row(f"together, layer {total.layer}", cells, FIGURES))
     # With the prompt's row alone there is nothing to show.
     rows = rows if len(rows) > 1 else []
     if rows:
@@ -96,7 +97,7 @@ def _figures(receipts: Sequence[Receipt], figures: Sequence[Sequence[float]], la
         found = [values[position] for values in added if position in values]
         least, most = short(min(found)), short(max(found))
         cells[position] = least if least == most else f"{least} to {most}"
-    return _Row(label, cells, "bold")
+    return _Row(label, cells, FIGURES)
 
 
 def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableType]:
@@ -105,28 +106,33 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
         for position in range(end)
     ]
     labels = max(cell_len(row.label) for row in rows)
-    untouched, first = 0, True
+    parts = []
     for start, stop in token_columns.folds(widths, width - labels - token_columns.GAP):
         kept = [row for row in rows[1:] if any(start <= position < stop for position in row.cells)]
-        if not kept:
-            untouched += stop - start
-            continue
-        head = [
-            (f"{'position':{labels}}", "dim"),
-            *((str(position), "dim") for position in range(start, stop)),
-        ]
-        lines = [head]
-        for row in (rows[0], *kept):
-            cells = [(row.cells.get(position, ""), row.style) for position in range(start, stop)]
-            lines.append([(row.label, row.style), *cells])
-        if not first:
+        parts.append((start, stop, kept))
+    acting = [part for part in parts if part[2]]
+    # `every` acts alike at all positions of a long prompt: their ends show it.
+    alike = acting[1:-1] if all(row.style == FIGURES for part in acting[1:] for row in part[2]) else []
+    alike = alike if len(alike) > 1 else []
+    for number, (start, stop, kept) in enumerate(part for part in acting if part not in alike):
+        if number:
             yield Text()
-        first = False
-        yield token_columns.drawn(lines, width, right=())
+        if number and alike:
+            hidden = counted(sum(stop - start for start, stop, _ in alike), "position")
+            yield Text(f"and {hidden} more, which the full receipt shows\n", style="dim")
+        yield token_columns.drawn(_lines([rows[0], *kept], range(start, stop), labels), width, right=())
+    untouched = sum(stop - start for start, stop, kept in parts if not kept)
     if untouched:
         yield Text(
             f"and {counted(untouched, 'position')} of the prompt alone (`steer table` shows all)", style="dim"
         )
+
+
+def _lines(rows: Sequence[_Row], positions: range, labels: int) -> list[list[tuple[str, str]]]:
+    """The cells of some rows at some positions, under a head; a first column `labels` wide."""
+    head = [(f"{'position':{labels}}", "dim"), *((str(position), "dim") for position in positions)]
+    cells = ([(row.cells.get(position, ""), row.style) for position in positions] for row in rows)
+    return [head, *([(row.label, row.style), *line] for row, line in zip(rows, cells, strict=True))]
 
 
 def _on_new_tokens(additions: Sequence[Addition]) -> Iterator[Text]:
