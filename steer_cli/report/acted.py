@@ -21,6 +21,7 @@ from steer_cli.results import Comparison, Receipt
 SHOWN_TEXTS = 4  # of an addition: two pairs
 LABEL = 20  # characters of a text in its label
 RATIO = "|added| / |stream|"
+MANY = 12  # positions that are not worth a table of their own
 FIGURES = "bold"  # the style of rows that are no texts
 
 
@@ -113,7 +114,7 @@ def _parts(rows: Sequence[_Row], end: int, width: int) -> Iterator[RenderableTyp
     acting = [part for part in parts if part[2]]
     # `every` acts alike at all positions of a long prompt: their ends show it.
     alike = acting[1:-1] if all(row.style == FIGURES for part in acting[1:] for row in part[2]) else []
-    alike = alike if len(alike) > 1 else []
+    alike = alike if sum(stop - start for start, stop, _ in alike) >= MANY else []
     for number, (start, stop, kept) in enumerate(part for part in acting if part not in alike):
         if number:
             yield Text()
