@@ -78,9 +78,14 @@ class Alignment:
             return f"{_first_of(self.lists.plus)} - {_first_of(self.lists.minus)}"
         first = self.pairs[0]
         minus = "" if first.minus is None else f" - {show(first.minus.text)}"
-        more = f" and {len(self.pairs) - 1} more pairs" if len(self.pairs) > 1 else ""
+        more = _more(len(self.pairs), "pair")
         return f"{show(first.plus.text)}{minus}{more}"
 
 
 def _first_of(rows: tuple[TokenRow, ...]) -> str:
-    return show(rows[0].text) + (f" and {len(rows) - 1} more texts" if len(rows) > 1 else "")
+    return show(rows[0].text) + _more(len(rows), "text")
+
+
+def _more(count: int, what: str) -> str:
+    """How many follow the first."""
+    return "" if count == 1 else f" and {count - 1} more {what}{'s' if count > 2 else ''}"
