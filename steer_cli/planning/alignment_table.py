@@ -27,7 +27,7 @@ class TableRow:
     first new token's, if it acts on those alone), and `every` where that goes on; where the mean of several
     is used, they are those from `mean_from` to `read`. `text` is the side's text as the recipe has it, or a
     chat's short form. A stored vector has its file's name as tokens; `file` and `sha256` are those of the
-    file that a text or vector comes from.
+    file that a text or vector comes from. `special` has the indices of special tokens.
     """
 
     addition: int | None  # index in the recipe
@@ -45,6 +45,7 @@ class TableRow:
     mean_from: int | None = None
     file: str | None = None
     sha256: str | None = None
+    special: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -64,6 +65,7 @@ class TableRow:
             "mean_from": self.mean_from,
             "file": self.file,
             "sha256": self.sha256,
+            "special": list(self.special),
             **({} if self.every in (None, "both") else {"every": self.every}),
             **({"operation": "ablate"} if self.ablates else {}),
         }
@@ -80,7 +82,8 @@ def table_rows(
     tokenizer: Tokenizer, prompt: Sequence[int], placements: Sequence[Placement]
 ) -> list[TableRow]:
     """The prompt's row, then one row per text, addition and layer."""
-    rows = [TableRow(None, 0, 1.0, "prompt", 0, _pieces(tokenizer, prompt), tuple(prompt))]
+    pieces, special = _pieces(tokenizer, prompt), tokenizer.special(prompt)
+    rows = [TableRow(None, 0, 1.0, "prompt", 0, pieces, tuple(prompt), special=special)]
     for placement in placements:
         stored = placement.alignment.stored
         if stored is not None:
@@ -139,6 +142,7 @@ def _text_row(
         mean_from=row.read[0] if row.read is not None and averaged else None,
         file=None if file is None else file.name,
         sha256=None if file is None else file.sha256,
+        special=tokenizer.special(ids),
     )
 
 

@@ -7,7 +7,7 @@ the model's template gives it, special ones included, and no other BOS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -55,6 +55,10 @@ class Tokenizer:
                     "token and cannot read it as text; remove it"
                 )
         return self.within(ids)
+
+    def special(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Where special tokens stand among these."""
+        return tuple(index for index, id in enumerate(ids) if id in self._special)
 
     @cached_property
     def _special(self) -> dict[int, str]:

@@ -44,6 +44,10 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
         legend += f"   {sign} read only at this token, {done_to(rows)} at every position {FROM_HERE[sign]}"
     if any(row.mean_from is not None for row, _ in merged):
         legend += "   mean of N: over so many tokens"
+    # The first token is special in every text.
+    special = dict.fromkeys(cell(row.tokens[at]) for row, _ in merged for at in row.special if at)
+    if special:
+        legend += f"   special tokens: {' '.join(special)}"
     yield Text(legend, style="dim")
     files = dict.fromkeys((row.file, row.sha256) for row in rows if row.file is not None)
     for name, sha256 in files:

@@ -264,3 +264,13 @@ def test_a_table_of_a_chat_loads_neither_torch_nor_transformers(chatty):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "<|im_start|>" in done.stdout
+
+
+def test_a_table_lists_the_special_tokens_after_the_first(chatty, command, records):
+    asked = [*PAIR, "--chat", SAID, "-m", chatty]
+    (record,) = records("table", *asked)
+    prompt, plus, _ = record["rows"]
+    found = [prompt["tokens"][index] for index in prompt["special"]]
+    assert found == ["<|im_start|>", "<|im_end|>", "<|im_start|>"] and plus["special"] == [0]
+    assert "special tokens: <|im_end|> <|im_start|>" in command("table", *asked)[1]
+    assert "special tokens" not in command("table", *PAIR, "-p", SAID, "-m", chatty)[1]
