@@ -76,7 +76,7 @@ def test_a_table_shows_the_tokens_of_the_template(chatty, command, records):
     assert plus["tokens"][0] == "<s>" and plus["start"] == 1
     assert (record["prompt"], record["chat"]) == (SAID, [SYSTEM, USER])
     code, out, _ = command("table", *asked)
-    assert code == 0 and out.count("<|im_start|>") == 3 and "↵" in out
+    assert code == 0 and out.count("<|im_start|>") == 4 and "↵" in out
 
 
 @pytest.mark.parametrize("words", [["generate", *FEW], ["shift"], ["norms"]], ids=" ".join)
