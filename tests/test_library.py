@@ -92,7 +92,25 @@ def test_records_are_what_the_commands_print(page, command):
         assert code == 0, err
         printed = [json.loads(line) for line in out.splitlines()]
         made = [json.loads(json.dumps(record)) for result in found for record in result.records()]
-        assert made == printed, arguments[0]
+        assert len(made) == len(printed), arguments[0]
+        for one, other in zip(made, printed, strict=True):
+            alike(one, other, arguments[0])
+
+
+def alike(made, printed, where):
+    """Equal but for rounding: after a generation, some numbers of rows are multiplied by packed weights."""
+    if isinstance(made, dict):
+        assert made.keys() == printed.keys(), where
+        for key, value in made.items():
+            alike(value, printed[key], f"{where} {key}")
+    elif isinstance(made, list):
+        assert len(made) == len(printed), where
+        for one, other in zip(made, printed, strict=True):
+            alike(one, other, where)
+    elif isinstance(made, float):
+        assert made == pytest.approx(printed, rel=1e-3, abs=1e-4), where
+    else:
+        assert made == printed, where
 
 
 def test_one_loaded_model_serves_many_recipes(page):

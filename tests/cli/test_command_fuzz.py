@@ -279,7 +279,12 @@ def check_records(result, recipe: dict) -> None:
     assert sorted(places) == list(range(len(places)))
     for record in records:
         assert {"recipe", "model", "prompt", "unsteered", "steered", "additions"} <= record.keys()
-        asked = [addition for addition in record["additions"] if addition["coefficient"] != 0]
+        # What acts on new tokens alone has no ratio on the prompt.
+        asked = [
+            addition
+            for addition in record["additions"]
+            if addition["coefficient"] != 0 and addition["position"] != {"every": "new"}
+        ]
         # null: the ratio to a stream of zeros.
         ratios = [ratio for addition in asked for ratio in addition["ratio"]]
         assert not asked or any(ratio is None or ratio > 0 for ratio in ratios), "a silent no-op"

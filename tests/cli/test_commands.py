@@ -134,7 +134,8 @@ def test_a_record_of_generate_has_the_names_of_the_format_in_its_order(love, lla
             assert record[arm]["mean_logprob"] < 0
             assert list(record[arm]["counts"]) == ["wedding"]
         for addition in record["additions"]:
-            assert list(addition) == ["layer", "coefficient", "position", "span", "ratio", "cosine"]
+            names = ["layer", "coefficient", "position", "span", "files", "ratio", "cosine", "agreement"]
+            assert list(addition) == names and addition["files"] == {} and addition["agreement"] is None
             start, end = addition["span"]
             assert len(addition["ratio"]) == len(addition["cosine"]) == end - start
         # A line for each addition and layer.
@@ -233,7 +234,8 @@ def test_a_record_of_table_has_the_names_of_the_format_in_its_order(love, llama)
         assert list(record) == ["recipe", "model", "prompt", "rows"]
         assert (record["recipe"], record["model"]) == ("love", str(llama))
         for row in record["rows"]:
-            assert list(row) == ["layer", "coefficient", "role", "start", "tokens", "ids", "padding", "read"]
+            names = ["layer", "coefficient", "role", "start", "tokens", "ids", "padding", "read"]
+            assert list(row) == [*names, "mean_from", "file", "sha256", "special"]
             assert len(row["tokens"]) == len(row["ids"]) >= row["padding"] >= 0
         assert [(row["layer"], row["coefficient"], row["role"], row["start"]) for row in record["rows"]] == [
             (0, 1, "prompt", 0),
