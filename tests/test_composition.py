@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import by_transformers
 
 import steer_cli as steer
+from steer_cli.errors import RecipeError
 from steer_cli.exchange.steer_file import write_vectors
 from steer_cli.networks.refusals import find_blocks
 
@@ -171,3 +173,33 @@ def test_a_stored_vector_steers_as_the_texts_that_it_was_made_of(model):
     cancelled = recipe([texts, {**stored, "coefficient": -3}, pair])
     alone = steer.generate(model, recipe([pair]))[0]
     assert steer.generate(model, cancelled)[0].steered[0].tokens == alone.steered[0].tokens
+
+
+def test_the_first_token_of_a_chat_is_in_no_mean(folder, model):
+    """Whatever stands there: here `bos: none`, and a template that puts BOS in front all the same."""
+    addition = {**ADDITIONS[0], "layer": 2, "position": "every", "read": "mean"}
+    vectors = [steer.vectors(model, recipe([addition], bos=bos))[0] for bos in ("auto", "none")]
+    torch.testing.assert_close(*vectors, rtol=0, atol=0)
+
+
+def test_prompts_of_another_kind_are_one_line(model):
+    for prompts in ([5], [{1: 2}], [[{"role": "user", "content": "Hi"}]]):
+        with pytest.raises(RecipeError) as raised:
+            steer.generate(model, recipe(), prompts=prompts)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_sweep_may_give_a_stored_vector_its_position(folder, model, monkeypatch):
+    stored = recipe([{"vector": "stored.safetensors", "coefficient": 2, "position": "every"}])
+    front = stored.model_copy(
+        update={"additions": (stored.additions[0].model_copy(update={"position": "front"}),)}
+    )
+    [point] = steer.sweep(model, front, layers="2", positions="every", measures=["kl"])
+    assert point.kl[0].kl == pytest.approx(steer.shift(model, stored).kl, rel=1e-4)
+
+
+def test_a_later_version_of_the_format_is_refused(model):
+    later = {"format": "steer", "version": "2"}
+    save_file({"layer.2": torch.ones(1, model.network.width)}, "later.safetensors", later)
+    with pytest.raises(steer.SteerError, match="reads version 1"):
+        steer.vectors(model, recipe([{"vector": "later.safetensors", "position": "every"}]))

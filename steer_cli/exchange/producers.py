@@ -32,9 +32,14 @@ def stated(suffix: str, metadata: Mapping[str, str]) -> str | None:
     """What made a file, as far as it says so itself.
 
     Raises:
-        ValueError: it says that its vectors are not to be added.
+        ValueError: it says that its vectors are not to be added, or is of a later version.
     """
     if suffix == ".safetensors" and metadata.get("format") == "steer":
+        if metadata.get("version", "1") != "1":
+            raise ValueError(
+                f"of version {metadata['version'][:40]!r} of the format, and this steer reads version 1; "
+                "use a newer steer"
+            )
         return STEER
     try:
         settings = json.loads(metadata.get("cfg", "null"))

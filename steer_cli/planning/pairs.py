@@ -79,10 +79,11 @@ def align(tokenizer: Tokenizer, plus: str | Chat, minus: str | Chat | None, pad:
 
 
 def one_row(tokenizer: Tokenizer, text: str | Chat, read: str, name: str) -> TokenRow:
-    """A text that makes one row: its last token, or the mean over all of its tokens but BOS.
+    """A text that makes one row: its last token, or the mean over all but BOS (of a chat, but the first).
 
     `read` of the result is empty where there is no such token; `name` is its short form.
     """
     ids = tokenizer.prompt(text)
-    first = int(ids[:1] == (tokenizer.bos,)) if read == "mean" else max(0, len(ids) - 1)
+    apart = int(isinstance(text, Chat) or ids[:1] == (tokenizer.bos,))
+    first = apart if read == "mean" else max(0, len(ids) - 1)
     return TokenRow(ids, read=(first, len(ids)), text=name)

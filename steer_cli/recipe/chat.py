@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.part import PARTS, Part
+from steer_cli.recipe.quoting import show
 
 
 class Turn(Part):
@@ -67,6 +70,19 @@ class Chat(Part):
 
 
 TextOrChat = bounds.Text | Chat
+
+
+def text_or_chat(value: Any) -> str | Chat:
+    """A prompt as a program gives it: a text, a chat, or a mapping with a chat's keys.
+
+    Raises:
+        RecipeError: it is none of them.
+    """
+    if isinstance(value, Mapping):
+        return Chat(**{str(key): inner for key, inner in value.items()})
+    if not isinstance(value, str | Chat):
+        raise RecipeError([f"prompt {show(value)}: not a text, or a mapping such as {{'chat': [...]}}"])
+    return value
 
 
 def text_of(text: str | Chat) -> str:

@@ -26,11 +26,11 @@ def in_folder_of(recipe: Recipe, file: Path | None) -> Recipe:
         file: the recipe's file; None where it is in none, as from standard input.
     """
     folder = "" if file is None else str(file.parent)
-    return _renamed(
-        recipe,
-        folder,
-        lambda name, path: _seen_from(folder, Path(name)) if recipe.change_of(*path) is not None else name,
-    )
+
+    def rename(name: str, path: tuple[str | int, ...]) -> str:
+        return name if recipe.change_of(*path, "file") is None else _seen_from(folder, Path(name))
+
+    return _renamed(recipe, folder, rename)
 
 
 def moved_to(recipe: Recipe, folder: Path) -> Recipe:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticKnownError
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
-from steer_cli.recipe.chat import Chat, TextOrChat, side_names
+from steer_cli.recipe.chat import Chat, TextOrChat, side_names, text_or_chat
 from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.position_words import Way, Word
 from steer_cli.recipe.positions import At, AtToken, Every
@@ -229,7 +229,7 @@ class Recipe(Part):
             raise RecipeError(
                 [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use `prompt=TEXT`"]
             )
-        prompts = [Chat(**prompt) if isinstance(prompt, Mapping) else prompt for prompt in prompts]
+        prompts = [text_or_chat(prompt) for prompt in prompts]
         for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
             if any("\ud800" <= character <= "\udfff" for character in prompt):
                 raise RecipeError([f"prompt {show(prompt)}: not UTF-8 text; save it as UTF-8"])

@@ -194,12 +194,16 @@ def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
             )
 
 
-def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:
-    """Alignments for each position of the grid; layers, coefficients and dims do not affect placement."""
+def _alignments(plan: SweepPlan, layer: int | None = None) -> Iterator[tuple[Alignment, ...]]:
+    """Alignments for each position of the grid, at its first layer by default.
+
+    Layers, coefficients and dims do not affect placement.
+    """
     # A coefficient of 0 adds nothing, so `check_fit` would skip it.
     coefficient = next((value for value in plan.grid.coefficients if value != 0), 0.0)
     for position in plan.grid.positions:
-        recipe = plan.recipe_at(GridPoint(plan.grid.layers[0], coefficient, position))
+        at = plan.grid.layers[0] if layer is None else layer
+        recipe = plan.recipe_at(GridPoint(at, coefficient, position))
         yield align(recipe, plan.facts)
 
 
@@ -209,7 +213,8 @@ def _check_prompts(plan: SweepPlan) -> None:
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
     # Of all that is planned, only a stored vector depends on the layer.
     for layer in plan.grid.layers if any(addition.vector for addition in plan.recipe.additions) else ():
-        align(plan.recipe_at(GridPoint(layer)), facts)
+        for _ in _alignments(plan, layer):
+            pass
     for alignments in _alignments(plan):
         if "kl" in plan.measures:
             check_acts_on_texts(alignments)
