@@ -10,7 +10,7 @@ from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.lines import CorpusPlan
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
-from steer_cli.planning.placement import Alignment
+from steer_cli.planning.alignment import Alignment, files_of
 from steer_cli.planning.plan import Plan
 from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch
 
@@ -122,6 +122,7 @@ def shifts(
             **figures(both, wanted),
             tokens=likeliest(both, top, plan.facts.tokenizer.piece),
             chat=prompt.chat,
+            files=files_of(plan.alignments),
         )
 
 
@@ -145,6 +146,7 @@ def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
                 ratio=tuple((vector / stream).tolist()),
                 centred=centre,
                 chat=prompt.chat,
+                files=placement.alignment.files,
             )
 
 

@@ -1,5 +1,6 @@
 """Additions of every kind in one recipe: transformers, with a hook per block, says what must come out."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -203,3 +204,17 @@ def test_a_later_version_of_the_format_is_refused(model):
     save_file({"layer.2": torch.ones(1, model.network.width)}, "later.safetensors", later)
     with pytest.raises(steer.SteerError, match="reads version 1"):
         steer.vectors(model, recipe([{"vector": "later.safetensors", "position": "every"}]))
+
+
+def test_records_name_the_files_that_vectors_come_from(folder, model):
+    stored = recipe([{"vector": "stored.safetensors", "coefficient": 2, "position": "every"}])
+    file = {
+        "file": "stored.safetensors",
+        "sha256": hashlib.sha256(Path("stored.safetensors").read_bytes()).hexdigest(),
+    }
+    assert [*steer.shift(model, stored).records()][0]["files"] == {"additions.0.vector": file}
+    assert [*next(iter(steer.norms(model, stored))).records()][0]["files"] == {"vector": file}
+    Path("corpus.txt").write_text("The bride wore white.\nWe danced at the wedding.\n")
+    [front] = [ADDITIONS[3]]
+    found = steer.perplexity(model, recipe([front]), [steer.read_corpus("corpus.txt")])
+    assert all("files" not in record for record in found.records())

@@ -23,6 +23,7 @@ from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import CorpusPlan, Line, fit
 from steer_cli.measure.scoring import Run, Texts, logprobs, texts_at
 from steer_cli.networks.network import Network
+from steer_cli.planning.alignment import files_of
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name
 
@@ -244,7 +245,8 @@ def compare_corpora(
     for said in dict.fromkeys(left_out_notes(found)):
         note(said)
     changes = sentence_changes(sheet, compared, plan.facts.tokenizer.piece) if sentences else ()
-    return CorpusFindings(plan.recipe, plan.facts.name, tuple(found), tuple(changes))
+    files = files_of(steering.alignments)
+    return CorpusFindings(plan.recipe, plan.facts.name, tuple(found), tuple(changes), files)
 
 
 def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:

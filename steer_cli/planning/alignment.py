@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steer_cli.planning.pairs import AlignedPair, TokenRow
@@ -80,6 +81,15 @@ class Alignment:
         minus = "" if first.minus is None else f" - {show(first.minus.text)}"
         more = _more(len(self.pairs), "pair")
         return f"{show(first.plus.text)}{minus}{more}"
+
+
+def files_of(alignments: Iterable[Alignment]) -> dict[str, dict[str, str]]:
+    """The files of all additions, by the paths of the keys that name them."""
+    return {
+        f"additions.{alignment.index}.{key}": file
+        for alignment in alignments
+        for key, file in alignment.files.items()
+    }
 
 
 def _first_of(rows: tuple[TokenRow, ...]) -> str:

@@ -22,6 +22,12 @@ def with_chat(record: Record, chat: Chat | None) -> Record:
     return keys
 
 
+def with_files(record: Record, files: Record) -> Record:
+    """The record with the files that the vectors come from, if there are any."""
+    kept = {key: value for key, value in record.items() if key != "files"}
+    return kept | {"files": files} if files else kept
+
+
 def finite(values: Iterable[float]) -> list[float | None]:
     """Replace values that JSON cannot hold, such as the ratio to a stream of zeros, by None."""
     return [value if math.isfinite(value) else None for value in values]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from steer_cli.recipe.chat import Chat
-from steer_cli.results.json_values import Record, finite, with_chat
+from steer_cli.results.json_values import Record, finite, with_chat, with_files
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Norms:
     ratio: tuple[float, ...]
     centred: bool
     chat: Chat | None = None  # of which `prompt` is the short form
+    files: Record = field(default_factory=dict)  # that the vector comes from, with their digests
 
     def records(self) -> Iterator[Record]:
         """One record."""
         figures = {key: finite(getattr(self, key)) for key in ("vector", "stream", "ratio")}
-        yield with_chat(asdict(self) | figures, self.chat)
+        yield with_files(with_chat(asdict(self) | figures, self.chat), self.files)

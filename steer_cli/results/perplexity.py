@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from steer_cli.results.json_values import Record
+from steer_cli.results.json_values import Record, with_files
 
 
 def figure_name(corpus: str, label: str | None) -> str:
@@ -62,9 +62,10 @@ class CorpusFindings:
     model: str
     figures: tuple[Perplexity, ...]
     sentences: tuple[SentenceChange, ...] = ()
+    files: Record = field(default_factory=dict)  # that the vectors come from, with their digests
 
     def records(self) -> Iterator[Record]:
         """One record per corpus, label and method, then one per sentence."""
-        head = {"recipe": self.recipe, "model": self.model}
+        head = with_files({"recipe": self.recipe, "model": self.model}, self.files)
         yield from (head | figure.record() for figure in self.figures)
         yield from (head | asdict(sentence) for sentence in self.sentences)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from steer_cli.recipe.chat import Chat
-from steer_cli.results.json_values import Record, with_chat
+from steer_cli.results.json_values import Record, with_chat, with_files
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class Shift:
     damage: float | None
     tokens: tuple[TokenShift, ...]  # the union of both top k, most likely when steered first
     chat: Chat | None = None  # of which `prompt` is the short form
+    files: Record = field(default_factory=dict)  # that the vectors come from, with their digests
 
     def records(self) -> Iterator[Record]:
         """One record."""
         record = _without_unasked(asdict(self))
         del record["pieces"]
-        yield with_chat(record, self.chat)
+        yield with_files(with_chat(record, self.chat), self.files)
 
 
 @dataclass(frozen=True)
