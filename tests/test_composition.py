@@ -212,8 +212,8 @@ def test_records_name_the_files_that_vectors_come_from(folder, model):
         "file": "stored.safetensors",
         "sha256": hashlib.sha256(Path("stored.safetensors").read_bytes()).hexdigest(),
     }
-    assert [*steer.shift(model, stored).records()][0]["files"] == {"additions.0.vector": file}
-    assert [*next(iter(steer.norms(model, stored))).records()][0]["files"] == {"vector": file}
+    assert next(iter(steer.shift(model, stored).records()))["files"] == {"additions.0.vector": file}
+    assert next(iter(next(iter(steer.norms(model, stored))).records()))["files"] == {"vector": file}
     Path("corpus.txt").write_text("The bride wore white.\nWe danced at the wedding.\n")
     [front] = [ADDITIONS[3]]
     found = steer.perplexity(model, recipe([front]), [steer.read_corpus("corpus.txt")])
