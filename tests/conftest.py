@@ -232,6 +232,31 @@ def command(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def records(command):
+    """A function: arguments -> the records that `steer` prints."""
+
+    def run(*arguments):
+        code, out, err = command(*arguments, "--jsonl")
+        assert code == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def fault(command):
+    """A function: arguments -> the one line that says what is at fault."""
+
+    def run(*arguments, code=1):
+        found, out, err = command(*arguments)
+        assert (found, out) == (code, ""), err
+        assert err.startswith("error: ") and err.count("\n") == 1 and len(err) < 520, err
+        return err.removeprefix("error: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
 def recipe_file(tmp_path):
     """A function: folder of a model, additions -> a recipe file, without a prompt unless one is given."""
 

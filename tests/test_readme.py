@@ -72,6 +72,17 @@ def test_the_guide_runs_from_top_to_bottom(shell):
         assert done.stdout.strip()
 
 
+def test_the_page_on_directions_runs_from_top_to_bottom(shell):
+    page = (ROOT / "docs" / "directions.md").read_text(encoding="utf-8")
+    found = re.findall(r"```(console|python)\n(.*?)```", page, re.DOTALL)
+    assert len(found) >= 5
+    for language, block in found:
+        python = f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}"
+        done = shell(block if language == "console" else python)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        assert done.stdout.strip() or language == "python"
+
+
 @pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 )

@@ -39,27 +39,6 @@ def chatty(tiny_folder, tmp_path_factory):
     return write_chat_tokenizer(folder, CHATML, CHATML_TOKENS)
 
 
-@pytest.fixture
-def records(command):
-    def run(*arguments):
-        code, out, err = command(*arguments, "--jsonl")
-        assert code == 0, err
-        return [json.loads(line) for line in out.splitlines()]
-
-    return run
-
-
-@pytest.fixture
-def fault(command):
-    def run(*arguments):
-        code, out, err = command(*arguments)
-        assert (code, out) == (1, ""), err
-        assert err.startswith("error: ") and err.count("\n") == 1 and len(err) < 520, err
-        return err.removeprefix("error: ").rstrip("\n")
-
-    return run
-
-
 # ---- what is shown
 
 

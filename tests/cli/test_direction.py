@@ -25,29 +25,6 @@ def tiny(tiny_folder, command, monkeypatch):
     return ["--model", str(tiny_folder("llama"))]
 
 
-@pytest.fixture
-def records(command):
-    def run(*arguments):
-        code, out, err = command(*arguments, "--jsonl")
-        assert code == 0, err
-        return [json.loads(line) for line in out.splitlines()]
-
-    return run
-
-
-@pytest.fixture
-def fault(command):
-    """A function: arguments -> the one line that says what is at fault."""
-
-    def run(*arguments, code=1):
-        found, out, err = command(*arguments)
-        assert (found, out) == (code, ""), err
-        assert err.startswith("error: ") and err.count("\n") == 1 and len(err) < 520, err
-        return err.removeprefix("error: ").rstrip("\n")
-
-    return run
-
-
 def plain(found: list[dict]) -> list[dict]:
     """Records without the digest of their recipe."""
     return [{key: value for key, value in record.items() if key != "recipe_sha256"} for record in found]

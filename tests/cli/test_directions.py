@@ -40,16 +40,6 @@ def recipe(file, folder, addition):
     return file.name
 
 
-@pytest.fixture
-def records(command):
-    def run(*arguments):
-        code, out, err = command(*arguments, "--jsonl")
-        assert code == 0, err
-        return [json.loads(line) for line in out.splitlines()]
-
-    return run
-
-
 def test_the_table_names_files_and_how_texts_are_read(lists, stored, command, records):
     code, out, _ = command("table", lists)
     assert code == 0 and "glad.txt - sad.csv[text], mean of all tokens × 3, layer 2, every position" in out
