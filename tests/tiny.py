@@ -10,7 +10,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from steer_cli.activations.arms import UNSTEERED, Arm
+from steer_cli.activations.arms import UNSTEERED, Arm, Steering
+from steer_cli.activations.relative import stream_lengths
 from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.kv_cache import KVCache
@@ -62,11 +63,15 @@ def by_transformers(folder: Path) -> torch.nn.Module:
 
 def recipe_of(*additions: dict, **keys: object) -> Recipe:
     """A recipe of these additions, whose coefficients may be larger than those that a file may hold."""
-    within = [addition | {"coefficient": 1} for addition in additions]
+    relative = [isinstance(addition.get("coefficient"), dict) for addition in additions]
+    within = [
+        addition if written else addition | {"coefficient": 1}
+        for addition, written in zip(additions, relative, strict=True)
+    ]
     recipe = validate(Document("recipe.yaml", {"prompt": PROMPT, "additions": within, **keys}))
     changed = [
-        made.model_copy(update={"coefficient": float(addition.get("coefficient", 1))})
-        for made, addition in zip(recipe.additions, additions, strict=True)
+        made if written else made.model_copy(update={"coefficient": float(addition.get("coefficient", 1))})
+        for made, addition, written in zip(recipe.additions, additions, relative, strict=True)
     ]
     return recipe.model_copy(update={"additions": tuple(changed)})
 
@@ -121,7 +126,9 @@ def steer(folder: Path, *additions: dict, prompt: str = PROMPT, bos: str = "auto
     network, tokenizer = open_model(folder).network, open_tokenizer(folder, bos)
     alignments = align_additions(recipe_of(*additions), tokenizer, network.depth)
     ids = tokenizer.prompt(prompt)
-    arm = Arm(place(alignments, tokenizer, ids, prompt), tuple(compute(network, alignments)))
+    steering = Steering(alignments, tuple(compute(network, alignments)))
+    [lengths] = stream_lengths(network, [ids], steering.relative_layers)
+    arm = steering.on(place(alignments, tokenizer, ids, prompt), lengths)
     return Steered(folder, network, tokenizer, ids, arm)
 
 

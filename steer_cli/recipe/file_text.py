@@ -93,7 +93,7 @@ def _plain(key: str, value: Any) -> Any:
         return [_plain(key, entry) for entry in value]
     if isinstance(value, dict):
         return {name: _plain(name, entry) for name, entry in value.items()}
-    if key == "coefficient" and isinstance(value, float) and value.is_integer():
+    if key in ("coefficient", "relative") and isinstance(value, float) and value.is_integer():
         return int(value)  # as a person writes it
     return value
 

@@ -270,3 +270,40 @@ def test_without_a_template_a_row_begins_with_bos(tiny_folder):
         steer.steering(held.model, recipe(**PERSONA), held.tokenizer),
     ):
         pass
+
+
+# ---- relative coefficients
+
+
+@pytest.mark.parametrize("position", ["front", "every", {"every": "new"}, {"every": "all"}], ids=str)
+def test_relative_coefficients_are_those_of_each_row_also_in_padded_batches(held, position):
+    wanted = [
+        recipe(position, prompt, coefficient={"relative": 0.8}, layer=[1, 3]) for prompt in (PROMPT, OTHER)
+    ]
+    model, eos = steer.load_model(str(held.folder), device="cpu"), held.tokenizer.eos_token_id
+    runs = [steer.generate(model, one)[0] for one in wanted]
+    before, hooks = held.logits(PROMPT, OTHER), held.hooks()
+    with within(held, wanted[0]):
+        made = held.generate(PROMPT, OTHER)
+    assert made == [until_end(torch.tensor(run.steered[0].tokens), eos) for run in runs]
+    assert made != [until_end(torch.tensor(run.unsteered[0].tokens), eos) for run in runs]
+    assert held.hooks() == hooks and torch.equal(held.logits(PROMPT, OTHER), before)
+
+
+def test_relative_beams_are_those_of_the_number_that_the_receipt_shows(held):
+    relative = recipe("every", coefficient={"relative": 0.8})
+    [run] = steer.generate(steer.load_model(str(held.folder), device="cpu"), relative)
+    plain = recipe("every", coefficient=run.receipts[0].placement.coefficient)
+    made = []
+    for wanted in (relative, plain):
+        with within(held, wanted):
+            made.append(held.generate(PROMPT, OTHER, num_beams=3)[0])
+    assert made[0] == made[1]
+
+
+def test_a_relative_coefficient_needs_the_prompt_that_its_new_tokens_follow(held):
+    with within(held, recipe("every", coefficient={"relative": 0.8})), torch.no_grad():
+        first = held.model(**held.batch(PROMPT), use_cache=True).past_key_values
+        held.model(**held.batch(OTHER), use_cache=True)
+        with pytest.raises(PlanError, match="goes on from another KV cache"):
+            held.model(input_ids=torch.tensor([[5]]), past_key_values=first)
