@@ -74,9 +74,10 @@ class Placement:
     def measured(self) -> tuple[int, int]:
         """The positions whose stream a relative coefficient is measured at.
 
-        They are those acted on; for new tokens alone, those of the prompt that `every` would act on.
+        They are those acted on. All ways of `every` are measured alike, at the prompt's positions but BOS: new
+        tokens are not there yet, and in many models the stream of BOS is a hundred times longer than the others.
         """
-        return (self.first, self.start) if self.every == "new" else (self.start, self.end)
+        return (self.first, self.end) if self.every else (self.start, self.end)
 
     @property
     def acts(self) -> bool:
