@@ -74,8 +74,8 @@ class Placement:
     def measured(self) -> tuple[int, int]:
         """The positions whose stream a relative coefficient is measured at.
 
-        They are those acted on. All ways of `every` are measured alike, at the prompt's positions but BOS: new
-        tokens are not there yet, and in many models the stream of BOS is a hundred times longer than the others.
+        They are those acted on. All ways of `every` are measured alike, at the prompt's positions but BOS:
+        new tokens are not there yet, and the stream of BOS is often a hundred times longer than the others.
         """
         return (self.first, self.end) if self.every else (self.start, self.end)
 
