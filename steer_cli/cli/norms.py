@@ -10,9 +10,11 @@ from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
-    " the vector at every layer, compared with the prompt's stream there, all in one pass. --jsonl"
+    " the vector at every layer, compared with the prompt's stream there, all in one pass. Of a relative "
+    "coefficient, the number that it comes to at each layer is shown too. --jsonl"
     " prints a record per prompt, addition and layer.",
     "steer norms love-hate",
+    "steer norms love-hate --relative 0.8",
     'steer norms --plus Love --minus Hate -p "I hate you because"',
     "steer norms gpt2-xl/anger --model ./gpt2 --centre",
     "steer norms love-hate --jsonl | jq -c '[.layer, .ratio]'",
