@@ -156,7 +156,10 @@ def test_ranges_that_cannot_be_are_errors(command, recipe_file, tiny_folder):
         (["generate", recipe, "--relative", "nan"], "is not a finite number such as 0.8"),
         (["generate", recipe, "--relative", "1e7"], "up to 1e+06 in size"),
         (["shift", *ablating, "--relative", "1"], "an ablation adds none"),
-        (["table", recipe, "--set", "additions.0.coefficient={relativ: 1}"], "did you mean relative?"),
+        (
+            ["table", recipe, "--set", "additions.0.coefficient={relativ: 1}"],
+            "coefficient.relative: missing; write a",
+        ),
     ):
         code, out, err = command(*words)
         assert (code, out) == (1, "") and expected in err, (words, err)
