@@ -32,7 +32,7 @@ NAMES = {
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
-    **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
+    **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers", "ray": "--ray"},
 }
 
 
@@ -186,6 +186,25 @@ DeviceMap = Annotated[
         "--device-map",
         callback=_needs_accelerate,
         help="Spread a model that is too large for one accelerator.",
+    ),
+]
+
+
+def _needs_ray(address: str | None) -> str | None:
+    if address is not None:
+        from steer_cli.sweeps.ray_cluster import check_installed
+
+        check_installed(address)
+    return address
+
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        callback=_needs_ray,
+        help="Compute on the workers of this Ray cluster, each with --threads; local starts one here.",
     ),
 ]
 Threads = Annotated[

@@ -24,6 +24,7 @@ HELP = options.help_text(
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
     'steer sweep love-hate --layers 0:9 --best "max kl" --save best.yaml',
     'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',
+    "steer sweep wedding-shift --layers 0:30 --measure kl --ray local",
 )
 
 
@@ -99,6 +100,7 @@ def sweep(
     best: Best = None,
     save: Save = None,
     plot: options.Plot = None,
+    ray: options.Ray = None,
     jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -130,10 +132,10 @@ def sweep(
     asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map, threads)
-        _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, display)
+        _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, ray, display)
 
 
-def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, display) -> None:
+def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, ray, display) -> None:
     """Check all that can be wrong; then show points as they come, the winner, the plot."""
     from steer_cli.cli import saving
     from steer_cli.errors import SweepError
@@ -149,7 +151,7 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: 
         check_measured(objective, plan.figure_names())
     for split in filter(None, (corpus.split for corpus in corpora)):
         display.note(split)
-    measured = run(plan, hardware, store, display.progress, display.note)
+    measured = run(plan, hardware, store, display.progress, display.note, ray)
     try:
         points, winner = _show(plan, measured, objective, jsonl, display)
     except KeyboardInterrupt:

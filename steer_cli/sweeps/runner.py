@@ -17,6 +17,7 @@ from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Decoded, Request
+from steer_cli.errors import VectorError
 from steer_cli.events import Note, silent
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
@@ -166,3 +167,17 @@ class Runner:
             [next(means) if row.logprob is None else row.logprob / len(row.ids) for row in samples]
             for samples in arms
         ]
+
+
+def measure_group(runner: Runner, group: Sequence[GridPoint]) -> list[SweepPoint]:
+    """Measure a group; an error of a vector names the group's place in the grid."""
+    try:
+        return runner.measure(group)
+    except VectorError as error:
+        raise VectorError(f"{_named(group)}: {error}") from None
+
+
+def _named(group: Sequence[GridPoint]) -> str:
+    coefficients = sorted({point.coefficient for point in group if point.coefficient is not None})
+    among = f", coefficients {', '.join(f'{value:g}' for value in coefficients)}" if coefficients else ""
+    return f"layer {group[0].layer}{among}"

@@ -1,0 +1,95 @@
+"""Join a Ray cluster, or start one for this command alone; what one actor takes of its nodes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from steer_cli.errors import SweepError
+
+LOCAL = "local"  # a cluster for this command alone, on this machine
+STORE_BYTES = 100_000_000  # of the object store: results are a few numbers
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one actor takes of its node: CPU threads, accelerators, bytes of memory."""
+
+    threads: int = 1
+    gpus: int = 0
+    memory: int = 0
+
+    def times(self, resources: dict[str, float]) -> int:
+        """How many actors a node has room for."""
+        rooms = [int(resources.get("CPU", 0)) // self.threads]
+        if self.gpus:
+            rooms.append(int(resources.get("GPU", 0)) // self.gpus)
+        if self.memory:
+            rooms.append(int(resources.get("memory", 0)) // self.memory)
+        return min(rooms)
+
+
+def check_installed(address: str) -> None:
+    """Raise SweepError if Ray is not installed."""
+    if find_spec("ray") is None:
+        raise SweepError(f"ray {address}: needs Ray; install it with: pip install 'ray>=2.50'", "ray")
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
+    """Why no node has room for an actor."""
+    wanted = [f"{counted(needs.threads, 'CPU')}", *([counted(needs.gpus, "GPU")] if needs.gpus else [])]
+    if needs.memory:
+        wanted.append(f"{needs.memory / 1e9:.1f} GB of memory")
+    most = max((node.get("CPU", 0) for node in nodes), default=0)
+    memory = max((node.get("memory", 0) for node in nodes), default=0)
+    return (
+        f"a worker needs {' and '.join(wanted)}, and the largest node has {most:g} CPUs and "
+        f"{memory / 1e9:.1f} GB; use fewer `threads`, `dtype=bfloat16` or larger nodes"
+    )
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Any]:
+    """Ray, connected; a local cluster ends with the context, and so do all processes of the work."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        # An address in the environment would make Ray join that cluster.
+        options |= {"address": "local", "num_cpus": _cpus(), "object_store_memory": STORE_BYTES}
+        options |= {"include_dashboard": False}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError, OSError, ImportError) as error:
+        ray.shutdown()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SweepError(
+            f"ray {address}: no cluster to join: {reason[:160]}; write `ray=local`, or the address that "
+            "`ray start --head` prints",
+            "ray",
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
