@@ -137,6 +137,8 @@ def sweep(
 
 def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, ray, display) -> None:
     """Check all that can be wrong; then show points as they come, the winner, the plot."""
+    from contextlib import closing
+
     from steer_cli.cli import saving
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
@@ -151,9 +153,10 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: 
         check_measured(objective, plan.figure_names())
     for split in filter(None, (corpus.split for corpus in corpora)):
         display.note(split)
-    measured = run(plan, hardware, store, display.progress, display.note, ray)
     try:
-        points, winner = _show(plan, measured, objective, jsonl, display)
+        # Closed before the process ends, which does not wait for generators: workers must end too.
+        with closing(run(plan, hardware, store, display.progress, display.note, ray)) as measured:
+            points, winner = _show(plan, measured, objective, jsonl, display)
     except KeyboardInterrupt:
         display.clear()
         display.note(_left(plan, store))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,8 @@ from steer_cli.errors import SweepError
 
 LOCAL = "local"  # a cluster for this command alone, on this machine
 STORE_BYTES = 100_000_000  # of the object store: results are a few numbers
+SECONDS_TO_ANSWER = 10.0
+SECONDS_TO_END = 3.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def cluster(address: str) -> Iterator[Any]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    before = _children()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         # An address in the environment would make Ray join that cluster.
@@ -73,10 +77,12 @@ def cluster(address: str) -> Iterator[Any]:
     else:
         options["address"] = address
     try:
+        _check_reachable(address)
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, OSError, ImportError) as error:
+    except (ray.exceptions.RayError, ValueError, RuntimeError, OSError, OverflowError, ImportError) as error:
         ray.shutdown()
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        reason = said.splitlines()[0].removesuffix(".")
         raise SweepError(
             f"ray {address}: no cluster to join: {reason[:160]}; write `ray=local`, or the address that "
             "`ray start --head` prints",
@@ -85,7 +91,33 @@ def cluster(address: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
+        started = _children() - before
         ray.shutdown()
+        _wait_for(started)
+
+
+def _children() -> set[Any]:
+    """This process's children and theirs."""
+    import psutil
+
+    return set(psutil.Process().children(recursive=True))
+
+
+def _wait_for(processes: set[Any]) -> None:
+    """Wait until processes that should end have ended; on a busy machine Ray's own may stay for a minute."""
+    import psutil
+
+    _, alive = psutil.wait_procs(processes, SECONDS_TO_END)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def _cpus() -> int:
