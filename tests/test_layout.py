@@ -30,6 +30,7 @@ ROOMS = {  # library -> the only places that import it
     "tokenizers": {"planning"},
     "jinja2": {"planning"},
     "huggingface_hub": {"models"},
+    "ray": {"sweeps"},
 }
 LIGHT = {"version", "errors", "events", "recipe", "planning", "results"}
 

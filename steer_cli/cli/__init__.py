@@ -18,7 +18,8 @@ import typer
 from typer.core import TyperGroup
 
 from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
-from steer_cli.cli.options import Debug, PlainHelp, error_text
+from steer_cli.cli.options import Debug, error_text
+from steer_cli.cli.plain_help import PlainHelp
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
 from steer_cli.errors import SteerError
 

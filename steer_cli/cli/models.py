@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import options, output
+from steer_cli.cli import options, output, plain_help
 
 if TYPE_CHECKING:
     from steer_cli.results import ModelCheck
@@ -31,7 +31,7 @@ CHECK_HELP = options.help_text(
 )
 
 
-class _Group(options.PlainHelp, TyperGroup):
+class _Group(plain_help.PlainHelp, TyperGroup):
     """The list, and the commands below it."""
 
 
@@ -84,7 +84,7 @@ def models(
     output.Output(jsonl).show(rows, [terminal.listing(columns, shown)])
 
 
-@app.command(cls=options.Command, help=PULL_HELP.text, epilog="\n".join(PULL_HELP.examples))
+@app.command(cls=plain_help.Command, help=PULL_HELP.text, epilog="\n".join(PULL_HELP.examples))
 def pull(
     name: Annotated[
         str,
@@ -102,7 +102,7 @@ def pull(
     typer.echo(str(folder))
 
 
-@app.command(cls=options.Command, help=CHECK_HELP.text, epilog="\n".join(CHECK_HELP.examples))
+@app.command(cls=plain_help.Command, help=CHECK_HELP.text, epilog="\n".join(CHECK_HELP.examples))
 def check(
     model: Annotated[
         str,

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from steer_cli.errors import ModelError, SteerError
 from steer_cli.models.hardware import MOST_THREADS
@@ -32,7 +31,7 @@ NAMES = {
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
-    **{"relative": "--relative"},
+    **{"relative": "--relative", "ray": "--ray"},
     **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 
@@ -67,41 +66,6 @@ class Help:
 
 def help_text(text: str, *examples: str) -> Help:
     return Help(text, examples)
-
-
-class PlainHelp:
-    """A mixin for commands and groups: plain-text help, with the examples in a block at the end.
-
-    Rich would take longer to import than everything else that help needs.
-    """
-
-    epilog: str | None
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        if self.epilog:
-            with formatter.section("Examples"):
-                # Never wrapped, so that each example can be pasted.
-                formatter.write("".join(f"  {example}\n" for example in self.epilog.splitlines()))
-
-
-class Command(PlainHelp, TyperCommand):
-    """A command with plain help, in which an argument is one word, such as RECIPE."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [re.sub("[{}]", "", piece) for piece in super().collect_usage_pieces(ctx)]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        arguments, options = [], []
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and parameter.param_type_name == "argument":
-                arguments.append((record[0].split()[0], record[1]))
-            elif record is not None:
-                options.append(record)
-        for title, records in (("Arguments", arguments), ("Options", options)):
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
 
 
 class Debug:
@@ -187,6 +151,25 @@ DeviceMap = Annotated[
         "--device-map",
         callback=_needs_accelerate,
         help="Spread a model that is too large for one accelerator.",
+    ),
+]
+
+
+def _needs_ray(address: str | None) -> str | None:
+    if address is not None:
+        from steer_cli.sweeps.ray_cluster import check_installed
+
+        check_installed(address)
+    return address
+
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        callback=_needs_ray,
+        help="Compute on the workers of this Ray cluster, each with --threads; local starts one here.",
     ),
 ]
 Threads = Annotated[

@@ -25,6 +25,7 @@ HELP = options.help_text(
     "steer sweep love-hate --layers 0:9 --relative 0.2:1:0.2",
     'steer sweep love-hate --layers 0:9 --best "max kl" --save best.yaml',
     'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',
+    "steer sweep wedding-shift --layers 0:30 --measure kl --ray local",
 )
 
 
@@ -110,6 +111,7 @@ def sweep(
     best: Best = None,
     save: Save = None,
     plot: options.Plot = None,
+    ray: options.Ray = None,
     jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -117,17 +119,12 @@ def sweep(
     threads: options.Threads = None,
     debug: options.Debug.option = False,
 ) -> None:
-    from steer_cli.cli.inputs import Display, plot_file, read_corpora, recipe_from
-    from steer_cli.cli.saving import check_free
-    from steer_cli.errors import SweepError
+    from steer_cli.cli.inputs import Display, read_corpora, recipe_from
     from steer_cli.models.hardware import Hardware
     from steer_cli.sweeps.objective import parse_objective
     from steer_cli.sweeps.plan import SweepOptions
 
-    plot_file(plot)
-    if save is not None and best is None:
-        raise SweepError(f'--save {save}: which point? add --best, such as --best "max kl"')
-    check_free(save)
+    _check_files(plot, save, best)
     objective = None if best is None else parse_objective(best)
     needs_prompt = recipe is None and (not corpus if measure is None else measure != "perplexity")
     pair, drawn = direction.Direction(plus, minus), {"samples": samples}
@@ -141,11 +138,24 @@ def sweep(
     asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples, relative)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map, threads)
-        _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, display)
+        _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, ray, display)
 
 
-def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, display) -> None:
+def _check_files(plot: Path | None, save: Path | None, best: str | None) -> None:
+    from steer_cli.cli.inputs import plot_file
+    from steer_cli.cli.saving import check_free
+    from steer_cli.errors import SweepError
+
+    plot_file(plot)
+    if save is not None and best is None:
+        raise SweepError(f'--save {save}: which point? add --best, such as --best "max kl"')
+    check_free(save)
+
+
+def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, ray, display) -> None:
     """Check all that can be wrong; then show points as they come, the winner, the plot."""
+    from contextlib import closing
+
     from steer_cli.cli import saving
     from steer_cli.errors import SweepError
     from steer_cli.report import plots
@@ -160,9 +170,10 @@ def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: 
         check_measured(objective, plan.figure_names())
     for split in filter(None, (corpus.split for corpus in corpora)):
         display.note(split)
-    measured = run(plan, hardware, store, display.progress, display.note)
     try:
-        points, winner = _show(plan, measured, objective, jsonl, display)
+        # Closed before the process ends, which does not wait for generators: workers must end too.
+        with closing(run(plan, hardware, store, display.progress, display.note, ray)) as measured:
+            points, winner = _show(plan, measured, objective, jsonl, display)
     except KeyboardInterrupt:
         display.clear()
         display.note(_left(plan, store))

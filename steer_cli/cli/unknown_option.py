@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from steer_cli.cli.options import Command
+from steer_cli.cli.plain_help import Command
 from steer_cli.errors import SteerError
 
 # Typer names no other class of its usage errors.

@@ -18,6 +18,7 @@ from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Decoded, Request
+from steer_cli.errors import VectorError
 from steer_cli.events import Note, silent
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
@@ -28,6 +29,7 @@ from steer_cli.measure.words import count_words
 from steer_cli.models.load import Model
 from steer_cli.planning.placement import place
 from steer_cli.planning.plan import PlannedPrompt, align
+from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.results import (
     ArmMeans,
     Cost,
@@ -186,3 +188,20 @@ class Runner:
             [next(means) if row.logprob is None else row.logprob / len(row.ids) for row in samples]
             for samples in arms
         ]
+
+
+def measure_group(runner: Runner, group: Sequence[GridPoint]) -> list[SweepPoint]:
+    """Measure a group; an error of a vector names the group's place in the grid."""
+    try:
+        return runner.measure(group)
+    except VectorError as error:
+        raise VectorError(f"{_named(group)}: {error}") from None
+
+
+def _named(group: Sequence[GridPoint]) -> str:
+    """Describe a group's place in the grid, for errors."""
+    coefficients = [point.coefficient for point in group if point.coefficient is not None]
+    kind = "relative" if any(isinstance(value, Relative) for value in coefficients) else "coefficients"
+    values = ", ".join(f"{value:g}" for value in sorted({*map(strength_of, coefficients)}))
+    among = f", {kind} {values}" if values else ""
+    return f"layer {group[0].layer}{among}"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer_cli.errors import VectorError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.models.hardware import Hardware
-from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.results import Coordinates, SweepPoint
 from steer_cli.results.json_values import Record
 from steer_cli.sweeps.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
@@ -30,11 +28,14 @@ def sweep(
     store: Path | None = None,
     progress: Progress = silent,
     note: Note = silent,
-) -> Iterator[SweepPoint]:
+    ray: str | None = None,
+) -> Generator[SweepPoint]:
     """The points in the order of the grid; those in the store are not computed again.
 
     Args:
-        source: the model, or a function that loads it, called when the first point has to be computed.
+        source: the model, or the hardware on which to load it once a point has to be computed.
+        ray: compute points on the workers of this Ray cluster, `local` for one on this machine; each loads
+            the model on the hardware that `source` then is.
 
     Raises:
         SweepError: the store belongs to another sweep.
@@ -47,7 +48,7 @@ def sweep(
         stored = sum(coordinates in finished for coordinates in wanted)
         if stored:
             note(f"{store}: {stored} of {len(wanted)} points are already there")
-        fresh = _missing(plan, source, set(finished), progress, note)
+        fresh = _missing(plan, source, set(finished), progress, note, ray)
         for done, coordinates in enumerate(wanted):
             progress("sweep", done, len(wanted))
             while coordinates not in finished:
@@ -78,31 +79,43 @@ def stored_points(plan: SweepPlan, store: Path) -> int:
 
 
 def _missing(
-    plan: SweepPlan, source: Model | Hardware, finished: set[Coordinates], progress: Progress, note: Note
+    plan: SweepPlan,
+    source: Model | Hardware,
+    finished: set[Coordinates],
+    progress: Progress,
+    note: Note,
+    ray: str | None,
 ) -> Iterator[list[SweepPoint]]:
-    """The unfinished points, computed one group at a time; the model is loaded for the first."""
-    from steer_cli.models.load import load
-    from steer_cli.sweeps.runner import Runner
-
-    model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
-    runner = Runner(model, plan, note)
+    """The unfinished points, one group at a time; the model is loaded for the first."""
     together = COUNTED_TOGETHER if "counts" in plan.measures else TOGETHER
-    for group in plan.grid.groups(together):
-        if all(plan.coordinates(point) in finished for point in group):
-            continue
-        # A group is always computed whole: the last bits of a figure depend on its batch, which must not
-        # depend on how often a sweep was interrupted.
-        try:
-            points = runner.measure(group)
-        except VectorError as error:
-            raise VectorError(f"{_named(group)}: {error}") from None
+    # A group is always computed whole: the last bits of a figure depend on its batch, which must not
+    # depend on how often a sweep was interrupted.
+    groups = [
+        group
+        for group in plan.grid.groups(together)
+        if not finished.issuperset(plan.coordinates(point) for point in group)
+    ]
+    for points in _measured(plan, source, groups, progress, note, ray) if groups else ():
         yield [point for point in points if point.coordinates not in finished]
 
 
-def _named(group: Sequence[GridPoint]) -> str:
-    """Describe a group's place in the grid, for errors."""
-    coefficients = [point.coefficient for point in group if point.coefficient is not None]
-    kind = "relative" if any(isinstance(value, Relative) for value in coefficients) else "coefficients"
-    values = ", ".join(f"{value:g}" for value in sorted({*map(strength_of, coefficients)}))
-    among = f", {kind} {values}" if values else ""
-    return f"layer {group[0].layer}{among}"
+def _measured(
+    plan: SweepPlan,
+    source: Model | Hardware,
+    groups: Sequence[Sequence[GridPoint]],
+    progress: Progress,
+    note: Note,
+    ray: str | None,
+) -> Iterator[list[SweepPoint]]:
+    if ray is not None and isinstance(source, Hardware):
+        from steer_cli.sweeps.on_ray import measured
+
+        yield from measured(ray, plan, source, groups, progress, note)
+        return
+    from steer_cli.models.load import load
+    from steer_cli.sweeps.runner import Runner, measure_group
+
+    model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
+    runner = Runner(model, plan, note)
+    for group in groups:
+        yield measure_group(runner, group)
