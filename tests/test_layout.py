@@ -138,6 +138,7 @@ def test_each_command_is_one_file_of_its_name():
         "direction",
         "inputs",
         "options",
+        "plain_help",
         "output",
         "saving",
         "scanning",
