@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from steer_cli.activations.arms import Steering
 from steer_cli.errors import PlanError, VectorError
 from steer_cli.planning.span import name_of
 from steer_cli.recipe.schema import Addition, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steer_cli.activations.arms import Steering
 
 # What differs where a vector acts at every position, by where the recipe has it act.
 _DIFFERS = {
@@ -42,7 +43,7 @@ def constants(
         if alignment.addition.adds_nothing:
             continue
         row = vector[-1].detach().float().cpu()
-        before = sums.get(alignment.block, torch.zeros_like(row))
+        before = sums.get(alignment.block, row.new_zeros(row.shape))
         # In the recipe's order from zeros, as the arm of a run adds them: the same floats.
         sums[alignment.block] = before + alignment.addition.coefficient * row
     for layer, total in sums.items():
