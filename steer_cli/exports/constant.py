@@ -42,10 +42,12 @@ def constants(
     for alignment, vector in zip(steering.alignments, steering.vectors, strict=True):
         if alignment.addition.adds_nothing:
             continue
+        coefficient = _number(alignment.addition.coefficient)
+        assert coefficient is not None  # others are refused above
         row = vector[-1].detach().float().cpu()
         before = sums.get(alignment.block, row.new_zeros(row.shape))
         # In the recipe's order from zeros, as the arm of a run adds them: the same floats.
-        sums[alignment.block] = before + alignment.addition.coefficient * row
+        sums[alignment.block] = before + coefficient * row
     for layer, total in sums.items():
         if not total.isfinite().all():
             raise VectorError(f"{_name(recipe)}: layer {layer}: too large for float32; lower a coefficient")
@@ -95,7 +97,7 @@ def _note(recipe: Recipe, index: int, addition: Addition, approximate: bool) -> 
             f"{where}: `position: {position}` is not every position; write `position: {{every: all}}`, "
             "which is what llama.cpp does, or use `approximate`"
         )
-    differs = _DIFFERS.get(addition.every or "", f"the recipe adds all rows at {position}")
+    differs = _DIFFERS.get(addition.every or "", f"the recipe adds each of its rows once, at {position}")
     return f"additions.{index}: its last row acts at every position, BOS too; {differs}"
 
 
