@@ -52,7 +52,7 @@ def check_file(file: Path) -> str:
         raise _fault(file, f"write a name that ends in {SUFFIXES}")
     if "\0" in str(file):
         raise _fault(file, "the name of a file holds no NUL; choose another name")
-    if file.is_dir():
+    if os.path.isdir(file):  # unlike `file.is_dir()`, it takes a name of any length
         raise _fault(file, "is a folder; write the name of a file in it")
     if os.path.lexists(file):
         raise _taken(file)

@@ -35,7 +35,9 @@ def _for_llama_cpp(found: Exported) -> list[str]:
 def _key(found: Exported) -> str:
     """The key `vector` of a recipe; of several additions it has to name one."""
     name = json.dumps(found.file, ensure_ascii=False)
-    return f"vector: {name if len(found.additions) == 1 else f'{{file: {name}, addition: {found.additions[0]}}}'}"
+    if found.additions != (0,):
+        name = f"{{file: {name}, addition: {found.additions[0]}}}"
+    return f"vector: {name}"
 
 
 def _range(layers: tuple[int, ...]) -> str:
