@@ -1,4 +1,4 @@
-"""Bake a recipe into a checkpoint: constants at every position become biases, and plain code runs the result."""
+"""Bake a recipe into a checkpoint: constants at every position become biases that any code runs."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def check_position(recipe: Recipe) -> None:
         if addition.operation == "ablate" or addition.adds_nothing or addition.every == "all":
             continue
         raise PlanError(
-            f"{_name(recipe)}: additions.{index}: `position: {name_of(addition.position)}` is not every position, "
-            "and a bias acts at all; write `position: {every: all}`, which acts on BOS and new tokens too"
+            f"{_name(recipe)}: additions.{index}: `position: {name_of(addition.position)}` is not every "
+            "position, as that of a bias is; write `position: {every: all}`, which acts on BOS and new tokens too"
         )
     check_constant(recipe)
 

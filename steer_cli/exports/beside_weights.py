@@ -42,7 +42,8 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
 With steer: `steer generate --model FOLDER` and any recipe, which then steers on top. Made by
-steer {steer_version} from this recipe, whose sha256 is `{recipe_sha256}`; `steer.json` says the same for programs:
+steer {steer_version} from this recipe, with the sha256 `{recipe_sha256}`.
+Programs find the same in `steer.json`.
 
 ````yaml
 {recipe}````

@@ -136,7 +136,8 @@ def places(config: Mapping[str, Any], names: Collection[str], layers: Collection
             )
     missing = {}
     for block in range(depth):
-        for linear in family.switched:
+        # A Llama with biases in its attention has one more than Qwen2.
+        for linear in (*family.switched, *(["self_attn.o_proj"] if kind == "qwen2" else [])):
             weight = _stored(f"{family.blocks}.{block}.{linear}.weight", names)
             if _bias(weight) not in names:
                 missing[_bias(weight)] = weight

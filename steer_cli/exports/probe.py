@@ -24,7 +24,7 @@ ROUNDED = {torch.bfloat16: 0.15, torch.float16: 0.05}
 
 @torch.inference_mode()
 def probe(network: Network, added: Mapping[int, Tensor]) -> list[Tensor]:
-    """Logits of each probe, [positions, vocabulary], with constants added at every position of some layers."""
+    """Logits of each probe, [positions, vocabulary], with constants added at some layers."""
 
     def adding(row: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda stream: stream + row.to(stream)
