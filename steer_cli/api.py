@@ -99,26 +99,13 @@ def export(
     return exported(model, plan_export(recipe, model.facts(recipe.bos), file, approximate), note=note)
 
 
-def bake(
-    model: Model,
-    recipe: Recipe,
-    folder: str | Path,
-    dtype: str = "auto",
-    progress: Progress = silent,
-    note: Note = silent,
-) -> Baked:
-    """Write a checkpoint that is steered by itself to a new folder, and compare it with the steered model.
+def bake(model: Model, recipe: Recipe, folder: str | Path, dtype: str = "auto", note: Note = silent) -> Baked:
+    """Write a new checkpoint that is steered by itself; docs/bake.md has what can be baked, and what cannot.
 
-    Args:
-        model: loaded in float32.
-        dtype: of the written weights: float32, bfloat16 or float16; auto keeps the checkpoint's.
-
-    Raises:
-        SteerError: an addition is not a constant at every position or has no place in the network, the
-            folder exists or cannot be written, or what was written is not the steered model.
+    The model has to be loaded in float32; `dtype` is that of the written weights.
     """
     plan = plan_bake(recipe, model.facts(recipe.bos), model.located, folder, dtype)
-    return write_bake(prepared(model, plan, progress, note), progress, note)
+    return write_bake(prepared(model, plan, note=note), note=note)
 
 
 def generate(

@@ -15,10 +15,10 @@ HELP = options.help_text(
     "without steer. That needs a constant at every position, `{every: all}`, and a network that has such a "
     "place; anything else is refused. What was written is loaded and compared with the steered model "
     "before the folder appears. --jsonl prints one record.",
-    "steer bake king-james --position every=all -o ./king-james",
+    "steer bake love-hate --position every=all -o ./love-hate",
     "steer bake --plus Love --minus Hate --layer 6 -c 2 --position every=all -o ./love",
     "steer bake mine.yaml -o ./mine --dtype bfloat16",
-    'steer generate --model ./love --plus " " -c 0 -p "I hate you because"',
+    "steer bake mine.yaml -o ./again --jsonl | jq .difference",
 )
 
 Folder = Annotated[

@@ -95,7 +95,7 @@ def check_position(recipe: Recipe) -> None:
             continue
         raise PlanError(
             f"{_name(recipe)}: additions.{index}: `position: {name_of(addition.position)}` is not every "
-            "position, as that of a bias is; write `position: {every: all}`, which acts on BOS and new tokens too"
+            "position, where a bias acts; write `position: {every: all}`, for BOS and new tokens too"
         )
     check_constant(recipe)
 
