@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.exports.bake import plan_bake, write_bake
 from steer_cli.exports.export import plan_export
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import plan_corpora
@@ -104,6 +103,8 @@ def bake(model: Model, recipe: Recipe, folder: str | Path, dtype: str = "auto", 
 
     The model has to be loaded in float32; `dtype` is that of the written weights.
     """
+    from steer_cli.exports.bake import plan_bake, write_bake
+
     plan = plan_bake(recipe, model.facts(recipe.bos), model.located, folder, dtype)
     return write_bake(prepared(model, plan, note=note), note=note)
 

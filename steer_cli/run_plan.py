@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from steer_cli.activations.baselines import Control, planned
 from steer_cli.events import Note, Progress, silent
-from steer_cli.exports.bake import BakePlan, Baking, prepare
 from steer_cli.exports.export import ExportPlan, write_export
 from steer_cli.measure.lines import CorpusPlan
 from steer_cli.models.hardware import Hardware
@@ -18,6 +17,7 @@ from steer_cli.results import Comparison, CorpusFindings, Exported, Norms, Shift
 
 if TYPE_CHECKING:
     from steer_cli.activations.arms import Steering
+    from steer_cli.exports.bake import BakePlan, Baking
     from steer_cli.models.load import Model
     from steer_cli.networks.network import Network
 
@@ -174,4 +174,6 @@ def exported(model: Model, plan: ExportPlan, progress: Progress = silent, note: 
 
 def prepared(model: Model, plan: BakePlan, progress: Progress = silent, note: Note = silent) -> Baking:
     """All of a checkpoint that needs the loaded model; `exports.bake.write_bake` writes it."""
+    from steer_cli.exports.bake import prepare
+
     return prepare(model, plan, vectors_of(model.network, plan.alignments, progress, note))

@@ -524,7 +524,9 @@ def test_a_recipe_without_a_prompt_says_how_to_give_one(love):
         (["--set", f"additions.0.plus={'9' * 4000}"], "additions.0.plus: 9999"),
         (["--model", "a\0b.gguf"], "#x0000"),
         (["--prompts", "a\0b"], "--prompts a␀b: "),
-        (["-p", "a" * 10_000_001], "more than 10000000 characters; shorten it"),
+        pytest.param(
+            ["-p", "a" * 10_000_001], "more than 10000000 characters; shorten it", id="a long prompt"
+        ),
         (["--set", "bos=nonsense words"], "bos: 'nonsense words' is not a token of this model"),
         (["--set", "additions.0.pad=two words"], "additions.0.pad: 'two words' is not one token"),
         (
