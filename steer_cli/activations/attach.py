@@ -2,121 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from steer_cli.activations.arms import Arm, Steering, change_of
-from steer_cli.activations.effect import ChangedRows, lost
+from steer_cli.activations.arms import Steering
+from steer_cli.activations.passes import Generation, read_pass
+from steer_cli.activations.steered_pass import Placer, Rows, SteeredPass
 from steer_cli.errors import PlanError
 from steer_cli.networks.adapter import replace_stream
-from steer_cli.planning.placement import Placement, place
 from steer_cli.planning.tokens import Tokenizer
+
+_UNSTEERED: ContextVar[bool] = ContextVar("unsteered", default=False)
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Within the `with`, passes of this thread run as if no model were steered."""
+    token = _UNSTEERED.set(True)
+    try:
+        yield
+    finally:
+        _UNSTEERED.reset(token)
 
 
 @contextmanager
 def attached(
     model: nn.Module, blocks: nn.ModuleList, steering: Steering, tokenizer: Tokenizer
 ) -> Iterator[None]:
-    """Within the `with`, steer every pass of `model`: prompts, and later passes as new tokens.
+    """Within the `with`, steer every pass of `model`, whichever thread runs it.
 
     Positions are counted from each row's own first token, so rows may be padded on the left or on the right.
+    `generate` says which tokens are the prompt's; outside of it, see `passes.prompt_in`.
 
     Args:
         model: a ...ForCausalLM, called with `input_ids`, and with `attention_mask` if they are padded.
         blocks: its transformer blocks.
+
+    Raises:
+        PlanError: at the end of the `with`, if an addition has acted on no token.
     """
-    now = _Pass(steering, tokenizer)
-
-    def begin(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        now.begin(kwargs.get("input_ids", args[0] if args else None), kwargs)
-
+    held = _Held(steering, tokenizer)
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for name, replaced in (("generate", held.generating), ("generate_batch", _refusing)):
+            _replace(stack, model, name, replaced)
+        before = model.register_forward_pre_hook(held.begin, with_kwargs=True)
+        after = model.register_forward_hook(held.end, always_call=True)
+        for hook in (before, after):
+            stack.callback(hook.remove)
         for layer in sorted({alignment.block for alignment in steering.alignments}):
-
-            def hook(_: nn.Module, args: tuple, kwargs: dict, layer: int = layer) -> tuple[tuple, dict]:
-                return replace_stream(args, kwargs, lambda stream: now.change(layer, stream))
-
-            stack.callback(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
+            hook = blocks[layer].register_forward_pre_hook(partial(held.change, layer), with_kwargs=True)
+            stack.callback(hook.remove)
         yield
+        held.check()
 
 
-class _Pass:
-    """What is done in the current pass."""
+def _replace(
+    stack: ExitStack, model: nn.Module, name: str, replaced: Callable[[Callable], Callable]
+) -> None:
+    """Replace a method of this one model until the stack is closed."""
+    method = getattr(model, name, None)
+    if method is None:
+        return
+    own = vars(model).get(name)  # that of an enclosing `with`
+    stack.callback(partial(setattr, model, name, own) if own else partial(delattr, model, name))
+    setattr(model, name, replaced(method))
+
+
+def _refusing(method: Callable) -> Callable:
+    @wraps(method)
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PlanError(
+            "steering: continuous batching puts several texts into one row, where additions cannot be placed; "
+            "use `generate`"
+        )
+
+    return refuse
+
+
+class _OfThread(threading.local):
+    """What one thread is doing with the model."""
+
+    generation: Generation | None = None
+    rows: Rows | None = None  # those of the generation, once its first pass has shown them
+    current: SteeredPass | None = None
+
+
+class _Held:
+    """The hooks on one model."""
 
     def __init__(self, steering: Steering, tokenizer: Tokenizer):
-        self._steering, self._tokenizer = steering, tokenizer
-        self._arms: list[tuple[int, Arm]] = []  # per row of a prompt: where its tokens begin, and its arm
-        # Nothing of this arm is on a prompt: it is what the recipe does to new tokens.
-        self._later = steering.on([Placement(alignment, 0, 0) for alignment in steering.alignments])
-        # Those that have not run yet: the first pass shows whether they change anything.
-        self._unseen = {
-            layer: [placement for placement in placements if placement.on_new_tokens]
-            for layer, placements in self._later.acting.items()
-            if any(placement.every == "new" for placement in placements)
-        }
-        self._new: Tensor | None = None  # [rows, positions] of a later pass: 1 for tokens, 0 for padding
+        self._placer = Placer(steering, tokenizer)
+        self._thread = _OfThread()
+        self._generating: set[int] = set()  # threads
 
-    def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
-        if ids is None:
-            raise PlanError(
-                "steering: a pass without input_ids, so token positions are unknown; pass input_ids"
-            )
-        cache = arguments.get("past_key_values")
-        mask = arguments.get("attention_mask")
-        if cache is not None and cache.get_seq_length():
-            whole = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask[:, -ids.shape[1] :]
-            self._arms, self._new = [], whole
+    def generating(self, method: Callable) -> Callable:
+        """`generate`, which also says what its prompt is."""
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            thread = self._thread
+            if thread.generation is not None or _UNSTEERED.get():  # of an assistant that is this model itself
+                return method(*args, **kwargs)
+            given = signature.bind_partial(*args, **kwargs).arguments
+            given |= given.get("kwargs", {})
+            ids = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
+            # Compiled passes would not run the hooks each time.
+            kwargs["disable_compile"] = True
+            thread.generation, thread.rows = Generation(ids, given.get("attention_mask")), None
+            self._generating.add(threading.get_ident())
+            try:
+                return method(*args, **kwargs)
+            finally:
+                thread.generation = thread.rows = None
+                self._generating.discard(threading.get_ident())
+
+        return generate
+
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before a pass: find out where its tokens stand."""
+        if _UNSTEERED.get():
             return
-        if arguments.get("use_cache") is False and self._unseen:
+        thread = self._thread
+        arguments = {**kwargs, **inspect.signature(model.forward).bind_partial(*args).arguments}
+        current = read_pass(arguments)
+        if thread.generation is None:
+            rows = self._placer.outside(current, cached=arguments.get("use_cache") is not False)
+        elif thread.rows is None:
+            rows = thread.rows = self._placer.within(thread.generation.prompt(current), current)
+        else:
+            rows = thread.rows
+        if thread.generation is not None and rows is not None and current.past < rows.prompt.width:
+            thread.generation.check(current, rows.prompt)
+        thread.current = SteeredPass(self._placer, current, rows)
+
+    def end(self, *_: Any) -> None:
+        """After a pass, and after an exception in it."""
+        if self._thread.current is not None:
+            self._thread.current.finish()
+            self._thread.current = None
+
+    def change(self, layer: int, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Before a block: steer the stream that enters it."""
+        if _UNSTEERED.get():
+            return None
+        current = self._thread.current
+        if current is None:
             raise PlanError(
-                "steering: {every: new} acts on new tokens alone, and without a KV cache they cannot be told "
-                "from the prompt; use `use_cache=True`"
+                "steering: a block ran outside a pass of the model that was given to it (a wrapper around the "
+                "model, its decoder called directly, gradient checkpointing), so token positions are unknown; "
+                "call the model itself"
             )
-        self._new = None
-        tokens = torch.ones_like(ids) if mask is None else mask
-        self._arms = [self._row(*row) for row in zip(ids.tolist(), tokens.tolist(), strict=True)]
+        return replace_stream(args, kwargs, partial(current.change, layer))
 
-    def _row(self, ids: Sequence[int], mask: Sequence[int]) -> tuple[int, Arm]:
-        own = [index for index, kept in enumerate(mask) if kept]
-        row = tuple(ids[index] for index in own)
-        bos = self._tokenizer.bos
-        with_bos = bos is not None and row[:1] == (bos,)
-        is_chat = not with_bos and bool(self._tokenizer.chat_starts.intersection(row[:1]))
-        if bos is not None and not with_bos and not is_chat:
+    def check(self) -> None:
+        """At the end of the `with`."""
+        if self._generating:
             raise PlanError(
-                f"steering: a row does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
-                "front of the text, or set `bos: none` in the recipe"
+                "steering: `generate` still runs in another thread, unsteered from here on; join that thread "
+                "within the `with`"
             )
-        text = self._tokenizer.decode(row)
-        placements = place(self._steering.alignments, self._tokenizer, row, text, is_chat)
-        return own[0], self._steering.on(placements)
-
-    def change(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that enters a block, [rows, positions, width], steered."""
-        if self._new is not None:
-            return self._change_new(layer, stream, self._new.to(stream.device, torch.bool))
-        after = stream.clone()
-        for row, (first, arm) in enumerate(self._arms):
-            own = stream[row : row + 1, first:]
-            change = change_of([arm], layer, own.shape[1], own.shape[2], stream.device)
-            after[row, first:] = change.of(own)[0]
-        changed = ChangedRows([stream.shape[1]] * len(stream))
-        changed.see(layer, stream, after)
-        for row, _ in changed.missing([arm.acting_on_prompt for _, arm in self._arms]):
-            raise lost(self._arms[row][1].acting_on_prompt[layer], layer, changed.dtype)
-        return after
-
-    def _change_new(self, layer: int, stream: Tensor, tokens: Tensor) -> Tensor:
-        change = self._later.on_new_tokens.get(layer)
-        if change is None:
-            return stream
-        after = torch.where(tokens[..., None], change.of(stream), stream)
-        unseen = self._unseen.pop(layer, None)
-        if unseen is not None and tokens.any() and torch.equal(after, stream):
-            raise lost(unseen, layer, stream.dtype)
-        return after
+        self._placer.check()
