@@ -64,9 +64,7 @@ def attached(
         held.check()
 
 
-def _replace(
-    stack: ExitStack, model: nn.Module, name: str, replaced: Callable[[Callable], Callable]
-) -> None:
+def _replace(stack: ExitStack, model: nn.Module, name: str, replaced: Callable[[Callable], Callable]) -> None:
     """Replace a method of this one model until the stack is closed."""
     method = getattr(model, name, None)
     if method is None:

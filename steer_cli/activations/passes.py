@@ -66,12 +66,23 @@ def _kept(mask: Any, past: int, rows: int, tokens: int) -> Tensor | None:
     if mask.ndim == 2:
         return mask[:, :columns].bool().expand(rows, -1)
     attends = (mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool())[:, 0]
-    later = torch.arange(attends.shape[-1], device=mask.device) > torch.arange(
-        past, columns, device=mask.device
-    ).view(-1, 1)
-    # A padding's own query attends to nothing, or, so that softmax is defined, to everything.
-    padding = (attends & later).any(-1, keepdim=True)
-    return (attends & ~padding).any(1)[:, :columns].expand(rows, -1)
+    return _attended(attends, past, columns).expand(rows, -1)
+
+
+def _attended(attends: Tensor, past: int, columns: int) -> Tensor:
+    """Which columns are tokens, given which columns each of a pass's queries attends to.
+
+    Padding attends to nothing or, so that softmax is defined, to itself alone or to everything; and nothing
+    but padding attends to it.
+    """
+    column = torch.arange(attends.shape[-1], device=attends.device)
+    query = column[past:columns, None]
+    attends = attends & ~(attends & (column > query)).any(-1, keepdim=True)
+    by_later = (attends & (column < query)).any(1)
+    earlier = (attends & (column < query)).any(-1)
+    earlier[:, -1] = True  # of the last there is no later one
+    itself = attends[:, torch.arange(columns - past), column[past:columns]] & earlier
+    return by_later[:, :columns] | torch.cat([itself.new_zeros(len(itself), past), itself], 1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,9 @@ class Generation:
         for number, row in enumerate(ids):
             of_prompt = prompt.rows[min(number // each, len(prompt.rows) - 1)]
             span = of_prompt.positions(current.past, current.end)
-            wanted = [(of_prompt.columns[p] - current.past, of_prompt.ids[p - of_prompt.unnamed]) for p in span]
+            wanted = [
+                (of_prompt.columns[p] - current.past, of_prompt.ids[p - of_prompt.unnamed]) for p in span
+            ]
             size = min(len(row), max(0, prompt.width - current.past))
             tokens = [(c, row[c]) for c in range(size) if kept is None or kept[number][c]]
             if tokens != wanted:

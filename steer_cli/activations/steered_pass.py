@@ -41,9 +41,7 @@ class Placer:
             self.later = self.steering.on([Placement(one, 0, 0) for one in steering.alignments])
             self.on_new_tokens = self.later.on_new_tokens
         self._tokenizer = tokenizer
-        self._idle = {
-            (one.index, one.block) for one in steering.alignments if not one.addition.adds_nothing
-        }
+        self._idle = {(one.index, one.block) for one in steering.alignments if not one.addition.adds_nothing}
         self._has_run = False
 
     def outside(self, current: Pass, cached: bool) -> Rows | None:
@@ -99,8 +97,8 @@ class Placer:
         if ids[0] in self._tokenizer.chat_starts:
             return True
         raise PlanError(
-            f"steering: a row does not begin with BOS ({piece}); put it in front of the text, or set `bos: none` "
-            "in the recipe"
+            f"steering: a row does not begin with BOS ({piece}); put it in front of the text, pass attention_mask "
+            "if it is there, or set `bos: none` in the recipe"
         )
 
     def is_idle(self, placement: Placement) -> bool:
