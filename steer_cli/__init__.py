@@ -1,8 +1,8 @@
 """Steer language models by activation addition (Turner et al. 2023).
 
 The folders form a pipeline: recipe, exchange, planning, networks, activations, decoding, models, measure,
-sweeps. `api` has the library's functions, `report` shows results, `cli` is the command line. Names are loaded
-on first use, so that the import is instant.
+exports, sweeps. `api` has the library's functions, `report` shows results, `cli` is the command line. Names
+are loaded on first use, so that the import is instant.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from steer_cli.version import __version__
 
 if TYPE_CHECKING:
     from steer_cli.api import (
+        export,
         generate,
         load_model,
         load_recipe,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "steering", "export"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
     "scan": "sweeps.scan",
@@ -45,6 +46,7 @@ __all__ = [
     "Recipe",
     "SteerError",
     "__version__",
+    "export",
     "generate",
     "load_model",
     "load_recipe",

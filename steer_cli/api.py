@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
+from steer_cli.exports.export import plan_export
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import plan_corpora
 from steer_cli.models.hardware import Hardware
@@ -21,8 +22,8 @@ from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint, Watch
-from steer_cli.run_plan import complete, load, norms_of, perplexity_of, shifts, vectors_of
+from steer_cli.results import Comparison, CorpusFindings, Exported, Norms, Shift, SweepPoint, Watch
+from steer_cli.run_plan import complete, exported, load, norms_of, perplexity_of, shifts, vectors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +82,20 @@ def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
         SteerError: the recipe does not fit the model, or a vector does nothing.
     """
     return list(vectors_of(model.network, align(recipe, model.facts(recipe.bos))).vectors)
+
+
+def export(
+    model: Model, recipe: Recipe, file: str | Path, approximate: bool = False, note: Note = silent
+) -> Exported:
+    """Write a recipe's vectors to a new .gguf or .safetensors file; docs/files.md says what stands in each.
+
+    Args:
+        approximate: write the nearest that a .gguf file can say; `note` and the result say what differs.
+
+    Raises:
+        SteerError: the file cannot be written, or cannot say what the recipe does.
+    """
+    return exported(model, plan_export(recipe, model.facts(recipe.bos), file, approximate), note=note)
 
 
 def generate(

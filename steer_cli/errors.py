@@ -68,6 +68,10 @@ class VectorFileError(SteerError):
     """A file of stored vectors that cannot be read, or does not hold what is asked of it."""
 
 
+class ExportError(SteerError):
+    """A file of vectors that cannot be written, or that its format cannot hold."""
+
+
 class SweepError(SteerError):
     """A grid, condition or store that does not fit the sweep."""
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from steer_cli.activations.baselines import Control, planned
 from steer_cli.events import Note, Progress, silent
+from steer_cli.exports.export import ExportPlan, write_export
 from steer_cli.measure.lines import CorpusPlan
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.planning.alignment import Alignment, files_of
 from steer_cli.planning.plan import Plan
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch
+from steer_cli.results import Comparison, CorpusFindings, Exported, Norms, Shift, Watch
 
 if TYPE_CHECKING:
     from steer_cli.activations.arms import Steering
@@ -158,3 +159,8 @@ def perplexity_of(
 
     steering = vectors_of(model.network, plan.alignments, note=note)
     return compare_corpora(model.network, plan, steering, sentences, note)
+
+
+def exported(model: Model, plan: ExportPlan, progress: Progress = silent, note: Note = silent) -> Exported:
+    """Compute a plan's vectors and write them to its file; see `export`."""
+    return write_export(model, plan, vectors_of(model.network, plan.alignments, progress, note), note)

@@ -3,20 +3,20 @@
 The layout, version 1: a .safetensors file with a float32 tensor [positions, width] for each layer of each
 addition. It is named `layer.L` for addition 0 and `layer.L.addition.I` for others; layer L is the stream
 that enters block L, and the vector is unscaled. The metadata has `format: steer`, `version: 1` and any of
-`model`, `revision`, `recipe` (its YAML text), `recipe_sha256`, and `additions`: a JSON list with an object
-for each addition, which has its `position` and `coefficient`. Equal content is equal bytes.
+`model`, `revision`, `dtype`, `steer_version`, `recipe` (its YAML text), `recipe_sha256`, and `additions`: a
+JSON list with an object for each addition, which has its `position`, `coefficient` and `operation`. Equal
+content is equal bytes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_cli.exchange.producers import Key
+from steer_cli.exchange.whole_file import write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -33,19 +33,7 @@ def write_vectors(file: Path, vectors: Mapping[Key, ArrayLike], about: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    content = as_bytes(vectors, about)
-    handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}.")
-    try:
-        with open(handle, "wb") as opened:
-            opened.write(content)
-        # mkstemp lets nobody else read it.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(file, as_bytes(vectors, about), replace=True)
 
 
 def as_bytes(vectors: Mapping[Key, ArrayLike], about: Mapping[str, str]) -> bytes:

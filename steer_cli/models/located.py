@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,18 @@ class Located:
     name: str
     folder: Path
     bos: str = "auto"
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the hub; None for others."""
+        # The hub's cache keeps each commit in a folder of its own, named after it.
+        found = self.folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", self.folder.name)
+        return self.folder.name if found else None
+
+    @property
+    def model_type(self) -> str:
+        """The kind of network, as config.json names it; "" if it does not."""
+        return str(self._config.get("model_type") or "")
 
     @property
     def also_eos(self) -> str | None:

@@ -3,6 +3,7 @@
 from steer_cli.results.agreement import Agreement
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
+from steer_cli.results.exported import Exported
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
@@ -25,6 +26,7 @@ __all__ = [
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "Exported",
     "ModelCheck",
     "Norms",
     "Partial",

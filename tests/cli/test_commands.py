@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from steer_cli.cli import (
     app,
     check,
+    export,
     generate,
     models,
     norms,
@@ -687,6 +688,7 @@ HELPS = {
     ("perplexity",): perplexity.HELP,
     ("norms",): norms.HELP,
     ("sweep",): sweep.HELP,
+    ("export",): export.HELP,
 }
 
 

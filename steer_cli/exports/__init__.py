@@ -1,0 +1,1 @@
+"""Carry a recipe's vectors to other programs."""
