@@ -14,6 +14,7 @@ from steer_cli.version import __version__
 
 if TYPE_CHECKING:
     from steer_cli.api import (
+        bake,
         export,
         generate,
         load_model,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "sweep", "steering", "export"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "steering", "export", "bake"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
     "scan": "sweeps.scan",
@@ -46,6 +47,7 @@ __all__ = [
     "Recipe",
     "SteerError",
     "__version__",
+    "bake",
     "export",
     "generate",
     "load_model",

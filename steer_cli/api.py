@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
 from steer_cli.events import Note, Progress, silent
+from steer_cli.exports.bake import plan_bake, write_bake
 from steer_cli.exports.export import plan_export
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import plan_corpora
@@ -22,8 +23,8 @@ from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Comparison, CorpusFindings, Exported, Norms, Shift, SweepPoint, Watch
-from steer_cli.run_plan import complete, exported, load, norms_of, perplexity_of, shifts, vectors_of
+from steer_cli.results import Baked, Comparison, CorpusFindings, Exported, Norms, Shift, SweepPoint, Watch
+from steer_cli.run_plan import complete, exported, load, norms_of, perplexity_of, prepared, shifts, vectors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,28 @@ def export(
         SteerError: the file cannot be written, or cannot say what the recipe does.
     """
     return exported(model, plan_export(recipe, model.facts(recipe.bos), file, approximate), note=note)
+
+
+def bake(
+    model: Model,
+    recipe: Recipe,
+    folder: str | Path,
+    dtype: str = "auto",
+    progress: Progress = silent,
+    note: Note = silent,
+) -> Baked:
+    """Write a checkpoint that is steered by itself to a new folder, and compare it with the steered model.
+
+    Args:
+        model: loaded in float32.
+        dtype: of the written weights: float32, bfloat16 or float16; auto keeps the checkpoint's.
+
+    Raises:
+        SteerError: an addition is not a constant at every position or has no place in the network, the
+            folder exists or cannot be written, or what was written is not the steered model.
+    """
+    plan = plan_bake(recipe, model.facts(recipe.bos), model.located, folder, dtype)
+    return write_bake(prepared(model, plan, progress, note), progress, note)
 
 
 def generate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from steer_cli.activations.baselines import Control, planned
 from steer_cli.events import Note, Progress, silent
+from steer_cli.exports.bake import BakePlan, Baking, prepare
 from steer_cli.exports.export import ExportPlan, write_export
 from steer_cli.measure.lines import CorpusPlan
 from steer_cli.models.hardware import Hardware
@@ -164,3 +165,8 @@ def perplexity_of(
 def exported(model: Model, plan: ExportPlan, progress: Progress = silent, note: Note = silent) -> Exported:
     """Compute a plan's vectors and write them to its file; see `export`."""
     return write_export(model, plan, vectors_of(model.network, plan.alignments, progress, note), note)
+
+
+def prepared(model: Model, plan: BakePlan, progress: Progress = silent, note: Note = silent) -> Baking:
+    """All of a checkpoint that needs the loaded model; `exports.bake.write_bake` writes it."""
+    return prepare(model, plan, vectors_of(model.network, plan.alignments, progress, note))

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from steer_cli.cli import (
+    bake,
     check,
     export,
     generate,
@@ -117,6 +118,7 @@ for module, function in (
     (norms, norms.norms),
     (sweep, sweep.sweep),
     (export, export.export),
+    (bake, bake.bake),
     (check, check.check),
     (schema, schema.schema),
     (recipes, recipes.recipes),

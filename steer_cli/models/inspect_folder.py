@@ -27,6 +27,7 @@ TEXTS = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "steer.json",
 )
 MOST_BLOCKS = 1000  # the deepest known models have about 200
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -12,6 +12,7 @@ from pathlib import Path
 from steer_cli.errors import ModelError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.models import catalogue
+from steer_cli.models.atomic_folder import SEAL
 from steer_cli.models.inspect_folder import (
     PICKLED,
     check_code_paths,
@@ -19,6 +20,7 @@ from steer_cli.models.inspect_folder import (
     weight_names,
 )
 from steer_cli.models.located import Located
+from steer_cli.planning.json_file import read_object
 from steer_cli.recipe.quoting import show
 
 HUB_SECONDS = 10  # without an answer for this long, the hub is considered out of reach
@@ -61,7 +63,7 @@ def locate(
     if name in catalogue.CATALOGUE:
         located = Located(name, pull(name, progress, note), catalogue.CATALOGUE[name].bos)
     elif os.path.isdir(path):
-        located = Located(name, path)
+        located = Located(name, path, _begins_with(path, name))
     elif path.suffix == ".gguf":
         located = Located(name, catalogue.converted(path, _convert_gguf, progress, note))
     elif path.suffix in PICKLED or os.path.isfile(path):
@@ -86,6 +88,19 @@ def locate(
             f"model {show(name)}: {error.filename or located.folder}: {error.strerror}"
         ) from None
     return located
+
+
+def _begins_with(folder: Path, name: str) -> str:
+    """The token that begins the documents of a baked checkpoint, which its source's tokenizer may not say.
+
+    Raises:
+        ModelError: the file that says it cannot be read.
+    """
+    try:
+        said = read_object(folder / SEAL).get("bos", "auto")
+    except ValueError as error:
+        raise ModelError(f"model {show(name)}: {folder / SEAL}: {error}") from None
+    return said if isinstance(said, str) and said else "auto"
 
 
 def _ways() -> str:

@@ -13,6 +13,7 @@ from steer_cli.report.printable import visible
 STAGES = {
     "fetch": "fetching the model",
     "convert": "converting the model, once",
+    "bake": "writing the checkpoint",
     "load": "loading the model",
     "read texts": "reading the texts",
     "decode": "decoding",

@@ -1,6 +1,7 @@
 """Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
 from steer_cli.results.agreement import Agreement
+from steer_cli.results.baked import Baked
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.exported import Exported
@@ -21,6 +22,7 @@ __all__ = [
     "WORD_SALAD",
     "Agreement",
     "ArmMeans",
+    "Baked",
     "Comparison",
     "Completion",
     "Coordinates",

@@ -5,6 +5,8 @@ import re
 import resource
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -172,16 +174,40 @@ def test_the_file_can_be_read_by_whoever_may_read_new_files(love, command, tmp_p
         assert (tmp_path / f"{mask}.gguf").stat().st_mode & 0o777 == mode
 
 
-def test_the_output_is_completed_as_a_path(command):
+def test_the_output_is_completed_as_a_path():
     from typer.testing import CliRunner
 
     from steer_cli.cli import app
 
     def complete(words):
-        asked = {"_STEER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        return CliRunner().invoke(app, [], env=asked, prog_name="steer").stdout.split()
+        asked = {"_STEER_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+        return CliRunner().invoke(app, [], env=asked, prog_name="steer").stdout.strip()
 
-    # Nothing of ours: the shell then offers its files.
-    assert complete("steer export love-hate -o lo") == complete("steer generate love-hate --save lo")
+    # The shell's own files.
+    assert complete("steer export love-hate -o lo") == "_files"
     assert "love-hate" in complete("steer export love")
     assert "every=all" in complete("steer export love-hate --position every=")
+
+
+def test_the_command_for_llama_cpp_names_a_model_that_is_a_gguf_file():
+    from steer_cli.report.exported import exported_lines
+    from steer_cli.results import Exported
+
+    where = {"recipe": "r", "recipe_sha256": "", "file": "a.gguf", "format": "gguf", "sha256": ""}
+    what = {"additions": (0,), "layers": (2, 3, 4), "width": 48, "revision": None, "dtype": "float32"}
+    found = Exported(**where, **what, model="my models/x.gguf", version=__version__)
+    wrote, used = exported_lines(found)
+    assert wrote == "wrote a.gguf: layers 2-4 of my models/x.gguf, 48 values per row"
+    assert used == "with llama.cpp: llama-cli -m 'my models/x.gguf' --control-vector a.gguf"
+
+
+def test_a_recipe_that_is_refused_loads_no_torch(love):
+    code = (
+        "import sys\nfrom steer_cli.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        "finally: print({'torch', 'transformers', 'gguf'} & {*sys.modules})"
+    )
+    words = ["export", love, "--position", "front", "-o", "a.gguf"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "set()\n"), done.stderr
+    assert "`position: front` is not every position" in done.stderr
