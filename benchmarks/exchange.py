@@ -17,7 +17,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from environments import BENCHMARKS, LLAMA_CPP, Peer, child_environment, gguf, pulled, ready
+from environments import BENCHMARKS, LLAMA_CPP, TRANSFORMERS, Peer, child_environment, gguf, pulled, ready
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf.quants import dequantize
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +31,7 @@ from steer_cli.planning.plan import Plan, plan_recipe
 from steer_cli.run_plan import vectors_of
 
 RECIPE = "king-james"
-EVERYWHERE = {"additions.0.position": {"every": "all"}}  # where llama.cpp adds control vectors
+EVERYWHERE = {"every": "all"}  # where llama.cpp adds control vectors
 PROMPTS = (
     "When I met my neighbour this morning, he said",
     "The mayor opened the bridge and said",
@@ -43,7 +45,9 @@ PROMPTS = (
     "If you want to be happy,",
 )
 NEW_TOKENS = 30
-CORRELATION = 0.99  # of steered minus unsteered logits, over the vocabulary
+# Of steered minus unsteered logits, over the vocabulary. Four-bit arithmetic costs a hundredth of it.
+EXACT_CORRELATION, QUANTISED_CORRELATION = 0.9999, 0.985
+BAKED_LOGITS = 1e-4
 SETUP_SECONDS = 3600
 
 
@@ -67,7 +71,7 @@ class Ours:
 
 
 def computed(model: Model) -> Ours:
-    recipe = steer.load_recipe(RECIPE, EVERYWHERE).with_prompts(list(PROMPTS))
+    recipe = steer.load_recipe(RECIPE, {"additions.0.position": EVERYWHERE}).with_prompts(list(PROMPTS))
     plan = plan_recipe(recipe, model.facts(recipe.bos), NEW_TOKENS)
     steering = vectors_of(model.network, plan.alignments)
     logits = [
@@ -86,12 +90,11 @@ def computed(model: Model) -> Ours:
     return Ours(plan, torch.stack(logits).numpy(), [list(run.steered[0].tokens) for run in runs])
 
 
-def export(file: Path) -> Path:
-    """The recipe as a control vector, by the command."""
-    position = f"additions.0.position={json.dumps(EVERYWHERE['additions.0.position'])}"
-    arguments = ["export", RECIPE, "--set", position, "-o", str(file)]
+def run_steer(command: str, output: Path) -> Path:
+    """What `steer export` or `steer bake` writes of the recipe."""
+    arguments = [command, RECIPE, "--position", "every=all", "-o", str(output)]
     subprocess.run([sys.executable, "-m", "steer_cli", *arguments], check=True, stdout=sys.stderr)
-    return file
+    return output
 
 
 def peer(name: str, packages: tuple[str, ...], environment: str, script: str, job: dict) -> str:
@@ -108,13 +111,50 @@ def peer(name: str, packages: tuple[str, ...], environment: str, script: str, jo
     return done.stdout
 
 
+def dequantised(source: Path, target: Path) -> Path:
+    """The same model with its values as float32, so that llama.cpp computes with what steer computes with."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()))
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        value = 0 if field.name == "general.file_type" else field.contents()
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
 def by_llama_cpp(model: Model, vector: Path, folder: Path) -> Iterator[Check]:
-    ours, output = computed(model), folder / "llama.cpp.npz"
-    job = {"gguf": str(gguf()), "vector": str(vector), "output": str(output), "new_tokens": NEW_TOKENS}
+    """With the model's values in float32, then with the published file, which quantises them."""
+    ours = computed(model)
+    exact = dequantised(gguf(), folder / "float32.gguf")
+    yield from compared("float32", EXACT_CORRELATION, 0.001, model, ours, vector, exact)
+    yield from compared("Q4_1", QUANTISED_CORRELATION, None, model, ours, vector, gguf())
+
+
+def compared(
+    kind: str, limit: float, tie: float | None, model: Model, ours: Ours, vector: Path, file: Path
+) -> Iterator[Check]:
+    """llama.cpp on one file of the model.
+
+    Args:
+        limit: of the correlations.
+        tie: the difference of two logits that decides nothing; None takes three times the root mean square
+            by which the unsteered logits of the two programs differ, as llama.cpp then also quantises what it
+            multiplies the weights with.
+    """
+    output = vector.with_suffix(".npz")
+    job = {"gguf": str(file), "vector": str(vector), "output": str(output), "new_tokens": NEW_TOKENS}
     job["prompts"] = [each.ids for each in ours.plan.prompts]
     peer("llama.cpp", **LLAMA_CPP_READER, script="control_vector", job=job)
     theirs = np.load(output)
-    name = f"llama.cpp ({theirs['version']})"
+    name = f"llama.cpp {theirs['version']}, {kind}"
     ours_shift = ours.logits[:, 1] - ours.logits[:, 0]
     figures = {}
     for arm in ("steered", "off"):
@@ -122,14 +162,14 @@ def by_llama_cpp(model: Model, vector: Path, folder: Path) -> Iterator[Check]:
         figures[arm] = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(ours_shift, shift, strict=True)]
     count = len(PROMPTS)
     what = f"{name}: steered minus unsteered logits, correlation with steer's, lowest of {count} prompts"
-    yield Check(what, f"{min(figures['steered']):.4f}", f"> {CORRELATION}", min(figures["steered"]) > CORRELATION)
+    yield Check(what, f"{min(figures['steered']):.5f}", f"> {limit}", min(figures["steered"]) > limit)
     what = f"{name}: the same with the vector one block later, which must fail: highest of {count}"
-    yield Check(what, f"{max(figures['off']):.4f}", f"< {CORRELATION}", max(figures["off"]) < CORRELATION)
-    # Logits of the two programs differ by this much without any steering, since llama.cpp also quantises what
-    # it multiplies the weights with; a choice between tokens closer than twice that may fall either way.
-    noise = float(np.abs(_centred(theirs["unsteered logits"]) - _centred(ours.logits[:, 0])).max())
-    yield from _same_top(name, ours, theirs["steered logits"], 2 * noise)
-    yield from _same_text(name, model, ours, theirs["steered tokens"].tolist(), 2 * noise)
+    yield Check(what, f"{max(figures['off']):.5f}", f"< {limit}", max(figures["off"]) < limit)
+    if tie is None:
+        noise = _centred(theirs["unsteered logits"]) - _centred(ours.logits[:, 0])
+        tie = 3 * float(np.sqrt((noise**2).mean()))
+    yield from _same_top(name, ours, theirs["steered logits"], tie)
+    yield from _same_text(name, model, ours, theirs["steered tokens"].tolist(), tie)
 
 
 def _centred(logits: np.ndarray) -> np.ndarray:
@@ -143,7 +183,7 @@ def _same_top(name: str, ours: Ours, logits: np.ndarray, tie: float) -> Iterator
     same = sum(margin == 0 for margin in margins)
     figure = f"{same} of {len(margins)}" + "".join(f", one at {m:.2f} below ours" for m in margins if m)
     what = f"{name}: the likeliest token under steering is steer's"
-    yield Check(what, figure, f"equal, or a tie within {tie:.2f}", max(margins) <= tie)
+    yield Check(what, figure, f"equal, or a tie within {tie:.3f}", max(margins) <= tie)
 
 
 def _same_text(name: str, model: Model, ours: Ours, texts: list[list[int]], tie: float) -> Iterator[Check]:
@@ -166,7 +206,7 @@ def _same_text(name: str, model: Model, ours: Ours, texts: list[list[int]], tie:
         holds = holds and margin <= tie
     figure = f"{equal} of {len(texts)}" + (f"; others part at {', '.join(notes)}" if notes else "")
     what = f"{name}: greedy text of {NEW_TOKENS} tokens is steer's"
-    yield Check(what, figure, f"equal, or parts at a tie within {tie:.2f}", holds)
+    yield Check(what, figure, f"equal, or parts at a tie within {tie:.3f}", holds)
 
 
 def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
@@ -174,7 +214,7 @@ def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
     found = json.loads(
         peer("repeng", ("torch", "repeng"), "repeng", "import_control_vector", {"vector": str(vector)})
     )
-    recipe = steer.load_recipe(RECIPE, EVERYWHERE)
+    recipe = steer.load_recipe(RECIPE, {"additions.0.position": EVERYWHERE})
     [rows] = steer.vectors(model, recipe)
     addition = recipe.additions[0]
     [layer] = addition.layers
@@ -193,8 +233,23 @@ def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
     )
 
 
+def by_transformers(model: Model, folder: Path) -> Iterator[Check]:
+    """A baked checkpoint, loaded by transformers' own code."""
+    ours, baked, output = computed(model), folder / "baked", folder / "baked.npz"
+    run_steer("bake", baked)
+    job = {"folder": str(baked), "output": str(output), "new_tokens": NEW_TOKENS}
+    job["prompts"] = [each.ids for each in ours.plan.prompts]
+    peer("transformers", **TRANSFORMERS, script="baked_checkpoint", job=job)
+    theirs = np.load(output)
+    name = f"transformers {theirs['version']}, baked"
+    difference = float(np.abs(theirs["logits"] - ours.logits[:, 1]).max())
+    what = f"{name}: logits less steer's, largest of {len(PROMPTS)} prompts"
+    yield Check(what, f"{difference:.1e}", f"< {BAKED_LOGITS}", difference < BAKED_LOGITS)
+    yield from _same_text(name, model, ours, theirs["tokens"].tolist(), 0.001)
+
+
 LLAMA_CPP_READER = {key: LLAMA_CPP[key] for key in ("packages", "environment")}
-CHECKS = ("llama.cpp", "repeng")
+CHECKS = ("llama.cpp", "repeng", "transformers")
 
 
 def main() -> None:
@@ -206,11 +261,13 @@ def main() -> None:
     checks: list[Check] = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        vector = export(folder / f"{RECIPE}.gguf")
+        vector = run_steer("export", folder / f"{RECIPE}.gguf")
         if "llama.cpp" in only:
             checks += by_llama_cpp(model, vector, folder)
         if "repeng" in only:
             checks += by_repeng(model, vector)
+        if "transformers" in only:
+            checks += by_transformers(model, folder)
     show(checks)
     sys.exit(0 if all(check.holds for check in checks) else 1)
 
