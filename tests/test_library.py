@@ -54,7 +54,7 @@ def results(names):
         *(names["run"], names["shift"], names["found"], names["findings"], names["findings"].figures[0]),
         *(names["scan"], names["scan"].points[0]),
         *(names["points"][0], names["run"].receipts[0], names["run"].steered[0]),
-        names["written"],
+        *(names["written"], names["baked"]),
     ]
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from steer_cli.cli import (
     app,
+    bake,
     check,
     export,
     generate,
@@ -689,6 +690,7 @@ HELPS = {
     ("norms",): norms.HELP,
     ("sweep",): sweep.HELP,
     ("export",): export.HELP,
+    ("bake",): bake.HELP,
 }
 
 

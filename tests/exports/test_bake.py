@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def write_tokenizer_of(folder, target):
 
 
 def test_float16_that_cannot_hold_the_weights_is_refused(network, tmp_path):
-    with pytest.raises(ExportError, match="not made: .*inf"):
+    with pytest.raises(ExportError, match=r"not made: .*inf"):
         bake(network("llama"), tmp_path / "baked", {**LOVE, "coefficient": 1e6}, dtype="float16")
     assert os.listdir(tmp_path) == []
 
@@ -381,11 +382,11 @@ def test_configurations_without_a_place_are_refused(kind, more, said, network):
 
 
 def test_a_wrong_place_never_makes_a_model(network, tmp_path, monkeypatch):
-    """A bias that reaches the stream through a norm, or one layer late, is found before the folder appears."""
+    """A bias that reaches the stream before the MLP, or none, is found before the folder appears."""
     family = places.FAMILIES["gpt2"]
     for last, dtype in (("mlp.c_fc", "auto"), ("attn.c_proj", "auto"), ("attn.c_proj", "bfloat16")):
         monkeypatch.setitem(places.FAMILIES, "gpt2", places.Family(family.blocks, last, family.start, False))
-        with pytest.raises((ExportError, RuntimeError), match="not made: its logits differ|size of tensor"):
+        with pytest.raises((ExportError, RuntimeError), match=r"not made: its logits differ|size of tensor"):
             bake(network("gpt2"), tmp_path / "baked", LOVE, dtype=dtype)
         assert os.listdir(tmp_path) == []
 
@@ -396,6 +397,13 @@ def test_a_model_in_half_precision_has_to_be_loaded_whole(network, tmp_path):
         library.bake(model, recipe_of(LOVE), tmp_path / "baked")
     with pytest.raises(ModelError, match="dtype 'int4'"):
         bake(network("llama"), tmp_path / "baked", LOVE, dtype="int4")
+
+
+def test_the_page_names_every_family_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "bake.md").read_text(encoding="utf-8")
+    table = page[page.index("## The places") : page.index("Where a key of")]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {*re.findall("`([a-z0-9_]+)`", " ".join(first))} == {*places.FAMILIES, "mistral", "qwen2"}
 
 
 # ---- the folder
@@ -472,8 +480,9 @@ def test_a_killed_bake_leaves_no_model_and_the_next_one_cleans_up(network, tmp_p
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
         "tensors.write_tensors = slow\n"
-        "addition = steer.Addition(plus='Love', minus='Hate', layer=2, coefficient=3, position={'every': 'all'})\n"
-        "steer.bake(steer.load_model(sys.argv[1], device='cpu'), steer.Recipe(additions=[addition]), sys.argv[2])\n"
+        "addition = steer.Addition(plus='Love', layer=2, position={'every': 'all'})\n"
+        "model, recipe = steer.load_model(sys.argv[1], device='cpu'), steer.Recipe(additions=[addition])\n"
+        "steer.bake(model, recipe, sys.argv[2])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder), str(target)], stdout=subprocess.PIPE)
     try:
