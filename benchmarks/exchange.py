@@ -222,7 +222,10 @@ def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
     name = f"repeng ({found['version']})"
     blocks = list(found["directions"])
     yield Check(
-        f"{name}: blocks that `import_gguf` finds", ", ".join(blocks), str(layer - 1), blocks == [str(layer - 1)]
+        f"{name}: blocks that `import_gguf` finds",
+        ", ".join(blocks),
+        str(layer - 1),
+        blocks == [str(layer - 1)],
     )
     difference = np.abs(np.array(found["directions"].get(str(layer - 1), 0)) - wanted).max()
     yield Check(
@@ -253,7 +256,9 @@ CHECKS = ("llama.cpp", "repeng", "transformers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=CHECKS, action="append", help="check with this program alone")
     only = parser.parse_args().only or CHECKS
     pulled()

@@ -1,4 +1,6 @@
-"""transformers runs a baked checkpoint: a JSON job with `folder`, `prompts` as ids, `new_tokens` and `output`.
+"""transformers runs a baked checkpoint.
+
+A JSON job on standard input: the `folder`, `prompts` as ids, `new_tokens` and `output`.
 
 Writes to `output`, an .npz file, the logits after every prompt, [prompts, vocabulary], and the greedy tokens.
 """

@@ -1,8 +1,8 @@
 """llama.cpp with a control vector read from a .gguf file as its own loader reads it.
 
-A JSON job on standard input: the model's `gguf`, the `vector` file, `prompts` as ids, and `new_tokens`. Writes to
-`output`, an .npz file, for each arm the logits after every prompt, [prompts, vocabulary], and the steered greedy
-tokens, [prompts, tokens]. The arms are unsteered, steered, and off: the same vector, one block later.
+A JSON job on standard input: the model's `gguf`, the `vector` file, `prompts` as ids, and `new_tokens`.
+Writes to `output`, an .npz file, for each arm the logits after every prompt, [prompts, vocabulary], and the
+steered greedy tokens, [prompts, tokens]. The arms are unsteered, steered, and off: the same vector, one block later.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 
 def control_vector(file: str, width: int) -> np.ndarray:
-    """As `common_control_vector_load_one` does: blocks from 1 on, one after the other; other files are refused."""
+    """As `common_control_vector_load_one` does: a row for each block from 1 on; other files are refused."""
     blocks = np.zeros((0, width), np.float32)
     for tensor in GGUFReader(file).tensors:
         kind, _, block = tensor.name.partition(".")

@@ -1,4 +1,4 @@
-"""repeng reads a control vector: a JSON job with `vector` on standard input, its directions as JSON on output."""
+"""repeng reads a control vector: a JSON job with its file on standard input, its directions on output."""
 
 import importlib.metadata
 import json

@@ -10,8 +10,7 @@ from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from steer_cli.activations.arms import Steering
 from steer_cli.activations.passes import Generation, read_pass
@@ -78,8 +77,8 @@ def _refusing(method: Callable) -> Callable:
     @wraps(method)
     def refuse(*_: Any, **__: Any) -> None:
         raise PlanError(
-            "steering: continuous batching puts several texts into one row, where additions cannot be placed; "
-            "use `generate`"
+            "steering: continuous batching puts several texts into one row, where additions cannot be "
+            "placed; use `generate`"
         )
 
     return refuse
@@ -155,9 +154,9 @@ class _Held:
         current = self._thread.current
         if current is None:
             raise PlanError(
-                "steering: a block ran outside a pass of the model that was given to it (a wrapper around the "
-                "model, its decoder called directly, gradient checkpointing), so token positions are unknown; "
-                "call the model itself"
+                "steering: a block ran outside a pass of the model that was given to it (a wrapper around "
+                "the model, its decoder called directly, gradient checkpointing), so token positions are "
+                "unknown; call the model itself"
             )
         return replace_stream(args, kwargs, partial(current.change, layer))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,8 +61,9 @@ def _kept(mask: Any, past: int, rows: int, tokens: int) -> Tensor | None:
     shape = tuple(getattr(mask, "shape", ()))
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] < columns:
         raise PlanError(
-            f"steering: attention_mask is a {type(mask).__name__} of shape {list(shape)}, from which the padding "
-            f"of {rows} rows and {columns} columns (cached ones included) cannot be read; use [rows, columns]"
+            f"steering: attention_mask is a {type(mask).__name__} of shape {list(shape)}, from which the "
+            f"padding of {rows} rows and {columns} columns (cached ones included) cannot be read; use "
+            "[rows, columns]"
         )
     if mask.ndim == 2:
         return mask[:, :columns].bool().expand(rows, -1)
@@ -143,8 +145,8 @@ class Generation:
         start = first.past if self.mask is not None and self.mask.shape[1] == first.past + length else 0
         if first.past and start + length <= first.past:
             raise PlanError(
-                f"steering: input_ids has {length} tokens per row, and the KV cache already holds {first.past}; "
-                "pass the whole conversation as input_ids, or an attention_mask of its whole length"
+                f"steering: input_ids has {length} tokens per row, and the KV cache already holds "
+                f"{first.past}; pass the whole conversation as input_ids, or an attention_mask of its whole length"
             )
         width = start + length
         if self.mask is not None:
@@ -201,8 +203,8 @@ def _check_unpacked(current: Pass, rows: tuple[PromptRow, ...]) -> None:
         row = rows[min(number // each, len(rows) - 1)] if len(positions) > 1 else rows[0]
         inside = [row.columns[p] - current.past for p in row.positions(current.past, current.end)]
         placed = [of_row[column] for column in inside if column < len(of_row)]
-        if any(after != before + 1 for before, after in zip(placed, placed[1:], strict=False)):
+        if any(after != before + 1 for before, after in pairwise(placed)):
             raise PlanError(
-                "steering: the position_ids of a row do not count up by one, as where several texts share it; "
-                "give each text a row of its own"
+                "steering: the position_ids of a row do not count up by one, as where several texts share "
+                "it; give each text a row of its own"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ class Placer:
         for alignment in self.steering.alignments:
             if alignment.addition.every == "new" and not alignment.addition.adds_nothing and not cached:
                 raise PlanError(
-                    "steering: {every: new} acts on new tokens alone, and without a KV cache they cannot be told "
-                    "from the prompt; use `use_cache=True`, or `generate`"
+                    "steering: {every: new} acts on new tokens alone, and without a KV cache they cannot be "
+                    "told from the prompt; use `use_cache=True`, or `generate`"
                 )
         return self.within(prompt, current)
 
@@ -75,8 +76,8 @@ class Placer:
                 isinstance(position, AtToken) or (not ends and position in ("middle", "back"))
             ):
                 raise PlanError(
-                    f"steering: {alignment.label} at {name_of(position)} cannot be placed on a prompt of which the "
-                    "KV cache holds a part; pass the whole prompt to `generate` as input_ids"
+                    f"steering: {alignment.label} at {name_of(position)} cannot be placed on a prompt of which "
+                    "the KV cache holds a part; pass the whole prompt to `generate` as input_ids"
                 )
         whole = (-1,) * row.unnamed + row.ids
         text = self._tokenizer.decode(row.ids)
@@ -89,16 +90,16 @@ class Placer:
         piece = repr(self._tokenizer.piece(bos))
         if ids[:2] == (bos, bos):
             raise PlanError(
-                f"steering: a row begins with BOS ({piece}) twice; remove one of them, pass attention_mask if "
-                "they are padding, or set `bos: none` in the recipe"
+                f"steering: a row begins with BOS ({piece}) twice; remove one of them, pass attention_mask "
+                "if they are padding, or set `bos: none` in the recipe"
             )
         if ids[0] == bos:
             return False
         if ids[0] in self._tokenizer.chat_starts:
             return True
         raise PlanError(
-            f"steering: a row does not begin with BOS ({piece}); put it in front of the text, pass attention_mask "
-            "if it is there, or set `bos: none` in the recipe"
+            f"steering: a row does not begin with BOS ({piece}); put it in front of the text, pass "
+            "attention_mask if it is there, or set `bos: none` in the recipe"
         )
 
     def is_idle(self, placement: Placement) -> bool:
@@ -121,8 +122,8 @@ class Placer:
             why = "the KV cache held these positions before steering began; fill it within the `with`"
             if alignment.addition.every == "new":
                 why = (
-                    "no pass had new tokens, which are those that `generate` draws, and those of passes of one "
-                    "token per row after cached ones"
+                    "no pass had new tokens, which are those that `generate` draws, and those of passes of "
+                    "one token per row after cached ones"
                 )
             raise PlanError(
                 f"steering: {alignment.label} at {name_of(alignment.addition.position)} did nothing: {why}"
@@ -173,7 +174,7 @@ class SteeredPass:
             if not span or layer not in arm.layers:
                 continue
             of_prompt = change_of([arm], layer, len(row.columns), stream.shape[-1], stream.device)
-            here: Change = of_prompt.each(lambda tensor, span=span: tensor[:, span.start : span.stop])
+            here: Change = of_prompt.each(itemgetter((slice(None), slice(span.start, span.stop))))
             columns = torch.tensor([row.columns[p] - self._pass.past for p in span], device=stream.device)
             own = slice(number * each, (number + 1) * each)
             before = stream[own, columns]

@@ -38,8 +38,8 @@ def held_model(model: Any, tokenizer: Any, bos: str = "auto") -> tuple[Adapter, 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise TokenError(
-            f"{name}: steering needs the model's fast tokenizer, and this is a {type(tokenizer).__name__}; use "
-            "AutoTokenizer.from_pretrained(...), or of a processor its `tokenizer`"
+            f"{name}: steering needs the model's fast tokenizer, and this is a {type(tokenizer).__name__}; "
+            "use AutoTokenizer.from_pretrained(...), or of a processor its `tokenizer`"
         )
     eos = tokenizer.eos_token_id
     first = None if bos == "none" else _bos(tokenizer, bos)
@@ -79,8 +79,8 @@ def _check_class(model: Any) -> None:
         )
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"steering: {type(model).__name__} has an encoder and a decoder; pass a causal language model, such "
-            "as Llama, Gemma, Qwen or GPT-2"
+            f"steering: {type(model).__name__} has an encoder and a decoder; pass a causal language model, "
+            "such as Llama, Gemma, Qwen or GPT-2"
         )
 
 
