@@ -2,7 +2,8 @@
 
 A JSON job on standard input: the model's `gguf`, the `vector` file, `prompts` as ids, and `new_tokens`.
 Writes to `output`, an .npz file, for each arm the logits after every prompt, [prompts, vocabulary], and the
-steered greedy tokens, [prompts, tokens]. The arms are unsteered, steered, and off: the same vector, one block later.
+steered greedy tokens, [prompts, tokens]. The arms are unsteered, steered, and off: the same vector, one
+block later.
 """
 
 import ctypes

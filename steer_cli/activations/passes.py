@@ -146,7 +146,8 @@ class Generation:
         if first.past and start + length <= first.past:
             raise PlanError(
                 f"steering: input_ids has {length} tokens per row, and the KV cache already holds "
-                f"{first.past}; pass the whole conversation as input_ids, or an attention_mask of its whole length"
+                f"{first.past}; pass the whole conversation as input_ids, or an attention_mask of its "
+                "whole length"
             )
         width = start + length
         if self.mask is not None:

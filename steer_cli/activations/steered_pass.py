@@ -76,8 +76,8 @@ class Placer:
                 isinstance(position, AtToken) or (not ends and position in ("middle", "back"))
             ):
                 raise PlanError(
-                    f"steering: {alignment.label} at {name_of(position)} cannot be placed on a prompt of which "
-                    "the KV cache holds a part; pass the whole prompt to `generate` as input_ids"
+                    f"steering: {alignment.label} at {name_of(position)} cannot be placed on a prompt of "
+                    "which the KV cache holds a part; pass the whole prompt to `generate` as input_ids"
                 )
         whole = (-1,) * row.unnamed + row.ids
         text = self._tokenizer.decode(row.ids)
