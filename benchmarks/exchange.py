@@ -10,7 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,7 +105,7 @@ def peer(name: str, packages: tuple[str, ...], environment: str, script: str, jo
         input=json.dumps(job),
         stdout=subprocess.PIPE,
         text=True,
-        env=child_environment(2),
+        env=child_environment(1) | {"OMP_WAIT_POLICY": "passive"},
         check=True,
     )
     return done.stdout
@@ -255,6 +255,16 @@ LLAMA_CPP_READER = {key: LLAMA_CPP[key] for key in ("packages", "environment")}
 CHECKS = ("llama.cpp", "repeng", "transformers")
 
 
+def checked(model: Model, only: Sequence[str], folder: Path) -> Iterator[Check]:
+    vector = run_steer("export", folder / f"{RECIPE}.gguf")
+    if "llama.cpp" in only:
+        yield from by_llama_cpp(model, vector, folder)
+    if "repeng" in only:
+        yield from by_repeng(model, vector)
+    if "transformers" in only:
+        yield from by_transformers(model, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -263,16 +273,11 @@ def main() -> None:
     only = parser.parse_args().only or CHECKS
     pulled()
     model = steer.load_model("smollm2-135m", dtype="float32", device="cpu", threads=2)
-    checks: list[Check] = []
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        vector = run_steer("export", folder / f"{RECIPE}.gguf")
-        if "llama.cpp" in only:
-            checks += by_llama_cpp(model, vector, folder)
-        if "repeng" in only:
-            checks += by_repeng(model, vector)
-        if "transformers" in only:
-            checks += by_transformers(model, folder)
+        checks = []
+        for check in checked(model, only, Path(temporary)):
+            print(f"{'yes' if check.holds else 'NO '} {check.what}: {check.figure}", file=sys.stderr)
+            checks.append(check)
     show(checks)
     sys.exit(0 if all(check.holds for check in checks) else 1)
 
