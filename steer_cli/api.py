@@ -5,8 +5,7 @@ Planning comes first and needs no torch, so bad recipes raise at the call, befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
@@ -29,7 +28,7 @@ from steer_cli.run_plan import complete, exported, load, norms_of, perplexity_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from steer_cli.models.load import Model
 
@@ -248,33 +247,3 @@ def sweep(
     )
     plan = plan_sweep(recipe, tuple(corpora), options, model.located)
     return tuple(sweep(plan, model, store, progress, note))
-
-
-@contextmanager
-def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]:
-    """Within the `with`, steer a transformers model that the user has loaded, whatever runs it.
-
-    Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
-    `bos: none` or the row is a chat of the tokenizer's own template. In `generate`, what it was called with
-    is the prompt, also if the KV cache already holds its beginning, and the rest is new. In other calls of
-    the model, tokens are the prompt's, but one token per row after cached ones is new.
-
-    Several `with` may be nested; vectors are those of the unsteered model. Afterwards, even after an
-    exception, the model is as it was.
-
-    Args:
-        model: a ...ForCausalLM of transformers.
-        tokenizer: its fast tokenizer.
-
-    Raises:
-        SteerError: the recipe does not fit the model or, during a pass, a row; or, at the end of the `with`,
-            an addition has reached no token.
-    """
-    from steer_cli.activations.attach import attached, unsteered
-    from steer_cli.models.held import evaluating, held_model
-
-    network, facts = held_model(model, tokenizer, recipe.bos)
-    with unsteered(), evaluating(model):
-        found = vectors_of(network, align(recipe, facts))
-    with attached(model, network.blocks, found, facts.tokenizer):
-        yield
