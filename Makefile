@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench exchange clean
 
 demo: .venv/ready
 	$(BIN)/steer generate king-james
@@ -23,6 +23,10 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/many.py
+
+# What steer writes, read by llama.cpp (built from source the first time), repeng and transformers.
+exchange: .venv/ready
+	$(BIN)/python benchmarks/exchange.py $(EXCHANGE)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -42,7 +42,7 @@ class Peer:
 
 
 TRANSFORMERS = {"packages": ("torch", "transformers", "accelerate"), "environment": "transformers"}
-LLAMA_CPP = {"packages": ("llama-cpp-python",), "environment": "llama-cpp", "positions": False}
+LLAMA_CPP = {"packages": ("llama-cpp-python", "gguf"), "environment": "llama-cpp", "positions": False}
 PEERS = (
     Peer("steer", "ours", families=("llama", "gpt2"), note="both arms in one batch"),
     Peer(
@@ -117,7 +117,14 @@ def ready(peer: Peer, limit: float) -> Path:
     install = [python, *PIP, "install", "--constraint", constraints, *peer.packages]
     with log.open("w") as output:
         try:
-            subprocess.run(install, stdout=output, stderr=subprocess.STDOUT, timeout=limit, check=True)
+            subprocess.run(
+                install,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=limit,
+                env={"CMAKE_ARGS": "-DLLAVA_BUILD=OFF", **os.environ},  # of llama.cpp, only what runs texts
+                check=True,
+            )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             shutil.rmtree(folder)
             how = (

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
         norms,
         perplexity,
         shift,
-        steering,
         sweep,
         vectors,
     )
     from steer_cli.errors import SteerError
+    from steer_cli.held import steering
     from steer_cli.measure.corpus import read_corpus
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "sweep", "steering", "export", "bake"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "export", "bake"), "api"),
+    "steering": "held",
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
     "scan": "sweeps.scan",

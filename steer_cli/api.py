@@ -5,8 +5,7 @@ Planning comes first and needs no torch, so bad recipes raise at the call, befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError
@@ -28,7 +27,7 @@ from steer_cli.run_plan import complete, exported, load, norms_of, perplexity_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from steer_cli.models.load import Model
 
@@ -245,28 +244,3 @@ def sweep(
     )
     plan = plan_sweep(recipe, tuple(corpora), options, model.located)
     return tuple(sweep(plan, model, store, progress, note))
-
-
-@contextmanager
-def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]:
-    """Within the `with`, steer a transformers model that the user has loaded, whatever runs it.
-
-    Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
-    `bos: none` or the row is a chat of the tokenizer's own template. Without a KV cache every pass is a
-    prompt, so `back` and `middle` move with each new token, `{every: prompt}` acts on new tokens too, and
-    relative coefficients are measured anew. They cost a further pass over each prompt, up to their layers.
-    Afterwards, even after an exception, the model is as it was.
-
-    Args:
-        model: a ...ForCausalLM of transformers.
-        tokenizer: its fast tokenizer.
-
-    Raises:
-        SteerError: the recipe does not fit the model or, during a pass, a row.
-    """
-    from steer_cli.activations.attach import attached
-    from steer_cli.models.held import held_model
-
-    network, facts = held_model(model, tokenizer, recipe.bos)
-    with attached(model, network, vectors_of(network, align(recipe, facts)), facts.tokenizer):
-        yield

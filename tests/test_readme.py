@@ -1,5 +1,6 @@
 """The README is true: its examples run, its recipe loads, every command stands in its table."""
 
+import json
 import os
 import re
 import shlex
@@ -81,6 +82,22 @@ def test_the_page_on_directions_runs_from_top_to_bottom(shell):
         done = shell(block if language == "console" else python)
         assert done.returncode == 0, f"{block}\n{done.stderr}"
         assert done.stdout.strip() or language == "python"
+
+
+def test_the_recipe_that_travels_says_the_same_everywhere(shell):
+    page = (ROOT / "docs" / "travel.md").read_text(encoding="utf-8")
+    found = re.findall(r"```(console|python)\n(.*?)```", page, re.DOTALL)
+    text, _of_llama_cpp = re.findall(r"says:\n\n```text\n(.*?)\n```", page, re.DOTALL)
+    printed = []
+    for language, block in found:
+        python = f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}"
+        done = shell(
+            block.replace("bible.yaml\n", "bible.yaml --jsonl\n") if language == "console" else python
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        printed.append(done.stdout)
+    here, notebook, checkpoint = printed[0], printed[1], printed[3]
+    assert json.loads(here)["steered"]["text"] == notebook.rstrip("\n") == checkpoint.rstrip("\n") == text
 
 
 @pytest.mark.parametrize(

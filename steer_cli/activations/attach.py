@@ -2,158 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from steer_cli.activations.arms import Arm, Steering, change_of
-from steer_cli.activations.effect import ChangedRows, lost
+from steer_cli.activations.arms import Steering
+from steer_cli.activations.passes import Generation, Pass, read_pass
 from steer_cli.activations.relative import StreamLengths, stream_lengths
+from steer_cli.activations.steered_pass import Placer, Rows, SteeredPass
 from steer_cli.errors import PlanError
 from steer_cli.networks.adapter import Adapter, replace_stream
-from steer_cli.planning.placement import Placement, place
 from steer_cli.planning.tokens import Tokenizer
 
-Placements = tuple[Placement, ...]
+_UNSTEERED: ContextVar[bool] = ContextVar("unsteered", default=False)
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Within the `with`, passes of this thread run as if no model were steered."""
+    token = _UNSTEERED.set(True)
+    try:
+        yield
+    finally:
+        _UNSTEERED.reset(token)
 
 
 @contextmanager
 def attached(model: nn.Module, network: Adapter, steering: Steering, tokenizer: Tokenizer) -> Iterator[None]:
-    """Within the `with`, steer every pass of `model`: prompts, and later passes as new tokens.
+    """Within the `with`, steer every pass of `model`, whichever thread runs it.
 
     Positions are counted from each row's own first token, so rows may be padded on the left or on the right.
-    For relative coefficients, each prompt is run once more before its pass, unsteered, up to their layers.
+    `generate` says which tokens are the prompt's; outside of it, see `passes.prompt_in`. For relative
+    coefficients, each prompt is run once more before its first pass, unsteered, up to their layers.
 
     Args:
         model: a ...ForCausalLM, called with `input_ids`, and with `attention_mask` if they are padded.
         network: the same model.
+
+    Raises:
+        PlanError: at the end of the `with`, if an addition has acted on no token.
     """
-    now = _Pass(network, steering, tokenizer)
 
-    def begin(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        now.begin(kwargs.get("input_ids", args[0] if args else None), kwargs)
+    def measure(rows: Sequence[tuple[int, ...]]) -> Sequence[StreamLengths]:
+        with unsteered():
+            return stream_lengths(network, rows, steering.relative_layers)
 
+    held = _Held(Placer(steering, tokenizer, measure))
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for name, replaced in (("generate", held.generating), ("generate_batch", _refusing)):
+            _replace(stack, model, name, replaced)
+        before = model.register_forward_pre_hook(held.begin, with_kwargs=True)
+        after = model.register_forward_hook(held.end, always_call=True)
+        for hook in (before, after):
+            stack.callback(hook.remove)
         for layer in sorted({alignment.block for alignment in steering.alignments}):
-
-            def hook(_: nn.Module, args: tuple, kwargs: dict, layer: int = layer) -> tuple[tuple, dict]:
-                return replace_stream(args, kwargs, lambda stream: now.change(layer, stream))
-
-            stack.callback(network.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
+            hook = network.blocks[layer].register_forward_pre_hook(
+                partial(held.change, layer), with_kwargs=True
+            )
+            stack.callback(hook.remove)
         yield
+        held.check()
 
 
-class _Pass:
-    """What is done in the current pass."""
+def _replace(stack: ExitStack, model: nn.Module, name: str, replaced: Callable[[Callable], Callable]) -> None:
+    """Replace a method of this one model until the stack is closed."""
+    method = getattr(model, name, None)
+    if method is None:
+        return
+    own = vars(model).get(name)  # that of an enclosing `with`
+    stack.callback(partial(setattr, model, name, own) if own else partial(delattr, model, name))
+    setattr(model, name, replaced(method))
 
-    def __init__(self, network: Adapter, steering: Steering, tokenizer: Tokenizer):
-        self._network, self._steering, self._tokenizer = network, steering, tokenizer
-        self._measuring = False  # whether the pass is one that only measures the stream
-        self._arms: list[tuple[int, Arm]] = []  # per row of a prompt: where its tokens begin, and its arm
-        self._positions = 0  # run so far, in every row
-        # What the recipe does to new tokens: all rows alike, or each in its own way.
-        nowhere = tuple(Placement(alignment, 0, 0) for alignment in steering.alignments)
-        self._later = [Arm(nowhere, steering.vectors)]
-        # Those that have not run yet: the first pass shows whether they change anything.
-        self._unseen = {
-            layer: [placement for placement in placements if placement.on_new_tokens]
-            for layer, placements in self._later[0].acting.items()
-            if any(placement.every == "new" for placement in placements)
-        }
-        self._new: Tensor | None = None  # [rows, positions] of a later pass: 1 for tokens, 0 for padding
 
-    def begin(self, ids: Tensor | None, arguments: dict[str, Any]) -> None:
-        if self._measuring:
-            return
-        if ids is None:
-            raise PlanError(
-                "steering: a pass without input_ids, so token positions are unknown; pass input_ids"
-            )
-        cache = arguments.get("past_key_values")
-        mask = arguments.get("attention_mask")
-        if cache is not None and cache.get_seq_length():
-            whole = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask[:, -ids.shape[1] :]
-            self._check_same_prompts(len(ids), cache.get_seq_length())
-            self._arms, self._new = [], whole
-            self._positions += ids.shape[1]
-            return
-        if arguments.get("use_cache") is False and self._unseen:
-            raise PlanError(
-                "steering: {every: new} acts on new tokens alone, and without a KV cache they cannot be told "
-                "from the prompt; use `use_cache=True`"
-            )
-        self._new = None
-        tokens = torch.ones_like(ids) if mask is None else mask
-        rows = [self._row(*row) for row in zip(ids.tolist(), tokens.tolist(), strict=True)]
-        lengths = self._measured([row for _, row, _ in rows])
-        self._arms = [
-            (first, self._steering.on(placements, of_row))
-            for (first, _, placements), of_row in zip(rows, lengths, strict=True)
-        ]
-        self._positions = ids.shape[1]
-        if self._steering.relative_layers:
-            self._later = [arm for _, arm in self._arms]
+def _refusing(method: Callable) -> Callable:
+    @wraps(method)
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PlanError(
+            "steering: continuous batching puts several texts into one row, where additions cannot be "
+            "placed; use `generate`"
+        )
 
-    def _measured(self, rows: Sequence[tuple[int, ...]]) -> list[StreamLengths]:
-        self._measuring = True
-        try:
-            return stream_lengths(self._network, rows, self._steering.relative_layers)
-        finally:
-            self._measuring = False
+    return refuse
 
-    def _check_same_prompts(self, rows: int, positions: int) -> None:
-        """Raise PlanError if a pass does not go on from the last prompts, whose lengths are measured."""
-        if self._steering.relative_layers and (rows, positions) != (len(self._later), self._positions):
+
+class _OfThread(threading.local):
+    """What one thread is doing with the model."""
+
+    generation: Generation | None = None
+    rows: Rows | None = None  # those of the generation, once its first pass has shown them
+    current: SteeredPass | None = None
+    last: Rows | None = None  # outside of a generation, those of the last prompts
+    end: int = 0  # the columns run so far in their rows
+
+    def followed(self, current: Pass) -> Rows:
+        """The prompts that a pass of new tokens follows, on which relative coefficients are measured."""
+        if self.last is None or (current.past, len(current.ids)) != (self.end, len(self.last.arms)):
             raise PlanError(
                 "steering: a relative coefficient is measured on the prompts that ran last, and this pass "
                 "goes on from another KV cache; run each prompt and its new tokens in turn, or use a plain "
                 "number"
             )
+        return self.last
 
-    def _row(self, ids: Sequence[int], mask: Sequence[int]) -> tuple[int, tuple[int, ...], Placements]:
-        own = [index for index, kept in enumerate(mask) if kept]
-        row = tuple(ids[index] for index in own)
-        bos = self._tokenizer.bos
-        with_bos = bos is not None and row[:1] == (bos,)
-        is_chat = not with_bos and bool(self._tokenizer.chat_starts.intersection(row[:1]))
-        if bos is not None and not with_bos and not is_chat:
+
+class _Held:
+    """The hooks on one model."""
+
+    def __init__(self, placer: Placer):
+        self._placer = placer
+        self._thread = _OfThread()
+        self._generating: set[int] = set()  # threads
+
+    def generating(self, method: Callable) -> Callable:
+        """`generate`, which also says what its prompt is."""
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            thread = self._thread
+            if thread.generation is not None or _UNSTEERED.get():  # of an assistant that is this model itself
+                return method(*args, **kwargs)
+            given = signature.bind_partial(*args, **kwargs).arguments
+            given |= given.get("kwargs", {})
+            ids = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
+            # Compiled passes would not run the hooks each time.
+            kwargs["disable_compile"] = True
+            thread.generation, thread.rows = Generation(ids, given.get("attention_mask")), None
+            self._generating.add(threading.get_ident())
+            try:
+                return method(*args, **kwargs)
+            finally:
+                thread.generation = thread.rows = None
+                self._generating.discard(threading.get_ident())
+
+        return generate
+
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before a pass: find out where its tokens stand."""
+        if _UNSTEERED.get():
+            return
+        thread = self._thread
+        arguments = {**kwargs, **inspect.signature(model.forward).bind_partial(*args).arguments}
+        current = read_pass(arguments)
+        if thread.generation is None:
+            rows = self._placer.outside(current, cached=arguments.get("use_cache") is not False)
+            if rows is None and self._placer.steering.relative_layers:
+                rows = thread.followed(current)
+            thread.last, thread.end = rows, current.end
+        elif thread.rows is None:
+            rows = thread.rows = self._placer.within(thread.generation.prompt(current), current)
+        else:
+            rows = thread.rows
+        if thread.generation is not None and rows is not None and current.past < rows.prompt.width:
+            thread.generation.check(current, rows.prompt)
+        thread.current = SteeredPass(self._placer, current, rows)
+
+    def end(self, *_: Any) -> None:
+        """After a pass, and after an exception in it."""
+        if self._thread.current is not None:
+            self._thread.current.finish()
+            self._thread.current = None
+
+    def change(self, layer: int, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Before a block: steer the stream that enters it."""
+        if _UNSTEERED.get():
+            return None
+        current = self._thread.current
+        if current is None:
             raise PlanError(
-                f"steering: a row does not begin with BOS ({self._tokenizer.piece(bos)!r}); put it in "
-                "front of the text, or set `bos: none` in the recipe"
+                "steering: a block ran outside a pass of the model that was given to it (a wrapper around "
+                "the model, its decoder called directly, gradient checkpointing), so token positions are "
+                "unknown; call the model itself"
             )
-        text = self._tokenizer.decode(row)
-        placements = place(self._steering.alignments, self._tokenizer, row, text, is_chat)
-        return own[0], row, placements
+        return replace_stream(args, kwargs, partial(current.change, layer))
 
-    def change(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that enters a block, [rows, positions, width], steered."""
-        if self._measuring:
-            return stream
-        if self._new is not None:
-            return self._change_new(layer, stream, self._new.to(stream.device, torch.bool))
-        after = stream.clone()
-        for row, (first, arm) in enumerate(self._arms):
-            own = stream[row : row + 1, first:]
-            change = change_of([arm], layer, own.shape[1], own.shape[2], stream.device)
-            after[row, first:] = change.of(own)[0]
-        changed = ChangedRows([stream.shape[1]] * len(stream))
-        changed.see(layer, stream, after)
-        for row, _ in changed.missing([arm.acting_on_prompt for _, arm in self._arms]):
-            raise lost(self._arms[row][1].acting_on_prompt[layer], layer, changed.dtype)
-        return after
-
-    def _change_new(self, layer: int, stream: Tensor, tokens: Tensor) -> Tensor:
-        changes = [arm.on_new_tokens.get(layer) for arm in self._later]
-        if changes[0] is None:
-            return stream
-        parts = stream.split(1) if len(changes) > 1 else (stream,)
-        changed = [change.of(part) for change, part in zip(changes, parts, strict=True) if change is not None]
-        after = torch.where(tokens[..., None], torch.cat(changed), stream)
-        unseen = self._unseen.pop(layer, None)
-        if unseen is not None and tokens.any() and torch.equal(after, stream):
-            raise lost(unseen, layer, stream.dtype)
-        return after
+    def check(self) -> None:
+        """At the end of the `with`."""
+        if self._generating:
+            raise PlanError(
+                "steering: `generate` still runs in another thread, unsteered from here on; join that thread "
+                "within the `with`"
+            )
+        self._placer.check()

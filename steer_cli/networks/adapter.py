@@ -6,6 +6,7 @@ replacing their `forward`. All of this is undone when a pass ends, however it en
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -36,9 +37,12 @@ class Adapter:
         self.model, self.blocks, self._new_cache = model, blocks, new_cache
         self.windows = _windows(model.config.get_text_config())
         embeddings = model.get_input_embeddings().weight
+        device = embeddings.device
+        if device.type == "meta":  # the weights are offloaded, and are loaded for each pass
+            device = torch.device(model.get_input_embeddings()._hf_hook.execution_device)
         self.depth, self.width = len(blocks), model.config.get_text_config().hidden_size
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
-        self.embeddings, self.dtype, self.device = embeddings.shape[0], model.dtype, embeddings.device
+        self.embeddings, self.dtype, self.device = embeddings.shape[0], model.dtype, device
         self.norms_remove_mean = _has_layer_norms(blocks[0])
         # Some networks embed in a width other than the stream's, and project.
         self._embedding_width = embeddings.shape[1]
@@ -126,8 +130,14 @@ class Adapter:
     def _changed(self, changes: Changes) -> Iterator[None]:
         """Within the `with`, give each of these blocks the changed stream."""
 
+        thread = threading.get_ident()
+
         def hook_for(change: Callable[[Tensor], Tensor]) -> Callable:
-            return lambda _, args, kwargs: replace_stream(args, kwargs, change)
+            def hook(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+                # Another thread may run the model that a user holds.
+                return replace_stream(args, kwargs, change) if threading.get_ident() == thread else None
+
+            return hook
 
         with ExitStack() as stack:
             for layer, change in changes.items():

@@ -2,84 +2,18 @@
 
 import pytest
 import torch
-from tiny import by_transformers, recipe_of
+from held import OTHER, PROMPT, Held, recipe, until_end, within
 
 import steer_cli as steer
 from steer_cli.errors import PlanError, TokenError, VectorError
 
-torch.set_num_threads(1)
 KINDS = ("gpt2", "llama", "gemma3", "gpt_neox")
-PROMPT = "I went up to my friend and said"
-OTHER = "The wedding of my friend was late because of the rain and"
 POSITIONS = ("front", "back", {"at": 4}, "every")
-NEW = 12
-
-
-class Held:
-    """A tiny model as its user holds it: by transformers, with its tokenizer."""
-
-    def __init__(self, folder):
-        from transformers import AutoTokenizer
-
-        self.folder, self.model = folder, by_transformers(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.tokenizer.padding_side = "left"
-        self.bos = self.tokenizer.bos_token_id
-        if self.bos is None:
-            self.bos = self.tokenizer.eos_token_id
-
-    def ids(self, text):
-        return [self.bos, *self.tokenizer(text, add_special_tokens=False).input_ids]
-
-    def batch(self, *texts, side="left"):
-        rows = [self.ids(text) for text in texts]
-        longest = max(map(len, rows))
-        pads = [[0] * (longest - len(row)) for row in rows]
-        both = list(zip(rows, pads, strict=True))
-        ids = [pad + row if side == "left" else row + pad for row, pad in both]
-        mask = [
-            [0] * len(pad) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(pad)
-            for row, pad in both
-        ]
-        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-
-    def generate(self, *texts, **options):
-        """The new tokens of each row, up to its end."""
-        batch = self.batch(*texts)
-        made = self.model.generate(
-            **batch, **{"do_sample": False, "max_new_tokens": NEW, "pad_token_id": 0, **options}
-        )
-        return [until_end(row, self.tokenizer.eos_token_id) for row in made[:, batch["input_ids"].shape[1] :]]
-
-    def logits(self, *texts):
-        with torch.no_grad():
-            return self.model(**self.batch(*texts)).logits
-
-    def hooks(self):
-        return sum(
-            len(module._forward_pre_hooks) + len(module._forward_hooks) for module in self.model.modules()
-        )
-
-
-def until_end(row, eos):
-    ids = row.tolist()
-    return ids[: ids.index(eos)] if eos in ids else ids
 
 
 @pytest.fixture(params=KINDS)
 def held(request, tiny_folder):
     return Held(tiny_folder(request.param))
-
-
-def recipe(position="front", prompt=PROMPT, **more):
-    addition = {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": 9, "position": position, **more}
-    sampling = {"temperature": 0, "frequency_penalty": 0, "max_new_tokens": NEW, "samples": 1}
-    return recipe_of(addition, prompt=prompt, sampling=sampling)
-
-
-def within(held, wanted):
-    return steer.steering(held.model, wanted, held.tokenizer)
 
 
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
@@ -91,8 +25,7 @@ def test_greedy_text_is_that_of_steer(held, position):
     assert held.generate(PROMPT) == [unsteered]
     with within(held, wanted):
         assert held.generate(PROMPT) == [steered]
-        if position != "back":  # which is elsewhere in each longer row, as without a cache each is a prompt
-            assert held.generate(PROMPT, use_cache=False) == [steered]
+        assert held.generate(PROMPT, use_cache=False) == [steered]
     assert steered != unsteered
 
 
@@ -188,17 +121,20 @@ def test_every_way_and_operation_is_what_steer_does_also_in_a_padded_batch(held,
     assert made == [until_end(torch.tensor(run.steered[0].tokens), eos) for run in runs]
 
 
-def test_new_tokens_alone_need_a_cache_and_must_change(held):
+def test_new_tokens_alone_must_come_and_change(held):
     before = held.logits(PROMPT)
-    with within(held, recipe({"every": "new"})):
+    new = {"every": "new"}
+    with pytest.raises(PlanError, match="did nothing: no pass had new tokens"), within(held, recipe(new)):
         assert torch.equal(held.logits(PROMPT), before)
-        with pytest.raises(PlanError, match="without a KV cache they cannot be told from the prompt"):
-            held.generate(PROMPT, use_cache=False)
     with (
-        within(held, recipe({"every": "new"}, coefficient=1e-20)),
-        pytest.raises(VectorError, match="nothing"),
+        pytest.raises(PlanError, match="without a KV cache they cannot be told from the prompt"),
+        within(held, recipe(new)),
     ):
+        held.model(**held.batch(PROMPT), use_cache=False)
+    with pytest.raises(VectorError, match="nothing"), within(held, recipe(new, coefficient=1e-20)):
         held.generate(PROMPT)
+    with within(held, recipe(new)):  # nothing has run
+        pass
 
 
 # ---- chats
