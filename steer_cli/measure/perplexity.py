@@ -21,11 +21,11 @@ from steer_cli.errors import CorpusError, PlanError, VectorError
 from steer_cli.events import Note, silent
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import CorpusPlan, Line, fit
-from steer_cli.measure.scoring import Run, Texts, logprobs, texts_at
+from steer_cli.measure.scoring import Run, See, Texts, logprobs, texts_at
 from steer_cli.networks.network import Network
 from steer_cli.planning.alignment import files_of
 from steer_cli.planning.tokens import Tokenizer
-from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name
+from steer_cli.results import CorpusFindings, Perplexity, SentenceChange, figure_name, left_out_notes
 
 LARGEST_EXPONENT = 700  # nats per token; its exponential is still finite
 
@@ -52,17 +52,21 @@ class Compared:
 
 @dataclass
 class Sheet:
-    """The lines of a run and their unsteered log probabilities, with which every arm is compared."""
+    """The lines of a run and their unsteered log probabilities, with which every arm is compared.
+
+    `see` is told of every pass over the lines, of the unsteered one first.
+    """
 
     network: Network
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
+    see: See | None = None
     texts: Texts = field(init=False)
     unsteered: list[Tensor] = field(init=False)  # for every token but the first
 
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
-        self.unsteered = _whole(self.network, self.texts)
+        self.unsteered = _whole(self.network, self.texts, self.see)
 
     def compare(self, arms: Sequence[Steering], keep_changes: bool = False) -> list[Compared]:
         """Compare each arm with the unsteered one; an arm that fits no line compares nothing.
@@ -86,7 +90,7 @@ class Sheet:
             for number in acting:
                 yield from self._runs(number, arms[number], [text], found[number])
 
-        for run, values in logprobs(self.network, self.texts, runs_of):
+        for run, values in logprobs(self.network, self.texts, runs_of, self.see):
             self._enter(found[run.arm_number], run, values, keep_changes)
         return found
 
@@ -132,7 +136,7 @@ class Sheet:
         return found
 
 
-def _whole(network: Network, texts: Texts) -> list[Tensor]:
+def _whole(network: Network, texts: Texts, see: See | None) -> list[Tensor]:
     """Log probabilities of every token but the first in each text."""
     found = [torch.zeros(0, dtype=torch.float64)] * len(texts.ids)
 
@@ -140,7 +144,7 @@ def _whole(network: Network, texts: Texts) -> list[Tensor]:
         if len(texts.ids[text]) > 1:
             yield Run(text, range(len(texts.ids[text]) - 1))
 
-    for run, values in logprobs(network, texts, runs_of):
+    for run, values in logprobs(network, texts, runs_of, see):
         found[run.text] = values.clone()  # a copy, so that the memory of the pass can be freed
     return found
 
@@ -247,14 +251,3 @@ def compare_corpora(
     changes = sentence_changes(sheet, compared, plan.facts.tokenizer.piece) if sentences else ()
     files = files_of(steering.alignments)
     return CorpusFindings(plan.recipe, plan.facts.name, tuple(found), tuple(changes), files)
-
-
-def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
-    """A note for every corpus with sentences that could not be measured."""
-    for each in figures:
-        if each.left_out:
-            why = each.reason or "they are too short for the vector"
-            yield (
-                f"{figure_name(each.corpus, each.label)}: {each.left_out} of "
-                f"{each.left_out + each.sentences} sentences are left out: {why}"
-            )

@@ -48,6 +48,11 @@ class Run:
     arm_number: int = 0
 
 
+# Told of the runs of a pass, and of the stream that leaves the last block at the positions that they keep, run
+# after run: [kept, width].
+See = Callable[[Sequence[Run], Tensor], None]
+
+
 @dataclass(frozen=True)
 class Texts:
     """Token ids of texts, longest first, and their streams entering block `layer`, if kept."""
@@ -93,13 +98,14 @@ def _recorded(network: Network, texts: Texts, batch: range, layer: int) -> Tenso
 
 @torch.inference_mode()
 def logprobs(
-    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]]
+    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]], see: See | None = None
 ) -> Iterator[tuple[Run, Tensor]]:
     """Log probability of the token after each position that a run keeps.
 
     Args:
         texts: from `texts_at`, for a layer no deeper than the first that any run changes.
         runs_of: returns the runs of a text; called when its batch is reached.
+        see: called in each pass, before its results are yielded.
 
     Returns:
         Each run with [kept], float64 on the CPU, as passes finish.
@@ -119,7 +125,7 @@ def logprobs(
             count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
             part = [first, *islice(runs, count - 1)]
             changed = ChangedRows([len(texts.ids[run.text]) - 1 for run in part])
-            yield from zip(part, _scored(network, texts, batch, stream, part, changed), strict=True)
+            yield from zip(part, _scored(network, texts, batch, stream, part, changed, see), strict=True)
             _note(idle, part, changed)
     for error in idle.values():
         if error is not None:
@@ -137,7 +143,13 @@ def _note(idle: Idle, runs: Sequence[Run], changed: ChangedRows) -> None:
 
 
 def _scored(
-    network: Network, texts: Texts, batch: range, stream: Tensor, runs: Sequence[Run], changed: ChangedRows
+    network: Network,
+    texts: Texts,
+    batch: range,
+    stream: Tensor,
+    runs: Sequence[Run],
+    changed: ChangedRows,
+    see: See | None,
 ) -> Sequence[Tensor]:
     longest = max(1, len(texts.ids[runs[0].text]) - 1)
     rows = stream[[run.text - batch.start for run in runs], :longest]  # [runs, longest, width]
@@ -149,9 +161,12 @@ def _scored(
     wanted = [texts.ids[runs[row].text][position + 1] for row, position in places]
     # Only positions that count are unembedded, as the vocabulary is the widest part of a pass.
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
-    chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long))
+    kept = last[rows_kept, positions]
+    chosen = _chosen(network, kept, torch.tensor(wanted, dtype=torch.long))
     if not chosen.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
+    if see is not None:
+        see(runs, kept)
     return chosen.split([len(run.kept) for run in runs])
 
 

@@ -3,11 +3,18 @@
 from steer_cli.results.agreement import Agreement
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
+from steer_cli.results.estimate import Estimate
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
 from steer_cli.results.partial import Partial, Watch
-from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
+from steer_cli.results.perplexity import (
+    CorpusFindings,
+    Perplexity,
+    SentenceChange,
+    figure_name,
+    left_out_notes,
+)
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
@@ -25,6 +32,7 @@ __all__ = [
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "Estimate",
     "ModelCheck",
     "Norms",
     "Partial",
@@ -43,6 +51,7 @@ __all__ = [
     "axis_values",
     "compare_arms",
     "figure_name",
+    "left_out_notes",
     "reads_like",
     "standard_error",
     "steering_cost",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from steer_cli.results.json_values import Record, with_files
@@ -69,3 +69,14 @@ class CorpusFindings:
         head = with_files({"recipe": self.recipe, "model": self.model}, self.files)
         yield from (head | figure.record() for figure in self.figures)
         yield from (head | asdict(sentence) for sentence in self.sentences)
+
+
+def left_out_notes(figures: Sequence[Perplexity]) -> Iterator[str]:
+    """A note for every corpus with sentences that could not be measured."""
+    for each in figures:
+        if each.left_out:
+            why = each.reason or "they are too short for the vector"
+            yield (
+                f"{figure_name(each.corpus, each.label)}: {each.left_out} of "
+                f"{each.left_out + each.sentences} sentences are left out: {why}"
+            )

@@ -20,13 +20,22 @@ from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Note, silent
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
-from steer_cli.measure.perplexity import Sheet, figures, left_out_notes
+from steer_cli.measure.perplexity import Sheet, figures
 from steer_cli.measure.scoring import next_logits
 from steer_cli.measure.words import count_words
 from steer_cli.models.load import Model
 from steer_cli.planning.placement import place
 from steer_cli.planning.plan import PlannedPrompt, align
-from steer_cli.results import ArmMeans, Cost, Perplexity, PromptShift, SweepPoint, compare_arms, steering_cost
+from steer_cli.results import (
+    ArmMeans,
+    Cost,
+    Perplexity,
+    PromptShift,
+    SweepPoint,
+    compare_arms,
+    left_out_notes,
+    steering_cost,
+)
 from steer_cli.sweeps.grid import GridPoint
 from steer_cli.sweeps.plan import SweepPlan
 
