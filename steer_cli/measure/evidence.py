@@ -182,13 +182,13 @@ def halves(evidence: Evidence) -> tuple[Evidence, Evidence]:
 
 
 def _half(evidence: Evidence, half: int) -> Evidence:
-    kept = {corpus.name: _kept(corpus, half) for corpus in evidence.corpora}
+    toward, away = (corpus and _kept(corpus, half) for corpus in (evidence.toward, evidence.away))
     choices = evidence.choices
     if choices is not None:
         items = [item for item in choices.items if _half_of(item.content) == half]
         _check_half("choices", len(items), len(choices.items), "items")
         choices = Choices.of(items)
-    return replace(evidence, **kept, choices=choices)
+    return Evidence(_kept(evidence.neutral, half), toward, away, choices, evidence.count)
 
 
 def _kept(corpus: Corpus, half: int) -> Corpus:

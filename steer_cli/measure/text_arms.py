@@ -1,4 +1,4 @@
-"""Many arms on the sentences of some evidence, in shared passes: what each sentence gains, and how much changes.
+"""Many arms on the sentences of some evidence, in shared passes: what each gains, and how much changes.
 
 The unsteered stream of all sentences is recorded once, and moves up to the first layer of the arms that are
 compared. Arms of one `TextArms` act on spans of the same length at the front, or all at other positions.
@@ -32,8 +32,8 @@ class SetChanges:
     """The measured sentences of one set, in the order of the file, under one arm.
 
     `change` has the gain of log probability of each sentence over its compared predictions, in nats, and how
-    many these are. `divergence` has KL(steered || unsteered) of every prediction, a tensor per sentence, if it
-    was asked for. `left_out` counts sentences without predictions, because of `reason` if there is one.
+    many these are. `divergence` has KL(steered || unsteered) of every prediction, a tensor per sentence, if
+    it was asked for. `left_out` counts sentences without predictions, because of `reason` if there is one.
     """
 
     change: Draws
@@ -137,7 +137,8 @@ class TextArms:
         if len(kept) < FEWEST:
             why = reason or "the others have no prediction after the vector; give longer ones"
             raise CorpusError(
-                f"{name}: {len(kept)} of {len(within)} sentences can be measured, too few for an interval: {why}",
+                f"{name}: {len(kept)} of {len(within)} sentences can be measured, too few for an interval: "
+                f"{why}",
                 name,
             )
         sums = np.array([compared.change[text] for text in kept])
