@@ -7,7 +7,7 @@ number per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm, change_of
 from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
-from steer_cli.activations.residual import record
+from steer_cli.activations.relative import StreamLengths, entering
+from steer_cli.activations.residual import record, visit_from
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
@@ -61,6 +62,10 @@ class Texts:
     layer: int = 0
     streams: tuple[Tensor, ...] | None = None
 
+    def stream(self, network: Network, index: int, batch: range) -> Tensor:
+        """The stream of a batch entering block `layer`, kept or recorded now."""
+        return self.streams[index] if self.streams else _recorded(network, self, batch, self.layer)
+
     def batches(self) -> Iterator[range]:
         """Batches of texts of similar length; they depend only on the texts."""
         start = 0
@@ -97,6 +102,19 @@ def _recorded(network: Network, texts: Texts, batch: range, layer: int) -> Tenso
 
 
 @torch.inference_mode()
+def lengths_at(network: Network, texts: Texts, layers: Collection[int]) -> list[StreamLengths]:
+    """How long the stream of each text is at some layers, none above that of `texts`; its last token not run.
+
+    Without layers, nothing is run; for that of `texts` alone, only where its stream is not kept.
+    """
+    kept: list[dict[int, Tensor]] = [{} for _ in texts.ids]
+    for index, batch in enumerate(texts.batches()) if layers else ():
+        see = entering(kept, batch, [len(texts.ids[text]) - 1 for text in batch])
+        visit_from(network, texts.stream(network, index, batch), texts.layer, layers, see)
+    return [*kept]
+
+
+@torch.inference_mode()
 def logprobs(
     network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]], see: See | None = None
 ) -> Iterator[tuple[Run, Tensor]]:
@@ -118,10 +136,10 @@ def logprobs(
     for index, batch in enumerate(texts.batches()):
         # All arms of a text run together, so that a pass holds texts of one length.
         runs = (run for text in batch for run in runs_of(text))
-        stream = texts.streams[index] if texts.streams else None
+        stream = None
         for first in runs:
             if stream is None:
-                stream = _recorded(network, texts, batch, texts.layer)
+                stream = texts.stream(network, index, batch)
             count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
             part = [first, *islice(runs, count - 1)]
             changed = ChangedRows([len(texts.ids[run.text]) - 1 for run in part])

@@ -20,7 +20,7 @@ from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.divergence import Divergence
 from steer_cli.measure.evidence import FEWEST
 from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
-from steer_cli.measure.perplexity import Compared, Sheet
+from steer_cli.measure.sheet import Compared, Sheet
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import ModelFacts

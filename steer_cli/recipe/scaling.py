@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Addition, Recipe
 
 
 def scaled(addition: Addition, multiplier: float) -> Addition:
-    """The addition with its coefficient multiplied."""
-    return addition.model_copy(update={"coefficient": addition.coefficient * multiplier})
+    """The addition with its coefficient multiplied, relative to the stream or not."""
+    strength = addition.strength * multiplier
+    relative = isinstance(addition.coefficient, Relative)
+    return addition.model_copy(update={"coefficient": Relative(relative=strength) if relative else strength})
 
 
 def scaled_recipe(recipe: Recipe, multiplier: float) -> Recipe:

@@ -1,6 +1,7 @@
 """Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
 from steer_cli.results.agreement import Agreement
+from steer_cli.results.came_to import CameTo, came_to, over_texts
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.estimate import Estimate
@@ -8,16 +9,10 @@ from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
 from steer_cli.results.partial import Partial, Watch
-from steer_cli.results.perplexity import (
-    CorpusFindings,
-    Perplexity,
-    SentenceChange,
-    figure_name,
-    left_out_notes,
-)
+from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
-from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
+from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
 
 __all__ = [
     "AXES",
@@ -27,6 +22,7 @@ __all__ = [
     "WORD_SALAD",
     "Agreement",
     "ArmMeans",
+    "CameTo",
     "Comparison",
     "Completion",
     "Coordinates",
@@ -48,10 +44,13 @@ __all__ = [
     "TokenShift",
     "Watch",
     "arm_names",
+    "axis_name",
+    "axis_number",
     "axis_values",
+    "came_to",
     "compare_arms",
     "figure_name",
-    "left_out_notes",
+    "over_texts",
     "reads_like",
     "standard_error",
     "steering_cost",
