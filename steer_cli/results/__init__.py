@@ -2,6 +2,7 @@
 
 from steer_cli.results.agreement import Agreement
 from steer_cli.results.came_to import CameTo, came_to, over_texts
+from steer_cli.results.card import Answers, Card, CurvePoint, Fluency, Neutral, ScoredArm, Source
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.estimate import Estimate
@@ -13,6 +14,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
+from steer_cli.results.verdict import Verdict
 
 __all__ = [
     "AXES",
@@ -21,15 +23,20 @@ __all__ = [
     "STUMBLES",
     "WORD_SALAD",
     "Agreement",
+    "Answers",
     "ArmMeans",
     "CameTo",
+    "Card",
     "Comparison",
     "Completion",
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "CurvePoint",
     "Estimate",
+    "Fluency",
     "ModelCheck",
+    "Neutral",
     "Norms",
     "Partial",
     "Perplexity",
@@ -37,11 +44,14 @@ __all__ = [
     "Receipt",
     "Scan",
     "ScanPoint",
+    "ScoredArm",
     "SentenceChange",
     "Shift",
+    "Source",
     "Sum",
     "SweepPoint",
     "TokenShift",
+    "Verdict",
     "Watch",
     "arm_names",
     "axis_name",
