@@ -13,7 +13,7 @@ from environments import BENCHMARKS, PEERS, Peer
 from shape import MODEL_SHAPE, made
 from summary import medians, show
 
-from steer_cli.api import load_recipe
+from steer_cli.api.questions import load_recipe
 from steer_cli.models.catalogue import DEFAULT_MODEL
 from steer_cli.models.resolve import locate
 from steer_cli.planning.plan import Plan, plan_recipe

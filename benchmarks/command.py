@@ -18,7 +18,7 @@ import environments
 from bench import work_of
 from environments import BENCHMARKS, PEERS
 
-from steer_cli.api import load_recipe
+from steer_cli.api.questions import load_recipe
 from steer_cli.models.resolve import locate
 from steer_cli.planning.plan import plan_recipe
 

@@ -16,7 +16,7 @@ import torch
 from environments import BENCHMARKS, machine, pulled, show_machine
 
 from steer_cli.activations.arms import UNSTEERED, Steering
-from steer_cli.api import load_model, vectors
+from steer_cli.api.questions import load_model, vectors
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.request import Request
 from steer_cli.models.catalogue import DEFAULT_MODEL

@@ -33,7 +33,7 @@ def work(count: int, samples: int, tokens: int) -> dict:
     """Tokens per second and memory of the work of `steer generate`, on a loaded model."""
     import torch
 
-    from steer_cli.api import load_model, load_recipe
+    from steer_cli.api.questions import load_model, load_recipe
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.run_plan import complete
 

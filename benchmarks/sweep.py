@@ -23,7 +23,7 @@ import torch
 from environments import machine, show_machine
 from torch import nn
 
-from steer_cli.api import load_model
+from steer_cli.api.questions import load_model
 from steer_cli.measure.corpus import Corpus, read_corpus
 from steer_cli.models.load import Model
 from steer_cli.networks.attention import Causal

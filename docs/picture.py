@@ -10,7 +10,7 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import SVG_EXPORT_THEME, TerminalTheme
 
-from steer_cli.api import generate, load_model, load_recipe
+from steer_cli.api.questions import generate, load_model, load_recipe
 from steer_cli.report.comparison import comparison_parts
 from steer_cli.report.title import title
 

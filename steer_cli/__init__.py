@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from steer_cli.version import __version__
 
 if TYPE_CHECKING:
-    from steer_cli.api import (
+    from steer_cli.api.held_model import steering
+    from steer_cli.api.judging import score
+    from steer_cli.api.questions import (
         bake,
         export,
         generate,
@@ -26,19 +28,21 @@ if TYPE_CHECKING:
         vectors,
     )
     from steer_cli.errors import SteerError
-    from steer_cli.held import steering
     from steer_cli.measure.corpus import read_corpus
+    from steer_cli.measure.evidence_files import read_choices
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
     from steer_cli.sweeps.scan import scan
 
 _HOMES = {
-    **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "sweep", "export", "bake"), "api"),
-    "steering": "held",
+    **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api.questions"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "export", "bake"), "api.questions"),
+    "steering": "api.held_model",
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
+    "read_choices": "measure.evidence_files",
     "scan": "sweeps.scan",
+    "score": "api.judging",
     "SteerError": "errors",
     "Model": "models.load",
 }
@@ -55,8 +59,10 @@ __all__ = [
     "load_recipe",
     "norms",
     "perplexity",
+    "read_choices",
     "read_corpus",
     "scan",
+    "score",
     "shift",
     "steering",
     "sweep",

@@ -15,7 +15,7 @@ RECIPE = Path(__file__).parent.parent / "recipe.yaml"
 def load(job):
     import torch
 
-    from steer_cli.api import load_model, load_recipe
+    from steer_cli.api.questions import load_model, load_recipe
     from steer_cli.planning.plan import plan_recipe
     from steer_cli.run_plan import complete
 

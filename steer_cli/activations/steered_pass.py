@@ -81,7 +81,7 @@ class Placer:
             return [NO_LENGTHS] * len(rows)
         if any(row.unnamed for row in rows):
             raise PlanError(
-                "steering: a relative coefficient cannot be measured on a prompt that is partly in the KV cache; "
+                "steering: a relative coefficient cannot be measured on a prompt that is partly cached; "
                 "pass the whole prompt to `generate` as input_ids, or use a plain number"
             )
         return self._measure([row.ids for row in rows])

@@ -31,8 +31,9 @@ NAMES = {
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
-    **{"relative": "--relative", "ray": "--ray"},
+    **{"relative": "--relative", "ray": "--ray", "count": "--count"},
     **{"file": "--output", "folder": "--output", "approximate": "--approximate"},
+    **{"toward": "--toward", "away": "--away", "neutral": "--neutral", "choices": "--choices"},
     **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 

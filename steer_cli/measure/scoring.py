@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm, change_of
-from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
+from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.activations.relative import StreamLengths, entering
 from steer_cli.activations.residual import record, visit_from
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
-from steer_cli.planning.placement import Placement
 
 # Logits held at once: 128 MB of float32. The rest of a pass needs little in comparison.
 LOGITS = 32_000_000
@@ -47,6 +47,11 @@ class Run:
     kept: Sequence[int]
     arm: Arm = UNSTEERED
     arm_number: int = 0
+
+
+# Told of the runs of a pass and, of some of the rows that they keep, counted run after run: which these are,
+# the stream that leaves the last block, [rows, width], and the logits, [rows, vocabulary].
+See = Callable[[Sequence[Run], range, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,14 @@ def lengths_at(network: Network, texts: Texts, layers: Collection[int]) -> list[
 
 @torch.inference_mode()
 def logprobs(
-    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]]
+    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]], see: See | None = None
 ) -> Iterator[tuple[Run, Tensor]]:
     """Log probability of the token after each position that a run keeps.
 
     Args:
         texts: from `texts_at`, for a layer no deeper than the first that any run changes.
         runs_of: returns the runs of a text; called when its batch is reached.
+        see: called in each pass, before its results are yielded.
 
     Returns:
         Each run with [kept], float64 on the CPU, as passes finish.
@@ -137,7 +143,7 @@ def logprobs(
             count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
             part = [first, *islice(runs, count - 1)]
             changed = ChangedRows([len(texts.ids[run.text]) - 1 for run in part])
-            yield from zip(part, _scored(network, texts, batch, stream, part, changed), strict=True)
+            yield from zip(part, _scored(network, texts, batch, stream, part, changed, see), strict=True)
             _note(idle, part, changed)
     for error in idle.values():
         if error is not None:
@@ -155,33 +161,45 @@ def _note(idle: Idle, runs: Sequence[Run], changed: ChangedRows) -> None:
 
 
 def _scored(
-    network: Network, texts: Texts, batch: range, stream: Tensor, runs: Sequence[Run], changed: ChangedRows
+    network: Network,
+    texts: Texts,
+    batch: range,
+    stream: Tensor,
+    runs: Sequence[Run],
+    changed: ChangedRows,
+    see: See | None,
 ) -> Sequence[Tensor]:
     longest = max(1, len(texts.ids[runs[0].text]) - 1)
     rows = stream[[run.text - batch.start for run in runs], :longest]  # [runs, longest, width]
     attention = Causal(longest, network.device)
     last = network.run(
-        rows, texts.layer, network.depth, attention, _changes([run.arm for run in runs], changed)
+        rows, texts.layer, network.depth, attention, changes_of([run.arm for run in runs], changed)
     )
     places = [(row, position) for row, run in enumerate(runs) for position in run.kept]
     wanted = [texts.ids[runs[row].text][position + 1] for row, position in places]
     # Only positions that count are unembedded, as the vocabulary is the widest part of a pass.
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
-    chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long))
+    see_rows = None if see is None else partial(see, runs)
+    chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long), see_rows)
     if not chosen.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
     return chosen.split([len(run.kept) for run in runs])
 
 
-def _chosen(network: Network, stream: Tensor, wanted: Tensor) -> Tensor:
+def _chosen(
+    network: Network, stream: Tensor, wanted: Tensor, see: Callable[[range, Tensor, Tensor], None] | None
+) -> Tensor:
     """Log probability of each position's wanted token, [positions], float64; holds at most LOGITS at once."""
     parts = max(1, -(-len(stream) * network.vocabulary // LOGITS))
-    values = [torch.zeros(0, dtype=torch.float64)]
+    values, first = [torch.zeros(0, dtype=torch.float64)], 0
     for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):
         if len(rows):
             logits = network.unembed(rows)
             likely = logits.gather(1, ids[:, None].to(logits.device)).squeeze(1).float()
             values.append((likely - _log_sums(logits)).cpu().double())
+            if see is not None:
+                see(range(first, first + len(rows)), rows, logits)
+            first += len(rows)
     return torch.cat(values)
 
 
@@ -193,7 +211,7 @@ def _log_sums(logits: Tensor) -> Tensor:
     return torch.cat([some.float().logsumexp(-1) for some in rows])
 
 
-def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
+def changes_of(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
     """What is done in each row of a pass; each layer's tensors are made when the pass reaches it."""
 
     def changing(layer: int) -> Callable[[Tensor], Tensor]:
@@ -208,39 +226,3 @@ def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
         return replace
 
     return {layer: changing(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})}
-
-
-@torch.inference_mode()
-def next_logits(network: Network, prompt: Sequence[int], arms: Sequence[Arm], position: int) -> Tensor:
-    """Logits of the token after a position of one prompt, for each arm.
-
-    Returns:
-        [arms, vocabulary], float32 on the CPU.
-
-    Raises:
-        VectorError: logits are no longer finite, or an arm's additions at a layer change nothing.
-    """
-    start = min((layer for arm in arms for layer in arm.layers), default=0)
-    stream = record(network, torch.tensor([list(prompt)]), [start])[start]
-    attention = Causal(len(prompt), network.device)
-    size = max(1, PASS_POSITIONS // len(prompt))
-    parts = []
-    for first in range(0, len(arms), size):
-        part = arms[first : first + size]
-        changed = ChangedRows([position + 1] * len(part))
-        rows = stream.expand(len(part), -1, -1)
-        last = network.run(rows, start, network.depth, attention, _changes(part, changed))
-        for row, layer in changed.missing([arm.acting for arm in part]):
-            raise _without_effect(part[row].acting[layer], layer, position, changed)
-        parts.append(network.unembed(last[:, position]).float().cpu())
-    logits = torch.cat(parts)
-    if not logits.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
-    return logits
-
-
-def _without_effect(
-    placements: Sequence[Placement], layer: int, last: int, changed: ChangedRows
-) -> VectorError:
-    within = [placement for placement in placements if placement.start < min(placement.end, last + 1)]
-    return lost(within, layer, changed.dtype) if within else out_of_reach(placements, last)

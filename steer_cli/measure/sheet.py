@@ -12,7 +12,7 @@ from steer_cli.activations.arms import Steering
 from steer_cli.activations.relative import NO_LENGTHS, StreamLengths
 from steer_cli.errors import PlanError
 from steer_cli.measure.lines import Line, fit
-from steer_cli.measure.scoring import Run, Texts, lengths_at, logprobs, texts_at
+from steer_cli.measure.scoring import Run, See, Texts, lengths_at, logprobs, texts_at
 from steer_cli.networks.network import Network
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.results import CameTo, came_to
@@ -43,11 +43,15 @@ class Compared:
 
 @dataclass
 class Sheet:
-    """The lines of a run and their unsteered log probabilities, with which every arm is compared."""
+    """The lines of a run and their unsteered log probabilities, with which every arm is compared.
+
+    `see` is told of every pass over the lines, of the unsteered one first.
+    """
 
     network: Network
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
+    see: See | None = None
     texts: Texts = field(init=False)
     lengths: list[StreamLengths] = field(init=False)  # where relative coefficients are
     unsteered: list[Tensor] = field(init=False)  # for every token but the first
@@ -55,7 +59,7 @@ class Sheet:
     def __post_init__(self) -> None:
         self.texts = Texts(tuple(line.ids for line in self.lines))
         self.lengths = [NO_LENGTHS] * len(self.lines)
-        self.unsteered = _whole(self.network, self.texts)
+        self.unsteered = _whole(self.network, self.texts, self.see)
 
     def compare(self, arms: Sequence[Steering], keep_changes: bool = False) -> list[Compared]:
         """Compare each arm with the unsteered one; an arm that fits no line compares nothing.
@@ -81,7 +85,7 @@ class Sheet:
             for number in acting:
                 yield from self._runs(number, arms[number], [text], found[number])
 
-        for run, values in logprobs(self.network, self.texts, runs_of):
+        for run, values in logprobs(self.network, self.texts, runs_of, self.see):
             self._enter(found[run.arm_number], run, values, keep_changes)
         return found
 
@@ -124,13 +128,13 @@ class Sheet:
             if text in vector.changes:
                 yield Run(text, [position + moved[text] for position in vector.changes[text][0]])
 
-        for run, values in logprobs(self.network, texts, runs_of):
+        for run, values in logprobs(self.network, texts, runs_of, self.see):
             kept = vector.changes[run.text][0]
             self._enter(found, Run(run.text, kept), values, keep_changes=False)
         return found
 
 
-def _whole(network: Network, texts: Texts) -> list[Tensor]:
+def _whole(network: Network, texts: Texts, see: See | None) -> list[Tensor]:
     """Log probabilities of every token but the first in each text."""
     found = [torch.zeros(0, dtype=torch.float64)] * len(texts.ids)
 
@@ -138,6 +142,6 @@ def _whole(network: Network, texts: Texts) -> list[Tensor]:
         if len(texts.ids[text]) > 1:
             yield Run(text, range(len(texts.ids[text]) - 1))
 
-    for run, values in logprobs(network, texts, runs_of):
+    for run, values in logprobs(network, texts, runs_of, see):
         found[run.text] = values.clone()  # a copy, so that the memory of the pass can be freed
     return found

@@ -3,8 +3,10 @@
 from steer_cli.results.agreement import Agreement
 from steer_cli.results.baked import Baked
 from steer_cli.results.came_to import CameTo, came_to, over_texts
+from steer_cli.results.card import Answers, Card, CurvePoint, Fluency, Neutral, ScoredArm, Source
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
+from steer_cli.results.estimate import Estimate
 from steer_cli.results.exported import Exported
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
@@ -14,6 +16,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
+from steer_cli.results.verdict import Verdict
 
 __all__ = [
     "AXES",
@@ -22,16 +25,22 @@ __all__ = [
     "STUMBLES",
     "WORD_SALAD",
     "Agreement",
+    "Answers",
     "ArmMeans",
     "Baked",
     "CameTo",
+    "Card",
     "Comparison",
     "Completion",
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "CurvePoint",
+    "Estimate",
     "Exported",
+    "Fluency",
     "ModelCheck",
+    "Neutral",
     "Norms",
     "Partial",
     "Perplexity",
@@ -39,11 +48,14 @@ __all__ = [
     "Receipt",
     "Scan",
     "ScanPoint",
+    "ScoredArm",
     "SentenceChange",
     "Shift",
+    "Source",
     "Sum",
     "SweepPoint",
     "TokenShift",
+    "Verdict",
     "Watch",
     "arm_names",
     "axis_name",

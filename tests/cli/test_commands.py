@@ -25,6 +25,7 @@ from steer_cli.cli import (
     perplexity,
     recipes,
     schema,
+    score,
     shift,
     sweep,
     table,
@@ -693,6 +694,7 @@ HELPS = {
     ("sweep",): sweep.HELP,
     ("export",): export.HELP,
     ("bake",): bake.HELP,
+    ("score",): score.HELP,
 }
 
 

@@ -13,9 +13,9 @@ from conftest import ARCHITECTURES
 from reference import reference
 from tiny import LOVE, drawn, embedding, open_model, steer
 
-from steer_cli import api
 from steer_cli.activations.arms import UNSTEERED, Steering
 from steer_cli.activations.vectors import compute
+from steer_cli.api import questions as api
 from steer_cli.decoding import kv_cache, step
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.request import Request

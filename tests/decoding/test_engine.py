@@ -29,7 +29,7 @@ from tiny import (
 )
 
 from steer_cli.activations.arms import UNSTEERED
-from steer_cli.api import complete
+from steer_cli.api.questions import complete
 from steer_cli.decoding.engine import MOST_ROWS, decode
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Request

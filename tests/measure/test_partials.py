@@ -9,7 +9,7 @@ import pytest
 from conftest import ARCHITECTURES
 from tiny import LOVE, PROMPT, open_model, recipe_of, steer
 
-from steer_cli.api import generate
+from steer_cli.api.questions import generate
 from steer_cli.decoding.engine import decode
 from steer_cli.measure import completions as completing
 from steer_cli.measure.partials import Partials

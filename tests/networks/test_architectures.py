@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import reference
 
-from steer_cli import api
+from steer_cli.api import questions as api
 from steer_cli.errors import ModelError
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.load import load

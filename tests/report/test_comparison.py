@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from steer_cli.api import generate
+from steer_cli.api.questions import generate
 from steer_cli.recipe.schema import Addition, Recipe
 from steer_cli.report.acted import RATIO, acted
 from steer_cli.report.comparison import comparison_parts

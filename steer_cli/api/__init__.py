@@ -1,0 +1,1 @@
+"""The library's functions, each from end to end on a model that is loaded once."""
