@@ -14,12 +14,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
-    *("measure", "sweeps", "run_plan", "api"),
+    *("measure", "sweeps", "tuning", "run_plan", "api"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
 SHOWN = {"version", "errors", "events", "recipe", "planning", "results", "report"}
-WITH_TORCH = {"models", "networks", "activations", "decoding", "measure", "sweeps", "run_plan", "api"}
+WITH_TORCH = {
+    "models",
+    "networks",
+    "activations",
+    "decoding",
+    "measure",
+    "sweeps",
+    "tuning",
+    "run_plan",
+    "api",
+}
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,
     "transformers": {"models"},

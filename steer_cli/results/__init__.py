@@ -11,6 +11,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
+from steer_cli.results.tuning import Figures, Place, Searched, Trial
 
 __all__ = [
     "AXES",
@@ -25,19 +26,23 @@ __all__ = [
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "Figures",
     "ModelCheck",
     "Norms",
     "Partial",
     "Perplexity",
+    "Place",
     "PromptShift",
     "Receipt",
     "Scan",
     "ScanPoint",
+    "Searched",
     "SentenceChange",
     "Shift",
     "Sum",
     "SweepPoint",
     "TokenShift",
+    "Trial",
     "Watch",
     "arm_names",
     "axis_values",

@@ -1,0 +1,113 @@
+"""What a search tried at layers and positions, and what it chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer_cli.results.json_values import Record
+
+Position = str | int  # a word such as front or every=new, or a number, as the axis of a sweep has it
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where an addition acts."""
+
+    layer: int
+    position: Position
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Effect and damage with their standard errors, which are None where there is one draw."""
+
+    effect: float
+    damage: float
+    effect_stderr: float | None = None
+    damage_stderr: float | None = None
+
+    def record(self) -> Record:
+        return {
+            "effect": self.effect,
+            "effect_stderr": self.effect_stderr,
+            "damage": self.damage,
+            "damage_stderr": self.damage_stderr,
+        }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A coefficient at a place, and its figures in a round of the search, which counts from 0."""
+
+    place: Place
+    coefficient: float
+    figures: Figures
+    round: int
+
+    def record(self) -> Record:
+        where = {"layer": self.place.layer, "position": self.place.position, "coefficient": self.coefficient}
+        return {"round": self.round} | where | self.figures.record()
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Every trial of a search, in the order of their making; the last round has all of the evidence."""
+
+    trials: tuple[Trial, ...]
+    budget: float
+
+    @property
+    def final(self) -> tuple[Trial, ...]:
+        """The trials of the last round."""
+        last = max(trial.round for trial in self.trials)
+        return tuple(trial for trial in self.trials if trial.round == last)
+
+    def fits(self, trial: Trial) -> bool:
+        """Whether its damage is within the budget."""
+        return trial.figures.damage <= self.budget
+
+    @property
+    def best(self) -> tuple[Trial, ...]:
+        """Trials of the last round with an effect above 0 within the budget, the largest effect first."""
+        fitting = [trial for trial in self.final if self.fits(trial) and trial.figures.effect > 0]
+        return tuple(sorted(fitting, key=lambda trial: -trial.figures.effect))
+
+    @property
+    def places(self) -> tuple[Trial, ...]:
+        """What is known of each place, from its last round.
+
+        That is its largest effect within the budget; where no trial keeps to the budget, the least damage.
+        """
+        best: dict[Place, Trial] = {}
+        for trial in self.trials:
+            if trial.place not in best or self._worth(trial) > self._worth(best[trial.place]):
+                best[trial.place] = trial
+        return tuple(best[place] for place in sorted(best, key=_order))
+
+    def _worth(self, trial: Trial) -> tuple[int, bool, float]:
+        fits = self.fits(trial)
+        return trial.round, fits, trial.figures.effect if fits else -trial.figures.damage
+
+    @property
+    def frontier(self) -> tuple[Trial, ...]:
+        """The trials with all of the evidence that no other beats in both effect and damage, by damage."""
+        kept: list[Trial] = []
+        for trial in sorted(self.final, key=lambda trial: (trial.figures.damage, -trial.figures.effect)):
+            if trial.figures.effect > max((other.figures.effect for other in kept), default=0.0):
+                kept.append(trial)
+        return tuple(kept)
+
+    @property
+    def nearest_miss(self) -> Trial | None:
+        """The least damage beyond the budget among the trials that clearly steer; None if none does."""
+        steering = (trial for trial in self.trials if not self.fits(trial) and _clear(trial.figures))
+        return min(steering, key=lambda trial: (trial.figures.damage, -trial.round), default=None)
+
+
+def _order(place: Place) -> tuple[int, str]:
+    return place.layer, str(place.position)
+
+
+def _clear(figures: Figures) -> bool:
+    """Whether an effect is more than three standard errors above 0, as a single one of many should be."""
+    return figures.effect_stderr is not None and figures.effect > 3 * figures.effect_stderr
