@@ -1,7 +1,7 @@
 """Effect and damage of one layer, position and sign as functions of the coefficient, from few trials.
 
-Unsteered, both are 0. Between neighbouring trials, damage is taken to grow with the square of the coefficient,
-as it does where an unsteered model is near its best, and effect in proportion to it.
+Unsteered, both are 0. Between neighbouring trials, damage is taken to grow with the square of the
+coefficient, as it does where an unsteered model is near its best, and effect in proportion to it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def height(place: Place) -> float:
 
 
 def monotone(place: Place, coefficient: float) -> tuple[float, float]:
-    """Effect grows with the coefficient, damage with its square; both sides of 0 are alike but for the sign."""
+    """Effect grows with the coefficient, damage with its square."""
     return 0.3 * height(place) * coefficient, 0.05 * (coefficient / (1 + place.layer / 15)) ** 2
 
 
