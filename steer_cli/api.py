@@ -190,6 +190,7 @@ def sweep(
     store: Path | None = None,
     progress: Progress = silent,
     note: Note = silent,
+    relative: str | None = None,
 ) -> tuple[SweepPoint, ...]:
     """Measure a recipe over layers, coefficients, positions and shares of the width.
 
@@ -198,6 +199,7 @@ def sweep(
             of layers excludes its stop, other ranges include it.
         measures: perplexity, kl, counts; by default perplexity with corpora, kl without.
         store: a file that keeps finished points, from which the same sweep continues.
+        relative: a range of relative coefficients, such as 0.2:1:0.2, instead of plain ones.
 
     Raises:
         SteerError: the recipe or a range does not fit, or a point cannot be run.
@@ -206,7 +208,14 @@ def sweep(
     from steer_cli.sweeps.sweep import sweep
 
     options = SweepOptions(
-        layers, coefficients, positions, dims, tuple(measures), want=tuple(want), method=method
+        layers,
+        coefficients,
+        positions,
+        dims,
+        tuple(measures),
+        want=tuple(want),
+        method=method,
+        relative=relative,
     )
     plan = plan_sweep(recipe, tuple(corpora), options, model.located)
     return tuple(sweep(plan, model, store, progress, note))
@@ -218,7 +227,8 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
 
     Each row of a batch is a prompt, counted from its own first token, which is BOS unless the recipe says
     `bos: none` or the row is a chat of the tokenizer's own template. Without a KV cache every pass is a
-    prompt, so `back` and `middle` move with each new token, and `{every: prompt}` acts on new tokens too.
+    prompt, so `back` and `middle` move with each new token, `{every: prompt}` acts on new tokens too, and
+    relative coefficients are measured anew. They cost a further pass over each prompt, up to their layers.
     Afterwards, even after an exception, the model is as it was.
 
     Args:
@@ -232,5 +242,5 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
     from steer_cli.models.held import held_model
 
     network, facts = held_model(model, tokenizer, recipe.bos)
-    with attached(model, network.blocks, vectors_of(network, align(recipe, facts)), facts.tokenizer):
+    with attached(model, network, vectors_of(network, align(recipe, facts)), facts.tokenizer):
         yield

@@ -12,7 +12,7 @@ from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.planning.alignment import Alignment, files_of
 from steer_cli.planning.plan import Plan
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch, came_to
 
 if TYPE_CHECKING:
     from steer_cli.activations.arms import Steering
@@ -103,6 +103,7 @@ def shifts(
         wanted: token ids for effect and damage.
     """
     from steer_cli.activations.arms import UNSTEERED
+    from steer_cli.activations.relative import stream_lengths
     from steer_cli.measure.scoring import next_logits
     from steer_cli.measure.shift import Distributions, figures
     from steer_cli.measure.shift import top as likeliest
@@ -110,7 +111,9 @@ def shifts(
     steering = vectors_of(model.network, plan.alignments, note=note)
     for prompt, position in zip(plan.prompts, positions, strict=True):
         # With coefficient 0, reuse the unsteered arm: rounding may differ between rows of a batch.
-        arms = [UNSTEERED, *([] if steering.adds_nothing else [steering.on(prompt.placements)])]
+        [lengths] = stream_lengths(model.network, [prompt.ids], steering.relative_layers)
+        arm = steering.on(prompt.placements, lengths)
+        arms = [UNSTEERED, *([] if steering.adds_nothing else [arm])]
         logits = next_logits(model.network, prompt.ids, arms, position)
         both = Distributions.from_logits(logits[-1], logits[0])
         yield Shift(
@@ -123,6 +126,7 @@ def shifts(
             tokens=likeliest(both, top, plan.facts.tokenizer.piece),
             chat=prompt.chat,
             files=files_of(plan.alignments),
+            coefficients=came_to(arm.placements),
         )
 
 
@@ -147,6 +151,7 @@ def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
                 centred=centre,
                 chat=prompt.chat,
                 files=placement.alignment.files,
+                came_to=next(iter(came_to([placement])), None),
             )
 
 

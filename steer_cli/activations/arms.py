@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from steer_cli.activations.change import Ablation, Change
+from steer_cli.activations.relative import NO_LENGTHS, StreamLengths, comes_to, lengths_of
 from steer_cli.errors import VectorError
 from steer_cli.planning.placement import Alignment, Placement
+from steer_cli.recipe.relative import Relative
 from steer_cli.results import Agreement
 
 
@@ -122,9 +124,35 @@ class Steering:
         """Whether texts run as they would unsteered."""
         return all(alignment.addition.adds_nothing for alignment in self.alignments)
 
-    def on(self, placements: Sequence[Placement]) -> Arm:
-        """The arm for one text, given the placements of the alignments on it."""
-        return Arm(tuple(placements), self.vectors)
+    @cached_property
+    def relative_layers(self) -> frozenset[int]:
+        """The layers whose stream must be measured, on every text, for the relative coefficients there."""
+        return frozenset(
+            alignment.block
+            for alignment in self.alignments
+            if isinstance(alignment.addition.coefficient, Relative) and not alignment.addition.adds_nothing
+        )
+
+    @cached_property
+    def _row_lengths(self) -> tuple[Tensor, ...]:
+        return tuple(map(lengths_of, self.vectors))
+
+    def on(self, placements: Sequence[Placement], lengths: StreamLengths = NO_LENGTHS) -> Arm:
+        """The arm for one text, given the placements of the alignments on it.
+
+        A relative coefficient that has come to a number keeps it: a control's vector is as long as the one it
+        replaces, up to rounding, and so is what is added.
+
+        Args:
+            lengths: of the text's unsteered stream, at `relative_layers`.
+        """
+        placed = []
+        for number, placement in enumerate(placements):
+            if placement.relative is not None and placement.acts and placement.comes_to is None:
+                coefficient = comes_to(placement, self._row_lengths[number], lengths)
+                placement = replace(placement, comes_to=coefficient)
+            placed.append(placement)
+        return Arm(tuple(placed), self.vectors)
 
 
 def rows_of(placement: Placement, vector: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,23 +44,29 @@ def capture(network: Network, wanted: set[Wanted], progress: Progress = silent) 
     for each in wanted:
         kept.setdefault(whole[each.ids], {}).setdefault(each.layer, []).append(each)
     rows = sorted(kept, key=len)
-    total, streams = len(rows), Streams()
-    while rows:
-        count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
-        batch, rows = rows[-count:], rows[:-count]
-        # Padding to the right of a text cannot affect it, so rows of any length share a pass.
-        longest = len(batch[-1])
-        ids = torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
+    streams, done = Streams(), 0
+    for batch, ids in batches(rows):
 
-        def see(layer: int, stream: Tensor, batch: list[tuple[int, ...]] = batch) -> None:
+        def see(layer: int, stream: Tensor, batch: Sequence[tuple[int, ...]] = batch) -> None:
             for index, row in enumerate(batch):
                 for each in kept[row].get(layer, ()):
                     streams[each] = _part(stream[index], each).to(network.device)
 
         visit(network, ids, layers, see)
-        if count < total:  # a single pass is over before anybody would read of it
-            progress("read texts", total - len(rows), total)
+        done += len(batch)
+        if len(batch) < len(rows):  # a single pass is over before anybody would read of it
+            progress("read texts", done, len(rows))
     return streams
+
+
+def batches(rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[Sequence[tuple[int, ...]], Tensor]]:
+    """Texts, sorted by length, in batches for a pass each, longest first, and their ids [rows, positions]."""
+    while rows:
+        count = max(1, min(len(rows), CAPTURE_POSITIONS // len(rows[-1])))
+        batch, rows = rows[-count:], rows[:-count]
+        # Padding to the right of a text cannot affect it, so rows of any length share a pass.
+        longest = len(batch[-1])
+        yield batch, torch.tensor([row + (row[-1],) * (longest - len(row)) for row in batch])
 
 
 def _part(stream: Tensor, wanted: Wanted) -> Tensor:

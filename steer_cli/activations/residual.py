@@ -34,8 +34,17 @@ def visit(network: Network, ids: Tensor, layers: Iterable[int], see: Callable[[i
         see: called with a layer and its stream, [rows, positions, width], in the network's dtype.
     """
     ids = ids.to(network.device)
+    start = network.embed(ids, Causal(ids.shape[1], network.device).positions)
+    visit_from(network, start, 0, layers, see)
+
+
+@torch.inference_mode()
+def visit_from(
+    network: Network, stream: Tensor, start: int, layers: Iterable[int], see: Callable[[int, Tensor], object]
+) -> None:
+    """The same from the stream that enters block `start`, which is no deeper than the layers."""
     *passed, deepest = sorted(set(layers))
-    attention = Causal(ids.shape[1], network.device)
+    attention = Causal(stream.shape[1], network.device)
 
     def seeing(layer: int) -> Callable[[Tensor], Tensor]:
         def unchanged(stream: Tensor) -> Tensor:
@@ -44,5 +53,4 @@ def visit(network: Network, ids: Tensor, layers: Iterable[int], see: Callable[[i
 
         return unchanged
 
-    start = network.embed(ids, attention.positions)
-    see(deepest, network.run(start, 0, deepest, attention, {layer: seeing(layer) for layer in passed}))
+    see(deepest, network.run(stream, start, deepest, attention, {layer: seeing(layer) for layer in passed}))

@@ -104,7 +104,7 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
         vector[:, round(addition.dims * network.width) :] = 0
     if not vector.isfinite().all():
         raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
-    if addition.coefficient != 0 and not may_be_zero and not vector.any():
+    if addition.strength != 0 and not may_be_zero and not vector.any():
         ways = "change texts, layer or dims"
         if addition.layer == "all" and addition.source_layer is None:
             # At layer 0 equal tokens mostly have equal streams.

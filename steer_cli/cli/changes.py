@@ -37,6 +37,9 @@ def changes_of(direction: Direction) -> list[Override]:
     """
     if direction.plus == "":
         raise RecipeError(["--plus '': an empty text; write the text to steer towards"])
+    if direction.coefficient is not None and direction.relative is not None:
+        other = f"--coefficient {direction.coefficient}"
+        raise RecipeError([f"--relative {direction.relative}: {other} stands in its place; leave one out"])
     # The texts come last: a fault of the addition as a whole is theirs.
     changes = [_change(key, text) for key, text in reversed(direction.given.items())]
     if direction.plus is not None:
@@ -64,6 +67,9 @@ def recipe_of(direction: Direction, changes: list[Override]) -> Recipe:
 def _change(key: str, text: str) -> Override:
     label = f"--{key} {text if 0 < len(text) <= 80 else show(text)}"
     value = _value(key, text, label)
+    if key == "relative":
+        path = ("additions", 0, "coefficient")
+        return Override(label, path, {key: value}, text, f"additions.0.coefficient.relative={text}")
     if isinstance(value, list) and None not in value and len(value) > len(set(map(str, value))):
         raise RecipeError([f"{label}: lists a block twice; list each once"])
     return Override(label, ("additions", 0, key), value, text, _assignment(key, value, text))

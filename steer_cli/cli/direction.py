@@ -59,6 +59,15 @@ Coefficient = Annotated[
         help="Multiply the vector by this, such as 4 or -2. Without RECIPE the default is 1.",
     ),
 ]
+Relative = Annotated[
+    str | None,
+    typer.Option(
+        "--relative",
+        metavar="NUMBER",
+        help="Instead of a coefficient: make what is added this long on average, in lengths of the stream, "
+        "such as 0.8 or -0.5.",
+    ),
+]
 Chat = Annotated[
     list[str] | None,
     typer.Option(
@@ -115,6 +124,7 @@ class Direction:
     layer: str | None = None
     coefficient: str | None = None
     position: str | None = None
+    relative: str | None = None
 
     @property
     def given(self) -> dict[str, str]:

@@ -15,13 +15,15 @@ HELP = options.help_text(
     "acted there. Sample i uses the same random numbers in all columns, so any difference comes from the "
     "steering; a beginning that both columns share is dim. --jsonl prints a record per prompt and sample.\n\n"
     "--scan shows a row for each coefficient instead, and --scan-layers one for each layer; both make a grid."
-    " They move the first addition, and others stay as they are. Ranges are those of `steer sweep`: "
+    " They move the first addition, and others stay as they are. Where its coefficient is relative, as with "
+    "--relative, so are those of --scan. Ranges are those of `steer sweep`: "
     "-2:4:1 includes 4, and layers 0:30:3 end before 30. Each text has its counted words and its cost beside "
     "it, so that you can see where steering starts to work and where it breaks.",
     'steer generate --plus Love --minus Hate -p "I hate you because"',
     "steer generate love-hate",
     'steer generate love-hate -p "I hate it when" -c 3 --save mine.yaml',
     "steer generate love-hate --position every --layer 10 --coefficient 0.5",
+    "steer generate love-hate --layer 40% --relative 0.8",
     "steer generate love-hate --scan -2:4:1",
     "steer generate king-james --scan 0.5,1 --scan-layers 6:30:6 -n 1",
     "steer generate love-hate --control random",
@@ -88,6 +90,7 @@ def generate(
     minus: direction.Minus = None,
     layer: direction.Layer = None,
     coefficient: direction.Coefficient = None,
+    relative: direction.Relative = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
     chat: direction.Chat = None,
@@ -116,7 +119,7 @@ def generate(
     from steer_cli.cli.inputs import Display, found_model, recipe_from
     from steer_cli.models.hardware import Hardware
 
-    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     chats = direction.Chats(tuple(chat or ()), system)
     counts = {"samples": samples, "seed": seed, "max_new_tokens": max_new_tokens}
     sampling = {**counts, "temperature": temperature, "top_p": top_p}

@@ -25,6 +25,7 @@ def norms(
     minus: direction.Minus = None,
     layer: direction.Layer = None,
     coefficient: direction.Coefficient = None,
+    relative: direction.Relative = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
     chat: direction.Chat = None,
@@ -52,7 +53,7 @@ def norms(
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     chats = direction.Chats(tuple(chat or ()), system)
     chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)

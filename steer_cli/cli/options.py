@@ -32,6 +32,7 @@ NAMES = {
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
+    **{"relative": "--relative"},
     **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 

@@ -40,6 +40,7 @@ def perplexity(
     minus: direction.Minus = None,
     layer: direction.Layer = None,
     coefficient: direction.Coefficient = None,
+    relative: direction.Relative = None,
     position: direction.Position = None,
     corpus: options.Corpora = None,
     model: options.Model = None,
@@ -67,7 +68,7 @@ def perplexity(
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False, direction=asked, save=save)
     corpora = read_corpora(corpus, lines, column, label, group)
     with Display() as display:

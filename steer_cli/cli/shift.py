@@ -46,6 +46,7 @@ def shift(
     minus: direction.Minus = None,
     layer: direction.Layer = None,
     coefficient: direction.Coefficient = None,
+    relative: direction.Relative = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
     chat: direction.Chat = None,
@@ -73,7 +74,7 @@ def shift(
     from steer_cli.report import measures
     from steer_cli.report.title import title
 
-    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     chats = direction.Chats(tuple(chat or ()), system)
     chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)

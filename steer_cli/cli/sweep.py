@@ -22,6 +22,7 @@ HELP = options.help_text(
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
     "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
     'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
+    "steer sweep love-hate --layers 0:9 --relative 0.2:1:0.2",
     'steer sweep love-hate --layers 0:9 --best "max kl" --save best.yaml',
     'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',
 )
@@ -30,6 +31,15 @@ HELP = options.help_text(
 Layers = Annotated[str, typer.Option("--layers", metavar="RANGE", help="Such as 0:30 or 6,16.")]
 Coefficients = Annotated[
     str | None, typer.Option("--coefficients", metavar="RANGE", help="Such as -1:4:0.5 or 1,2.")
+]
+Relative = Annotated[
+    str | None,
+    typer.Option(
+        "--relative",
+        metavar="RANGE",
+        help="Instead of coefficients: mean lengths of what is added, in lengths of the stream, such as "
+        "0.2:1:0.2.",
+    ),
 ]
 Positions = Annotated[
     str | None,
@@ -78,6 +88,7 @@ def sweep(
     plus: direction.Plus = None,
     minus: direction.Minus = None,
     coefficients: Coefficients = None,
+    relative: Relative = None,
     positions: Positions = None,
     dims: Dims = None,
     measure: Measure = None,
@@ -127,7 +138,7 @@ def sweep(
     corpora = read_corpora(corpus, lines, column, label, group)
     measures = tuple(part.strip() for part in measure.split(",")) if measure is not None else ()
     lists = tuple(addition or ()), tuple(want or ()), (*(prompt or ()), *(chat or ()))
-    asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples)
+    asked = SweepOptions(layers, coefficients, positions, dims, measures, *lists, method, samples, relative)
     with Display() as display:
         hardware = Hardware(dtype, device, device_map, threads)
         _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, display)

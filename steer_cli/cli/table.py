@@ -21,6 +21,7 @@ def table(
     minus: direction.Minus = None,
     layer: direction.Layer = None,
     coefficient: direction.Coefficient = None,
+    relative: direction.Relative = None,
     position: direction.Position = None,
     prompt: options.Prompt = None,
     chat: direction.Chat = None,
@@ -38,7 +39,7 @@ def table(
     from steer_cli.report import alignment
     from steer_cli.report.title import title
 
-    asked = direction.Direction(plus, minus, layer, coefficient, position)
+    asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     chats = direction.Chats(tuple(chat or ()), system)
     with Display() as display:
         chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from steer_cli.activations.arms import UNSTEERED, Steering
 from steer_cli.activations.baselines import Control
+from steer_cli.activations.relative import stream_lengths
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Progress
@@ -31,7 +32,8 @@ def completions(
     """Completions of a plan's prompts, one prompt at a time.
 
     Args:
-        steerings: the recipe's, and a control's where that is a vector.
+        steerings: the recipe's, and a control's where that is a vector; the control keeps the numbers that
+            the recipe's relative coefficients come to.
         control: the third arm, if there is one.
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
@@ -40,10 +42,14 @@ def completions(
     sampling = plan.recipe.sampling
     fronted = () if control is None else control.rows
 
+    texts = [prompt.ids for prompt in plan.prompts]
+    lengths = stream_lengths(network, texts, steerings[0].relative_layers, progress)
+
     def requests() -> Iterator[Request]:
         for index, prompt in enumerate(plan.prompts):
-            arms = (UNSTEERED, *(steering.on(prompt.placements) for steering in steerings))
-            yield Request(prompt.ids, arms, receipts=True)
+            steered = steerings[0].on(prompt.placements, lengths[index])
+            others = (steering.on(steered.placements) for steering in steerings[1:])
+            yield Request(prompt.ids, (UNSTEERED, steered, *others), receipts=True)
             if fronted:
                 yield Request(fronted[index], (UNSTEERED,))
 
@@ -55,7 +61,7 @@ def completions(
         done += more
         progress("decode", done, total)
 
-    longest = max(map(len, [*(prompt.ids for prompt in plan.prompts), *fronted]))
+    longest = max(map(len, [*texts, *fronted]))
     together = None if batch_rows is None else min(batch_rows, total)
     partials = (
         None

@@ -46,6 +46,13 @@ class Corpus:
     sha256: str
     split: str = ""
 
+    @classmethod
+    def of(cls, name: str, sentences: Iterable[Sentence], split: str = "") -> Corpus:
+        """The corpus of these sentences."""
+        kept = tuple(sentences)
+        written = json.dumps([[sentence.text, sentence.label] for sentence in kept])
+        return cls(name, kept, hashlib.sha256(written.encode()).hexdigest(), split)
+
     @property
     def labels(self) -> tuple[str | None, ...]:
         """The labels, in order of first occurrence."""
@@ -79,13 +86,16 @@ def parse_groups(options: Sequence[str]) -> dict[str, str] | None:
     return groups or None
 
 
-def read_corpus(option: str, lines: bool = False, columns: Columns | None = None) -> Corpus:
+def read_corpus(
+    option: str, lines: bool = False, columns: Columns | None = None, parameter: str = "corpus"
+) -> Corpus:
     """Read a corpus given as `NAME=FILE`, or as FILE, whose stem is then the name.
 
     Texts are split into sentences. A line break also ends one, unless the text is wrapped; see `is_wrapped`.
 
     Args:
         lines: do not split; each line (in a table, each cell) is one sentence.
+        parameter: what errors call the option.
 
     Raises:
         CorpusError: the file cannot be read, is not text, lacks a column or contains no sentence.
@@ -95,8 +105,8 @@ def read_corpus(option: str, lines: bool = False, columns: Columns | None = None
     file = Path(path if equals else option)
     name = name if equals else file.stem
     if not name or not (path if equals else option):
-        raise CorpusError(f"corpus {option}: write NAME=FILE", "corpus")
-    text = _decode(file)
+        raise CorpusError(f"{parameter} {option}: write NAME=FILE", parameter)
+    text = _decode(file, parameter)
     table = is_table(file)
     if not table and (columns.text or columns.label):
         raise CorpusError(f"{file}: `column` and `label` are for .csv and .jsonl files; remove them")
@@ -106,17 +116,16 @@ def read_corpus(option: str, lines: bool = False, columns: Columns | None = None
     sentences = tuple(sentence for part in parts for sentence in _split(part, lines))
     if not sentences:
         raise CorpusError(f"{file}: no sentence in it; write some text")
-    written = json.dumps([[sentence.text, sentence.label] for sentence in sentences])
     filled = sum(bool(entry.text.strip()) for entry in entries)
     split = "" if lines else _became(file, filled, "row" if table else "line", len(sentences))
-    return Corpus(name, sentences, hashlib.sha256(written.encode()).hexdigest(), split)
+    return Corpus.of(name, sentences, split)
 
 
-def _decode(file: Path) -> str:
+def _decode(file: Path, parameter: str) -> str:
     try:
         return decode(read_bytes(file, CorpusError), file, CorpusError)
     except OSError as error:
-        raise CorpusError(f"corpus {file}: {error.strerror or error}", "corpus") from None
+        raise CorpusError(f"{parameter} {file}: {error.strerror or error}", parameter) from None
 
 
 def _became(file: Path, entries: int, name: str, sentences: int) -> str:

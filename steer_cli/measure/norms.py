@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steer_cli.activations.arms import rows_of
 from steer_cli.activations.capture import Wanted, capture, held_positions
+from steer_cli.activations.relative import comes_to, lengths_of
 from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.errors import PlanError, VectorError
 from steer_cli.networks.network import Network
@@ -53,17 +54,27 @@ def norms(
         inside = {n: alignment for n, alignment in enumerate(alignments) if alignment.layer in layers}
         texts = read_by(tuple(inside.values()))
         streams = capture(network, texts | {Wanted(prompt, layer) for layer in layers})
+        whole = streams
         if centre:
             streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
         for n, alignment in inside.items():
             # At layer 0 the vector of equal tokens is zero, which is a valid result here.
             vector = vector_of(alignment, streams, network, may_be_zero=True)
+            if spread[n].relative is not None:
+                # What is added is not centred.
+                added = vector_of(alignment, whole, network, may_be_zero=True) if centre else vector
+                spread[n] = _measured(spread[n], added, whole[Wanted(prompt, alignment.block)])
             if centre and alignment.stored is not None:
                 vector = vector - vector.mean(-1, keepdim=True)
             rows = rows_of(spread[n], vector)
             stream = streams[Wanted(prompt, alignment.block)][spread[n].start : spread[n].end]
             found[n] = (spread[n], rows.norm(dim=-1), stream.norm(dim=-1))
     yield from (found[n] for n in range(len(spread)))
+
+
+def _measured(placement: Placement, vector: Tensor, stream: Tensor) -> Placement:
+    lengths = {placement.layer: lengths_of(stream)}
+    return replace(placement, comes_to=comes_to(placement, lengths_of(vector), lengths))
 
 
 def _in_parts(network: Network, prompt: tuple[int, ...], alignments: Sequence[Alignment]) -> Iterator[range]:

@@ -7,8 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
-from steer_cli.activations.arms import UNSTEERED, Arm
+from steer_cli.activations.arms import UNSTEERED, Steering
 from steer_cli.activations.capture import capture
+from steer_cli.activations.relative import stream_lengths
 from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
@@ -19,7 +20,7 @@ from steer_cli.measure.logprob import PASS_POSITIONS, mean_logprobs
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import PlannedPrompt
 from steer_cli.planning.scan import ScanPlan, Setting
-from steer_cli.results import Completion, ScanPoint
+from steer_cli.results import CameTo, Completion, ScanPoint, came_to
 
 # Why a setting cannot be run, in one line: what stands in the place of its vectors, request or completions.
 Fault = str
@@ -56,14 +57,25 @@ def scan(network: Network, plan: ScanPlan, batch_rows: int | None, progress: Pro
 def _requests(network: Network, plan: ScanPlan, progress: Progress) -> list[Request | Fault]:
     """For each prompt the unsteered arm, then every setting that acts."""
     vectors = _vectors(network, plan, progress)
+    steerings = [
+        found if isinstance(found, Fault) else Steering(acting.alignments, found)
+        for acting, found in zip(plan.acting, vectors, strict=True)
+    ]
+    layers = {layer for each in steerings if isinstance(each, Steering) for layer in each.relative_layers}
+    lengths = stream_lengths(network, [prompt.ids for prompt in plan.prompts], layers, progress)
     requests: list[Request | Fault] = []
     for index, prompt in enumerate(plan.prompts):
         requests.append(Request(prompt.ids, (UNSTEERED,)))
-        for acting, found in zip(plan.acting, vectors, strict=True):
-            if isinstance(found, Fault):
-                requests.append(found)
+        for acting, steering in zip(plan.acting, steerings, strict=True):
+            if isinstance(steering, Fault):
+                requests.append(steering)
+                continue
+            try:
+                arm = steering.on(acting.prompts[index].placements, lengths[index])
+            except VectorError as error:
+                requests.append(str(error))
             else:
-                requests.append(Request(prompt.ids, (Arm(acting.prompts[index].placements, found),)))
+                requests.append(Request(prompt.ids, (arm,)))
     return requests
 
 
@@ -76,7 +88,7 @@ def _vectors(network: Network, plan: ScanPlan, progress: Progress) -> list[tuple
     found = []
     for setting, acts in zip(acting, plan.acting, strict=True):
         # A vector of zeros is no fault where the coefficient is 0, while other additions act.
-        key = setting.layer, setting.coefficient == 0
+        key = setting.layer, acts.recipe.additions[0].strength == 0
         if key not in made:
             try:
                 made[key] = tuple(vector_of(alignment, streams, network) for alignment in acts.alignments)
@@ -181,7 +193,8 @@ class _Strip:
                 score = next(scores)
                 fault = score if isinstance(score, Fault) else None
                 made = () if isinstance(score, Fault) else self._completions(outcome.arms[0], score)
-                points.append(self._point(setting, made, fault))
+                [arm] = outcome.started.request.arms
+                points.append(self._point(setting, made, fault, came_to(arm.placements)))
         self._waiting = []
         return points
 
@@ -206,7 +219,11 @@ class _Strip:
         return tuple(completion_of(self._plan, self._prompt, row, logprob) for row, logprob in pairs)
 
     def _point(
-        self, setting: Setting, completions: tuple[Completion, ...], fault: Fault | None = None
+        self,
+        setting: Setting,
+        completions: tuple[Completion, ...],
+        fault: Fault | None = None,
+        coefficients: tuple[CameTo, ...] = (),
     ) -> ScanPoint:
         return ScanPoint(
             recipe=self._plan.recipe,
@@ -218,4 +235,5 @@ class _Strip:
             completions=completions,
             error=fault,
             chat=self._prompt.chat,
+            coefficients=coefficients,
         )

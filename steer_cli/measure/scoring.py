@@ -7,7 +7,7 @@ number per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm, change_of
 from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
-from steer_cli.activations.residual import record
+from steer_cli.activations.relative import StreamLengths, entering
+from steer_cli.activations.residual import record, visit_from
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
@@ -48,6 +49,11 @@ class Run:
     arm_number: int = 0
 
 
+# Told of the runs of a pass, and of the stream that leaves the last block at the positions that they keep,
+# run after run: [kept, width].
+See = Callable[[Sequence[Run], Tensor], None]
+
+
 @dataclass(frozen=True)
 class Texts:
     """Token ids of texts, longest first, and their streams entering block `layer`, if kept."""
@@ -55,6 +61,10 @@ class Texts:
     ids: tuple[tuple[int, ...], ...]
     layer: int = 0
     streams: tuple[Tensor, ...] | None = None
+
+    def stream(self, network: Network, index: int, batch: range) -> Tensor:
+        """The stream of a batch entering block `layer`, kept or recorded now."""
+        return self.streams[index] if self.streams else _recorded(network, self, batch, self.layer)
 
     def batches(self) -> Iterator[range]:
         """Batches of texts of similar length; they depend only on the texts."""
@@ -92,14 +102,28 @@ def _recorded(network: Network, texts: Texts, batch: range, layer: int) -> Tenso
 
 
 @torch.inference_mode()
+def lengths_at(network: Network, texts: Texts, layers: Collection[int]) -> list[StreamLengths]:
+    """How long the stream of each text is at some layers, none above that of `texts`; its last token not run.
+
+    Without layers, nothing is run; for that of `texts` alone, only where its stream is not kept.
+    """
+    kept: list[dict[int, Tensor]] = [{} for _ in texts.ids]
+    for index, batch in enumerate(texts.batches()) if layers else ():
+        see = entering(kept, batch, [len(texts.ids[text]) - 1 for text in batch])
+        visit_from(network, texts.stream(network, index, batch), texts.layer, layers, see)
+    return [*kept]
+
+
+@torch.inference_mode()
 def logprobs(
-    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]]
+    network: Network, texts: Texts, runs_of: Callable[[int], Iterable[Run]], see: See | None = None
 ) -> Iterator[tuple[Run, Tensor]]:
     """Log probability of the token after each position that a run keeps.
 
     Args:
         texts: from `texts_at`, for a layer no deeper than the first that any run changes.
         runs_of: returns the runs of a text; called when its batch is reached.
+        see: called in each pass, before its results are yielded.
 
     Returns:
         Each run with [kept], float64 on the CPU, as passes finish.
@@ -112,14 +136,14 @@ def logprobs(
     for index, batch in enumerate(texts.batches()):
         # All arms of a text run together, so that a pass holds texts of one length.
         runs = (run for text in batch for run in runs_of(text))
-        stream = texts.streams[index] if texts.streams else None
+        stream = None
         for first in runs:
             if stream is None:
-                stream = _recorded(network, texts, batch, texts.layer)
+                stream = texts.stream(network, index, batch)
             count = max(1, PASS_POSITIONS // max(1, len(texts.ids[first.text]) - 1))
             part = [first, *islice(runs, count - 1)]
             changed = ChangedRows([len(texts.ids[run.text]) - 1 for run in part])
-            yield from zip(part, _scored(network, texts, batch, stream, part, changed), strict=True)
+            yield from zip(part, _scored(network, texts, batch, stream, part, changed, see), strict=True)
             _note(idle, part, changed)
     for error in idle.values():
         if error is not None:
@@ -137,7 +161,13 @@ def _note(idle: Idle, runs: Sequence[Run], changed: ChangedRows) -> None:
 
 
 def _scored(
-    network: Network, texts: Texts, batch: range, stream: Tensor, runs: Sequence[Run], changed: ChangedRows
+    network: Network,
+    texts: Texts,
+    batch: range,
+    stream: Tensor,
+    runs: Sequence[Run],
+    changed: ChangedRows,
+    see: See | None,
 ) -> Sequence[Tensor]:
     longest = max(1, len(texts.ids[runs[0].text]) - 1)
     rows = stream[[run.text - batch.start for run in runs], :longest]  # [runs, longest, width]
@@ -149,9 +179,12 @@ def _scored(
     wanted = [texts.ids[runs[row].text][position + 1] for row, position in places]
     # Only positions that count are unembedded, as the vocabulary is the widest part of a pass.
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
-    chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long))
+    kept = last[rows_kept, positions]
+    chosen = _chosen(network, kept, torch.tensor(wanted, dtype=torch.long))
     if not chosen.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
+    if see is not None:
+        see(runs, kept)
     return chosen.split([len(run.kept) for run in runs])
 
 

@@ -22,6 +22,8 @@ from steer_cli.recipe.position_words import Way
 class TableRow:
     """One text: the prompt (layer 0, coefficient 1), or a side of a pair or list; or a stored vector.
 
+    A `relative` coefficient is in lengths of the stream: what it comes to is not known before a model runs.
+
     `start` is the position of the first token, `padding` the number of pads at the end. With `every`, `read`
     is the index of the one token whose stream is used, `start` the first position where it is added (the
     first new token's, if it acts on those alone), and `every` where that goes on; where the mean of several
@@ -46,6 +48,7 @@ class TableRow:
     file: str | None = None
     sha256: str | None = None
     special: tuple[int, ...] = ()
+    relative: bool = False
 
     @property
     def end(self) -> int:
@@ -55,7 +58,7 @@ class TableRow:
     def record(self) -> dict[str, Any]:
         return {
             "layer": self.layer,
-            "coefficient": self.coefficient,
+            "coefficient": {"relative": self.coefficient} if self.relative else self.coefficient,
             "role": self.role,
             "start": self.start,
             "tokens": list(self.tokens),
@@ -98,7 +101,7 @@ def table_rows(
 def _sides(alignment: Alignment) -> Iterator[tuple[str, float, TokenRow, NamedFile | None]]:
     """Each text with its role, the coefficient of its stream, and its file; plus and minus in turns."""
     addition, lists = alignment.addition, alignment.lists
-    coefficient = addition.coefficient
+    coefficient = addition.strength
     if lists is not None:
         for plus, minus in zip_longest(lists.plus, lists.minus):
             if plus is not None:
@@ -143,6 +146,7 @@ def _text_row(
         file=None if file is None else file.name,
         sha256=None if file is None else file.sha256,
         special=tokenizer.special(ids),
+        relative=placement.relative is not None,
     )
 
 
@@ -151,7 +155,7 @@ def _stored_row(placement: Placement, stored: StoredVector) -> TableRow:
     return TableRow(
         addition=placement.alignment.index,
         layer=placement.alignment.layer,
-        coefficient=placement.alignment.addition.coefficient or 0.0,
+        coefficient=placement.alignment.addition.strength or 0.0,
         role="vector",
         start=placement.start,
         tokens=(name,)
@@ -164,6 +168,7 @@ def _stored_row(placement: Placement, stored: StoredVector) -> TableRow:
         ablates=placement.ablates,
         file=stored.name,
         sha256=stored.sha256,
+        relative=placement.relative is not None,
     )
 
 

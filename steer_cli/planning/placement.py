@@ -17,6 +17,7 @@ from steer_cli.planning.stored_vector import check_layer, layers_of
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.position_words import Way
 from steer_cli.recipe.quoting import show
+from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import At, AtToken, Recipe
 
 
@@ -25,12 +26,16 @@ class Placement:
     """An addition at one layer of one prompt: the vector's rows, from `first_row`, act on [start, end).
 
     With `every`, the single row acts on all of [start, end), which is empty if it acts on new tokens alone.
+    `first` is where `every` begins: after BOS. `comes_to` is the number that a relative coefficient comes to
+    on this prompt, None until the prompt's stream is measured.
     """
 
     alignment: Alignment
     start: int
     end: int
     first_row: int = 0
+    first: int = 1
+    comes_to: float | None = None
 
     @property
     def every(self) -> Way | None:
@@ -50,8 +55,28 @@ class Placement:
         return self.alignment.block
 
     @property
+    def relative(self) -> float | None:
+        """The length to add in lengths of the stream; None where the coefficient is a plain number."""
+        written = self.alignment.addition.coefficient
+        return written.relative if isinstance(written, Relative) else None
+
+    @property
     def coefficient(self) -> float:
-        return self.alignment.addition.coefficient
+        """What the vector is multiplied by here; a relative one must have been measured."""
+        if self.relative is None:
+            return self.alignment.addition.strength
+        if not self.acts:
+            return 0.0
+        assert self.comes_to is not None
+        return self.comes_to
+
+    @property
+    def measured(self) -> tuple[int, int]:
+        """The positions whose stream a relative coefficient is measured at.
+
+        They are those acted on; for new tokens alone, those of the prompt that `every` would act on.
+        """
+        return (self.first, self.start) if self.every == "new" else (self.start, self.end)
 
     @property
     def acts(self) -> bool:
@@ -146,7 +171,9 @@ def _place(
         position = At(at=_find(tokenizer, position.token, prompt, text))
     start, end = span(position, length, len(prompt), first)
     if alignment.addition.every:
-        return Placement(alignment, start, max(start, end))
+        placement = Placement(alignment, start, max(start, end), first=first)
+        _check_measurable(placement, text)
+        return placement
     if start >= 0 and end <= len(prompt):
         return Placement(alignment, start, end)
     kept = max(0, start), min(len(prompt), end)
@@ -157,6 +184,15 @@ def _place(
         f"prompt {show(text)}: {alignment.label} covers {length} positions, [{start}, {end}) at "
         f"{name_of(position)}, but the prompt has {len(prompt)} (BOS included); use {ways}"
     )
+
+
+def _check_measurable(placement: Placement, text: str) -> None:
+    start, end = placement.measured
+    if placement.relative is not None and placement.acts and placement.on_new_tokens and start >= end:
+        raise PlanError(
+            f"prompt {show(text)}: {placement.alignment.label}: a relative coefficient is measured on the "
+            "prompt, which has no position but BOS; use a longer prompt, or a plain number"
+        )
 
 
 def _find(tokenizer: Tokenizer, text: str, prompt: tuple[int, ...], prompt_text: str) -> int:

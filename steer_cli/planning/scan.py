@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from steer_cli.errors import PlanError
 from steer_cli.planning.plan import ModelFacts, Plan, PlannedPrompt, plan_recipe
+from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Recipe
 
 MOST_SETTINGS = 256  # rows that a person might still read
@@ -20,7 +21,7 @@ class Setting:
     """
 
     layer: int | tuple[int, ...] | None
-    coefficient: float | None
+    coefficient: float | Relative | None
     plan: Plan | None
 
 
@@ -42,6 +43,11 @@ class ScanPlan:
         return [setting.plan for setting in self.settings if setting.plan is not None]
 
     @property
+    def relative(self) -> bool:
+        """Whether the coefficients are relative to the stream."""
+        return any(isinstance(setting.coefficient, Relative) for setting in self.settings)
+
+    @property
     def prompts(self) -> tuple[PlannedPrompt, ...]:
         """The same at every setting, but for where the additions act on them."""
         return self.acting[0].prompts
@@ -50,7 +56,7 @@ class ScanPlan:
 def plan_scan(
     recipe: Recipe,
     facts: ModelFacts,
-    coefficients: Sequence[float | None] = (None,),
+    coefficients: Sequence[float | Relative | None] = (None,),
     layers: Sequence[int | None] = (None,),
 ) -> ScanPlan:
     """Place the recipe at every setting; None keeps its own value. All other additions stay as they are.
@@ -76,7 +82,7 @@ def plan_scan(
     for layer in layers:
         for coefficient in coefficients:
             moved = _moved(recipe, layer, coefficient)
-            if any(addition.coefficient for addition in moved.additions):
+            if any(addition.strength for addition in moved.additions):
                 settings.append(_setting(moved, facts))
                 continue
             unsteered = Setting(None, 0.0, None)
@@ -93,7 +99,7 @@ def plan_scan(
     return ScanPlan(recipe, facts, tuple(settings), varying)
 
 
-def _moved(recipe: Recipe, layer: int | None, coefficient: float | None) -> Recipe:
+def _moved(recipe: Recipe, layer: int | None, coefficient: float | Relative | None) -> Recipe:
     values = {"layer": layer, "coefficient": coefficient}
     kept = {name: value for name, value in values.items() if value is not None}
     first, *others = recipe.additions

@@ -24,7 +24,9 @@ RIGHT = {
     f"; a position is at most {bounds.LARGEST_POSITION}",
     "every": "prompt, new, both or all",
     "at": "a position, 0 or more, such as 3",
-    "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size",
+    "coefficient": f"a finite number such as 5 or -0.5, up to {bounds.LARGEST_COEFFICIENT:g} in size, or a "
+    "length relative to the stream such as {relative: 0.8}",
+    "relative": f"a finite number such as 0.8 or -0.5, up to {bounds.LARGEST_MULTIPLE:g} in size",
     "frequency_penalty": f"a finite number such as 1.0, up to {bounds.LARGEST_PENALTY:g} in size",
     "temperature": f"a finite number, 0 or more, such as 1.0; at most {bounds.LARGEST_TEMPERATURE:g}",
     "top_p": "a number above 0 and up to 1, such as 0.3",

@@ -10,6 +10,9 @@ from steer_cli.errors import RecipeError
 from steer_cli.recipe.quoting import Path, dotted, show
 from steer_cli.recipe.yaml_source import Document, Override, _Loader, _one_line, parse
 
+# Keys whose number a mapping may replace: additions.0.coefficient.relative=0.8.
+NUMBER_OR_MAPPING = (("coefficient",),)
+
 
 def parse_override(assignment: str, label: str | None = None) -> Override:
     """Parse a change such as `additions.0.coefficient=3`. A value that starts with [ { " or ' is YAML.
@@ -64,7 +67,7 @@ def _replaced(values: Any, path: Path, change: Override, above: Path) -> Any:
                 [f"{change.label}: {where} has entries 0 to {len(values) - 1}, and no entry {step!r}"]
             )
         return [_replaced(v, rest, change, (*above, step)) if i == step else v for i, v in enumerate(values)]
-    if isinstance(values, dict) or values is None:
-        values = values or {}
+    if isinstance(values, dict) or values is None or above[-1:] in NUMBER_OR_MAPPING:
+        values = values if isinstance(values, dict) else {}
         return {**values, step: _replaced(values.get(step), rest, change, (*above, step))}
     raise RecipeError([f"{change.label}: {dotted(above)} is {show(values)}, which has no entry {step!r}"])

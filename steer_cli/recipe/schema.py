@@ -19,6 +19,7 @@ from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.position_words import Way, Word
 from steer_cli.recipe.positions import At, AtToken, Every
 from steer_cli.recipe.quoting import Path, show
+from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.recipe.sampling import Sampling
 from steer_cli.recipe.sources import ONE_SOURCE, Producer, TextFile, Texts, VectorFile, check_source
 
@@ -87,7 +88,9 @@ class Addition(Part):
             "may leave it out",
         ),
     ] = None
-    coefficient: Annotated[bounds.Coefficient, Field(description="multiply the vector by this")] = 1.0
+    coefficient: Annotated[
+        bounds.Coefficient | Relative, Field(description="multiply the vector by this, or {relative: 0.8}")
+    ] = 1.0
     operation: Annotated[
         Literal["add", "ablate"],
         Field(
@@ -125,10 +128,6 @@ class Addition(Part):
         check_source(self)
         if self.layer is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layer needs at least one block, each listed once")
-        if self.match_norm and self.operation == "ablate":
-            raise ValueError(
-                "match_norm changes nothing in an ablation, which has no norm; remove match_norm"
-            )
         return self
 
     @property
@@ -139,7 +138,12 @@ class Addition(Part):
     @property
     def adds_nothing(self) -> bool:
         """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
-        return self.coefficient == 0 or self.dims == 0
+        return self.strength == 0 or self.dims == 0
+
+    @property
+    def strength(self) -> float:
+        """The number of the coefficient as it is written, whether or not it is relative to the stream."""
+        return strength_of(self.coefficient)
 
     @property
     def every(self) -> Way | None:
@@ -252,5 +256,5 @@ class Recipe(Part):
         return self.model_copy(update={"sampling": Sampling(**self.sampling.model_dump() | given)})
 
 
-PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random)
+PARTS.update(additions=Addition, pairs=Pair, sampling=Sampling, random=Random, coefficient=Relative)
 PARTS.update({"texts": Texts, "texts.plus": TextFile, "texts.minus": TextFile, "vector": VectorFile})

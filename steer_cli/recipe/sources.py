@@ -8,6 +8,7 @@ from pydantic import Field
 
 from steer_cli.recipe import bounds
 from steer_cli.recipe.part import Part
+from steer_cli.recipe.relative import Relative
 
 if TYPE_CHECKING:
     from steer_cli.recipe.schema import Addition
@@ -86,7 +87,7 @@ ONE_SOURCE: dict[str, Any] = {
         {"if": _given("from", {"not": _NULL}), "then": _given("vector", {"not": _NULL})},
         {
             "if": _given("operation", {"const": "ablate"}),
-            "then": {"properties": {"match_norm": {"const": False}}},
+            "then": {"properties": {"match_norm": {"const": False}, "coefficient": {"type": "number"}}},
         },
     ],
 }
@@ -94,6 +95,8 @@ ONE_SOURCE: dict[str, Any] = {
 
 def check_source(addition: Addition) -> None:
     """Raise ValueError if the addition has no direction, has two, or asks of one what it cannot give."""
+    if addition.operation == "ablate":
+        _check_ablation(addition)
     kinds = [kind for kind in KINDS if getattr(addition, kind) not in (None, ())]
     if addition.minus is not None and addition.plus is None and kinds:
         raise ValueError(f"minus needs a plus, and both stand in the place of the {kinds[0]}")
@@ -114,6 +117,16 @@ def check_source(addition: Addition) -> None:
             raise ValueError(f"{key}: makes one row, for every position; write `position: every`")
     if addition.combine == "pca" and not addition.one_row:
         raise ValueError("combine: pca makes one row, for every position; write `position: every`")
+
+
+def _check_ablation(addition: Addition) -> None:
+    if addition.match_norm:
+        raise ValueError("match_norm changes nothing in an ablation, which has no norm; remove match_norm")
+    if isinstance(addition.coefficient, Relative):
+        raise ValueError(
+            "coefficient: {relative: ...} is a length to add, and an ablation adds none; write the share of "
+            "the component to remove, such as `coefficient: 1`, or `operation: add`"
+        )
 
 
 def _check_vector(addition: Addition) -> None:

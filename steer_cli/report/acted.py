@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from rich.cells import cell_len
 from rich.console import RenderableType
@@ -13,10 +14,11 @@ from steer_cli.planning.alignment_table import TableRow
 from steer_cli.recipe.schema import Addition
 from steer_cli.report import token_columns
 from steer_cli.report.alignment import FROM_HERE, ONWARDS, ROLE_STYLE, TO_THE_END, done_to, shown_token
+from steer_cli.report.measures import came_to_lines
 from steer_cli.report.numbers import counted, short
 from steer_cli.report.printable import PAD, SPACE, cell
 from steer_cli.report.title import SHOWN_ADDITIONS, layer_range, quoted
-from steer_cli.results import Comparison, Receipt
+from steer_cli.results import Comparison, Receipt, came_to
 
 SHOWN_TEXTS = 4  # of an addition: two pairs
 LABEL = 20  # characters of a text in its label
@@ -64,6 +66,8 @@ def acted(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     if rows:
         yield from _parts(rows, len(comparison.pieces), width)
     yield from _on_new_tokens(additions)
+    numbers = came_to_lines(came_to(receipt.placement for receipt in comparison.receipts))
+    yield from map(Text, islice(numbers, SHOWN_ADDITIONS))
     yield from _remarks(rows, left_out, len(additions), done_to(comparison.table))
 
 

@@ -19,6 +19,7 @@ from steer_cli.report.title import layer_range
 
 ONWARDS = "→"  # after the token that `every` reads
 TO_THE_END = "⇥"  # the same, where it acts on the prompt only
+RELATIVE = "r"  # after a coefficient
 ROLE_STYLE = {"prompt": "bold", "plus": "green", "minus": "magenta", "vector": "green"}
 
 
@@ -35,13 +36,15 @@ def alignment(rows: Sequence[TableRow], width: int) -> Iterator[RenderableType]:
         for position in range(row.start, row.end):
             widths[position] = max(widths[position], cell_len(shown_token(row, position)))
     labels = max(cell_len(label) for _, label in merged)
-    coefficients = max(cell_len(plain(row.coefficient)) for row, _ in merged)
-    room = width - max(5, labels) - max(4, coefficients + 1) - 2 * token_columns.GAP
+    coefficients = max(cell_len(_coefficient(row)) for row, _ in merged)
+    room = width - max(5, labels) - max(4, coefficients) - 2 * token_columns.GAP
     for start, stop in token_columns.folds(widths, room):
         yield _alignment_part(merged, start, stop, width)
     legend = f"{SPACE} space   {PAD} padding"
     for sign in sorted({sign_of(row) for row, _ in merged if row.read is not None}):
         legend += f"   {sign} read only at this token, {done_to(rows)} at every position {FROM_HERE[sign]}"
+    if any(row.relative for row in rows):
+        legend += f"   {RELATIVE} relative: in lengths of the stream"
     if any(row.mean_from is not None for row, _ in merged):
         legend += "   mean of N: over so many tokens"
     # The first token is special in every text.
@@ -78,6 +81,11 @@ def _merge_layers(rows: Sequence[TableRow]) -> list[tuple[TableRow, str]]:
     return [(row, "0 (prompt)" if row.role == "prompt" else label) for row, label in merged]
 
 
+def _coefficient(row: TableRow) -> str:
+    sign = "" if row.coefficient < 0 else "+"
+    return f"{sign}{plain(row.coefficient)}{' ' + RELATIVE if row.relative else ''}"
+
+
 def _reaches(row: TableRow, start: int, stop: int) -> bool:
     return row.start < stop and start < row.end
 
@@ -111,7 +119,7 @@ def _alignment_part(
         lines.append(
             [
                 (visible(label), ""),
-                (("" if row.coefficient < 0 else "+") + plain(row.coefficient), ""),
+                (_coefficient(row), ""),
                 *cells,
             ]
         )

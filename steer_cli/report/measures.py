@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_cli.report.heat import heat_parts
-from steer_cli.report.numbers import exact
+from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import cell, visible
-from steer_cli.results import CorpusFindings, Norms, Perplexity, Shift
+from steer_cli.report.title import layer_range
+from steer_cli.results import CameTo, CorpusFindings, Norms, Perplexity, Shift
 
 SHOWN_POSITIONS = 10
 DAMAGED = 1.05  # ratios from here on are marked as damage
@@ -57,7 +58,26 @@ def shift_parts(shift: Shift) -> Iterator[RenderableType]:
     ]
     if shift.effect is not None:
         lines.append(f"  wanted words  effect {shift.effect:+.3f}  damage {shift.damage:.4f} nats")
+    lines += [f"  {line}" for line in came_to_lines(shift.coefficients)]
     yield Text("\n".join(lines))
+
+
+def came_to_lines(found: Sequence[CameTo]) -> Iterator[str]:
+    """The numbers that relative coefficients came to, a line for each addition."""
+    by_addition: dict[int, list[CameTo]] = {}
+    for one in found:
+        by_addition.setdefault(one.addition, []).append(one)
+    for addition, numbers in by_addition.items():
+        yield f"{f'addition {addition + 1}: ' if len(by_addition) > 1 else ''}{_numbers(numbers)}"
+
+
+def _numbers(found: Sequence[CameTo]) -> str:
+    """Of one addition, at all of its layers."""
+    least = min(one.coefficient if one.least is None else one.least for one in found)
+    most = max(one.coefficient if one.most is None else one.most for one in found)
+    number = exact(least) if exact(least) == exact(most) else f"{exact(least)} to {exact(most)}"
+    where = f"{'layer' if len(found) == 1 else 'layers'} {layer_range([one.layer for one in found])}"
+    return f"relative {plain(found[0].relative)} came to the coefficient {number}, {where}"
 
 
 def perplexity_parts(found: CorpusFindings, width: int) -> Iterator[RenderableType]:
@@ -65,6 +85,7 @@ def perplexity_parts(found: CorpusFindings, width: int) -> Iterator[RenderableTy
     if found.sentences:
         yield from heat_parts(found.sentences, width)
     yield perplexities(found.figures)
+    yield from (Text(f"  {line}", style="dim") for line in came_to_lines(found.coefficients))
 
 
 def perplexities(figures: Sequence[Perplexity]) -> Table:
@@ -115,9 +136,14 @@ def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
             f"\n  |{visible(first.label)}| / |stream| at coefficient 1{centred}",
         )
         heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens[:room])]
-        table = plain_table("layer", *heads)
-        for at_layer in layers:
-            table.add_row(str(at_layer.layer), *(f"{value:.3f}" for value in at_layer.ratio[:room]))
+        came_to = [at_layer.came_to for at_layer in layers]
+        number = [] if came_to[0] is None else [f"relative {plain(came_to[0].relative)}"]
+        table = plain_table("layer", *number, *heads)
+        for at_layer, one in zip(layers, came_to, strict=True):
+            cells = [] if one is None else [exact(one.coefficient)]
+            table.add_row(str(at_layer.layer), *cells, *(f"{value:.3f}" for value in at_layer.ratio[:room]))
         yield table
+        if number:
+            yield Text(f"  {number[0]}: the coefficient that it comes to at this layer", style="dim")
         if len(first.tokens) > room:
             yield Text(f"  and {len(first.tokens) - room} more positions (the records have all)", style="dim")

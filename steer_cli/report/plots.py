@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
 from steer_cli.report.printable import cell
-from steer_cli.results import AXES, Norms, Shift, SweepPoint, axis_values
+from steer_cli.results import AXES, Norms, Shift, SweepPoint, axis_name, axis_number, axis_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,8 +85,8 @@ def _curves(axes, groups, points, across: str, ratios: set[str], split: str | No
     for panel, names in zip(axes, groups, strict=True):
         for index, name in enumerate(names):
             for style, (value, line) in zip(("-", "--", ":"), lines, strict=False):
-                label = name if split is None else f"{name}, {split} {_tick(value)}"
-                xs = [getattr(point.coordinates, across) for point in line]
+                label = name if split is None else f"{name}, {axis_name(points, split)} {_tick(value)}"
+                xs = [axis_number(getattr(point.coordinates, across)) for point in line]
                 xs = xs if all(isinstance(x, int | float) for x in xs) else [_tick(x) for x in xs]
                 colour = COLOURS[index % len(COLOURS)]
                 ys = [point.values()[name] for point in line]
@@ -96,7 +96,7 @@ def _curves(axes, groups, points, across: str, ratios: set[str], split: str | No
                 panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         if set(names) <= ratios:
             panel.axhline(1, color="#999999", linewidth=0.8)
-        panel.set_xlabel(across)
+        panel.set_xlabel(axis_name(points, across))
         panel.set_ylabel("perplexity, steered / unsteered" if set(names) <= ratios else "")
         panel.legend(frameon=False, fontsize="small")
 
@@ -112,6 +112,7 @@ def _split(points: Sequence[SweepPoint], axis: str | None) -> list[tuple[Any, li
 
 
 def _tick(value: Any) -> str:
+    value = axis_number(value)
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -138,8 +139,8 @@ def _heat_maps(axes, names, points, varying, ratios: set[str]) -> None:
         for set_ticks, values in ((panel.set_yticks, rows), (panel.set_xticks, columns)):
             step = -(-len(values) // 10)
             set_ticks(range(0, len(values), step), [_tick(value) for value in values[::step]])
-        panel.set_ylabel(varying[0])
-        panel.set_xlabel(varying[1])
+        panel.set_ylabel(axis_name(points, varying[0]))
+        panel.set_xlabel(axis_name(points, varying[1]))
 
 
 def shift(found: Sequence[Shift], path: Path) -> None:

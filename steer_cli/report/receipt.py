@@ -24,11 +24,10 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
     """
     for acted in receipts:
         placement = acted.placement
-        addition = placement.alignment.addition
         yield Text.assemble(
             "  ablated: " if placement.ablates else "  acted: ",
             (visible(placement.alignment.label), "bold"),
-            f"  layer {placement.alignment.layer}  coefficient {plain(addition.coefficient)}",
+            f"  layer {placement.alignment.layer}  coefficient {_coefficient(placement)}",
             f"  {_where(placement)}",
         )
         if not acted.ratio:
@@ -39,6 +38,12 @@ def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[Rend
             figures |= {"before": acted.component_before, "after": acted.component_after}
         figures["ratio"] = acted.ratio
         yield from _positions(placement.start, pieces, figures, acted.cosine, added)
+
+
+def _coefficient(placement: Placement) -> str:
+    if placement.relative is None:
+        return plain(placement.coefficient)
+    return f"{exact(placement.coefficient)} (relative {plain(placement.relative)})"
 
 
 def _where(placement: Placement) -> str:

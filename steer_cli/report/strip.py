@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from steer_cli.planning.scan import ScanPlan
+from steer_cli.recipe.relative import strength_of
 from steer_cli.report.comparison import COUNTED, shared_beginning
-from steer_cli.report.numbers import plain
+from steer_cli.report.numbers import plain, short
 from steer_cli.report.printable import one_line, visible
 from steer_cli.results import STUMBLES, WORD_SALAD, Completion, ScanPoint, reads_like
 
@@ -70,6 +71,10 @@ def _row(plan: ScanPlan, setting: Text, text: Text, figures: Text, width: int) -
 
 def _axes(plan: ScanPlan) -> tuple[str, ...]:
     """What a row is named by."""
+    return tuple("relative" if axis == "coefficient" and plan.relative else axis for axis in _varying(plan))
+
+
+def _varying(plan: ScanPlan) -> tuple[str, ...]:
     return plan.varying or ("coefficient",)
 
 
@@ -82,9 +87,16 @@ def _setting(plan: ScanPlan, point: ScanPoint) -> str:
         # Where layers vary too, 0 stands below them.
         words = ["unsteered", *([] if point.coefficient is None else ["0"])]
         return "\n".join(words if "layer" in plan.varying else reversed(words))
-    sign = "" if point.coefficient is None or point.coefficient < 0 else "+"
-    values = {"layer": str(point.layer), "coefficient": sign + plain(point.coefficient or 0)}
-    return "\n".join(values[axis] for axis in _axes(plan))
+    coefficient = strength_of(point.coefficient or 0.0)
+    values = {
+        "layer": str(point.layer),
+        "coefficient": f"{'' if coefficient < 0 else '+'}{plain(coefficient)}",
+    }
+    lines = [values[axis] for axis in _varying(plan)]
+    numbers = [one.coefficient for one in point.coefficients if one.addition == 0]
+    if plan.relative and len(numbers) == 1:
+        lines.append(f"× {short(numbers[0])}")  # what it came to
+    return "\n".join(lines)
 
 
 def _text(point: ScanPoint) -> Text:

@@ -15,7 +15,16 @@ from rich.text import Text
 from steer_cli.report.measures import DAMAGED, figure, plain_table
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import visible
-from steer_cli.results import AXES, STUMBLES, WORD_SALAD, SweepPoint, axis_values, reads_like
+from steer_cli.results import (
+    AXES,
+    STUMBLES,
+    WORD_SALAD,
+    SweepPoint,
+    axis_name,
+    axis_number,
+    axis_values,
+    reads_like,
+)
 
 
 def table(points: Sequence[SweepPoint], winner: SweepPoint | None, width: int) -> Iterator[RenderableType]:
@@ -35,7 +44,7 @@ def table(points: Sequence[SweepPoint], winner: SweepPoint | None, width: int) -
     ratios = {figure.name for point in points for figure in point.perplexity}
     costs = any(point.cost is not None for point in points)
     lowest = {name: min(of_point[name] for of_point in figures) for name in ratios}
-    heads = [*axes, *map(visible, names)]
+    heads = [*(axis_name(points, axis) for axis in axes), *map(visible, names)]
     rows = [
         [
             *(Text(_axis(getattr(point.coordinates, axis))) for axis in axes),
@@ -86,6 +95,7 @@ def _legend(ratios: set[str], costs: bool, errors: bool, winner: bool) -> str:
 
 
 def _axis(value: Any) -> str:
+    value = axis_number(value)
     if isinstance(value, tuple):
         return visible(" ".join(map(str, value)))
     return plain(value) if isinstance(value, float) else "" if value is None else str(value)
@@ -110,7 +120,8 @@ def _figure(value: float, is_ratio: bool, lowest: float | None) -> Text:
 def place(point: SweepPoint) -> str:
     """Where a point lies, by the names of the axes."""
     values = {axis: getattr(point.coordinates, axis) for axis in AXES}
-    return "  ".join(f"{axis} {_axis(value)}" for axis, value in values.items() if value is not None)
+    names = {axis: axis_name([point], axis) for axis in AXES}
+    return "  ".join(f"{names[axis]} {_axis(value)}" for axis, value in values.items() if value is not None)
 
 
 def winner(objective: str, point: SweepPoint, recipe: str) -> Iterator[RenderableType]:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from rich.text import Text
 
+from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
 from steer_cli.recipe.sources import TextFile, VectorFile
 from steer_cli.report.numbers import counted, plain
@@ -58,7 +59,8 @@ def summary(addition: Addition) -> str:
     layers = addition.layers
     where = f"layer{'s' if len(layers) > 1 else ''} {layer_range(layers)}" if layers else "the file's layers"
     where = "all layers" if addition.layer == "all" else where
-    what = f"{_source(addition)}{''.join(ways)} × {plain(addition.coefficient)}{noise}"
+    times = f"{'relative ' if isinstance(addition.coefficient, Relative) else ''}{plain(addition.strength)}"
+    what = f"{_source(addition)}{''.join(ways)} × {times}{noise}"
     return f"{what}, {where}, {_position(addition)}"
 
 

@@ -1,8 +1,10 @@
 """Results as plain frozen values; `.records()` gives each as dicts that JSON can hold."""
 
 from steer_cli.results.agreement import Agreement
+from steer_cli.results.came_to import CameTo, came_to, over_texts
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
+from steer_cli.results.estimate import Estimate
 from steer_cli.results.means import ArmMeans, compare_arms, standard_error
 from steer_cli.results.model_check import ModelCheck
 from steer_cli.results.norms import Norms
@@ -10,7 +12,7 @@ from steer_cli.results.partial import Partial, Watch
 from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceChange, figure_name
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
-from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_values
+from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
 from steer_cli.results.tuning import Figures, Place, Searched, Trial
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "WORD_SALAD",
     "Agreement",
     "ArmMeans",
+    "CameTo",
     "Comparison",
     "Completion",
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "Estimate",
     "Figures",
     "ModelCheck",
     "Norms",
@@ -45,9 +49,13 @@ __all__ = [
     "Trial",
     "Watch",
     "arm_names",
+    "axis_name",
+    "axis_number",
     "axis_values",
+    "came_to",
     "compare_arms",
     "figure_name",
+    "over_texts",
     "reads_like",
     "standard_error",
     "steering_cost",

@@ -49,7 +49,8 @@ class Receipt:
         position = alignment.addition.position
         return {
             "layer": alignment.layer,
-            "coefficient": alignment.addition.coefficient,
+            "coefficient": self.placement.coefficient,
+            **({} if self.placement.relative is None else {"relative": self.placement.relative}),
             "position": position if isinstance(position, str) else position.model_dump(),
             "span": [self.placement.start, self.placement.end],
             "files": alignment.files,

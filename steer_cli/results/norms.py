@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from steer_cli.recipe.chat import Chat
+from steer_cli.results.came_to import CameTo
 from steer_cli.results.json_values import Record, finite, with_chat, with_files
 
 
@@ -27,8 +28,13 @@ class Norms:
     centred: bool
     chat: Chat | None = None  # of which `prompt` is the short form
     files: Record = field(default_factory=dict)  # that the vector comes from, with their digests
+    came_to: CameTo | None = None  # at this layer, of a coefficient that is relative
 
     def records(self) -> Iterator[Record]:
         """One record."""
         figures = {key: finite(getattr(self, key)) for key in ("vector", "stream", "ratio")}
-        yield with_files(with_chat(asdict(self) | figures, self.chat), self.files)
+        values = asdict(self) | figures
+        del values["came_to"]
+        if self.came_to is not None:
+            values |= {"relative": self.came_to.relative, "coefficient": self.came_to.coefficient}
+        yield with_files(with_chat(values, self.chat), self.files)

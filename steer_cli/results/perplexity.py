@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
+from steer_cli.results.came_to import CameTo, with_coefficients
 from steer_cli.results.json_values import Record, with_files
 
 
@@ -63,9 +64,11 @@ class CorpusFindings:
     figures: tuple[Perplexity, ...]
     sentences: tuple[SentenceChange, ...] = ()
     files: Record = field(default_factory=dict)  # that the vectors come from, with their digests
+    coefficients: tuple[CameTo, ...] = ()  # of relative ones, over the sentences that are measured
 
     def records(self) -> Iterator[Record]:
         """One record per corpus, label and method, then one per sentence."""
         head = with_files({"recipe": self.recipe, "model": self.model}, self.files)
+        head = with_coefficients(head, self.coefficients)
         yield from (head | figure.record() for figure in self.figures)
         yield from (head | asdict(sentence) for sentence in self.sentences)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.relative import Relative, written
 from steer_cli.recipe.schema import Recipe
+from steer_cli.results.came_to import CameTo, with_coefficients
 from steer_cli.results.comparison import Completion
 from steer_cli.results.cost import Cost, steering_cost
 from steer_cli.results.json_values import Record, with_chat
@@ -27,11 +29,12 @@ class ScanPoint:
     model: str
     prompt: str
     layer: int | tuple[int, ...] | None
-    coefficient: float | None
+    coefficient: float | Relative | None
     unsteered: tuple[Completion, ...]
     completions: tuple[Completion, ...]
     error: str | None = None
     chat: Chat | None = None  # of which `prompt` is the short form
+    coefficients: tuple[CameTo, ...] = ()  # of relative ones
 
     @property
     def arm(self) -> str:
@@ -66,9 +69,9 @@ class ScanPoint:
             "seed": self.recipe.sampling.seed,
             "arm": self.arm,
             "layer": list(self.layer) if isinstance(self.layer, tuple) else self.layer,
-            "coefficient": self.coefficient,
+            "coefficient": written(self.coefficient),
         }
-        head = with_chat(values, self.chat)
+        head = with_coefficients(with_chat(values, self.chat), self.coefficients)
         if self.error is not None:
             nothing = dict.fromkeys(("text", "tokens", "finish", "mean_logprob", "counts", "cost"))
             yield head | {"sample": None} | nothing | {"error": self.error}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from steer_cli.recipe.chat import Chat
+from steer_cli.results.came_to import CameTo, with_coefficients
 from steer_cli.results.json_values import Record, with_chat, with_files
 
 
@@ -41,12 +42,13 @@ class Shift:
     tokens: tuple[TokenShift, ...]  # the union of both top k, most likely when steered first
     chat: Chat | None = None  # of which `prompt` is the short form
     files: Record = field(default_factory=dict)  # that the vectors come from, with their digests
+    coefficients: tuple[CameTo, ...] = ()  # of relative ones
 
     def records(self) -> Iterator[Record]:
         """One record."""
         record = _without_unasked(asdict(self))
         del record["pieces"]
-        yield with_files(with_chat(record, self.chat), self.files)
+        yield with_files(with_coefficients(with_chat(record, self.chat), self.coefficients), self.files)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class PromptShift:
     entropy_steered: float
     effect: float | None = None
     damage: float | None = None
+    coefficients: tuple[CameTo, ...] = ()  # of relative ones
 
     def record(self) -> Record:
-        return _without_unasked(asdict(self))
+        return with_coefficients(_without_unasked(asdict(self)), self.coefficients)
 
 
 def _without_unasked(record: Record) -> Record:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any
 
+from steer_cli.recipe.relative import Relative, strength_of, written
 from steer_cli.results.cost import Cost
 from steer_cli.results.json_values import Record
 from steer_cli.results.means import ArmMeans, standard_error
@@ -19,7 +20,7 @@ class Coordinates:
     """Where a point lies: the values given to the first addition that the grid changes."""
 
     layer: int
-    coefficient: float
+    coefficient: float | Relative
     position: str | tuple[str, int | str]  # a word, or a key and its value such as ("at", 3)
     dims: float | None
 
@@ -27,7 +28,7 @@ class Coordinates:
         position = self.position if isinstance(self.position, str) else dict([self.position])
         return {
             "layer": self.layer,
-            "coefficient": self.coefficient,
+            "coefficient": written(self.coefficient),
             "position": position,
             "dims": self.dims,
         }
@@ -88,6 +89,17 @@ class SweepPoint:
         """kl, effect and damage: one draw per prompt."""
         draws = {name: [getattr(shift, name) for shift in self.kl] for name in ("kl", "effect", "damage")}
         return {name: values for name, values in draws.items() if values and None not in values}
+
+
+def axis_name(points: Sequence[SweepPoint], axis: str) -> str:
+    """What tables and plots call an axis: relative, where coefficients are."""
+    coefficients = axis_values(points, "coefficient") if axis == "coefficient" else []
+    return "relative" if any(isinstance(value, Relative) for value in coefficients) else axis
+
+
+def axis_number(value: Any) -> Any:
+    """A value of an axis as tables and plots have it: a relative coefficient is a number there."""
+    return strength_of(value) if isinstance(value, Relative) else value
 
 
 def axis_values(points: Sequence[SweepPoint], axis: str) -> list[Any]:

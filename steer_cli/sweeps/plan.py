@@ -18,9 +18,10 @@ from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.prediction import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.file_text import without_stale
+from steer_cli.recipe.relative import strength_of
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
-from steer_cli.sweeps.grid import Grid, GridPoint, parse_grid, recipe_at, swept_additions
+from steer_cli.sweeps.grid import Grid, GridPoint, check_adds, parse_grid, recipe_at, swept_additions
 from steer_cli.sweeps.identity import WEIGHTS, digest_of, fingerprint, tokenizer_files
 
 MEASURES = ("perplexity", "kl", "counts")
@@ -40,6 +41,7 @@ class SweepOptions:
     prompts: tuple[str, ...] = ()
     method: str | None = None  # None means pad
     samples: int | None = None
+    relative: str | None = None  # in the place of coefficients
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,18 @@ def plan_sweep(
     located = located or locate(recipe.model, True, progress, note)
     facts = located.facts(recipe.bos)
     facts.tokenizer.render(chats_of(recipe))
-    grid = parse_grid(options.layers, options.coefficients, options.positions, options.dims, located.blocks)
+    axes = (options.layers, options.coefficients, options.positions, options.dims)
+    grid = parse_grid(*axes, located.blocks, options.relative)
+    swept = swept_additions(recipe, options.additions)
+    if options.relative is not None:
+        for index in swept:
+            check_adds(recipe, index, f"relative {options.relative}", "relative")
     plan = SweepPlan(
         recipe=recipe,
         located=located,
         facts=facts,
         grid=grid,
-        swept=swept_additions(recipe, options.additions),
+        swept=swept,
         measures=measures,
         prompts=tuple(PlannedPrompt(text, facts.tokenizer.prompt(text), ()) for text in recipe.all_prompts),
         corpora=tuple(corpora),
@@ -200,7 +207,9 @@ def _alignments(plan: SweepPlan, layer: int | None = None) -> Iterator[tuple[Ali
     Layers, coefficients and dims do not affect placement.
     """
     # A coefficient of 0 adds nothing, so `check_fit` would skip it.
-    coefficient = next((value for value in plan.grid.coefficients if value != 0), 0.0)
+    coefficient = next(
+        (value for value in plan.grid.coefficients if value is None or strength_of(value) != 0), 0.0
+    )
     for position in plan.grid.positions:
         at = plan.grid.layers[0] if layer is None else layer
         recipe = plan.recipe_at(GridPoint(at, coefficient, position))

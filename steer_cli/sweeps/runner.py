@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from steer_cli.activations.arms import UNSTEERED, Arm, Steering
+from steer_cli.activations.relative import StreamLengths, stream_lengths
 from steer_cli.activations.vectors import compute
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
@@ -20,13 +21,23 @@ from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Note, silent
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
-from steer_cli.measure.perplexity import Sheet, figures, left_out_notes
+from steer_cli.measure.perplexity import figures, left_out_notes
 from steer_cli.measure.scoring import next_logits
+from steer_cli.measure.sheet import Sheet
 from steer_cli.measure.words import count_words
 from steer_cli.models.load import Model
 from steer_cli.planning.placement import place
 from steer_cli.planning.plan import PlannedPrompt, align
-from steer_cli.results import ArmMeans, Cost, Perplexity, PromptShift, SweepPoint, compare_arms, steering_cost
+from steer_cli.results import (
+    ArmMeans,
+    Cost,
+    Perplexity,
+    PromptShift,
+    SweepPoint,
+    came_to,
+    compare_arms,
+    steering_cost,
+)
 from steer_cli.sweeps.grid import GridPoint
 from steer_cli.sweeps.plan import SweepPlan
 
@@ -51,6 +62,8 @@ class Runner:
     note: Note = silent
     _sheet: Sheet | None = field(default=None, init=False)
     _unsteered: Completed | None = field(default=None, init=False)
+    # Of each prompt's stream, where the relative coefficients of the points in hand are.
+    _lengths: dict[tuple[int, ...], StreamLengths] = field(default_factory=dict, init=False)
     _noted: set[str] = field(default_factory=set, init=False)
 
     def measure(self, group: Sequence[GridPoint]) -> list[SweepPoint]:
@@ -60,6 +73,10 @@ class Runner:
             SteerError: a point cannot be run.
         """
         plan, arms = self.plan, self._arms(group)
+        if plan.measures != ("perplexity",):
+            texts = [prompt.ids for prompt in plan.prompts]
+            layers = frozenset[int]().union(*(arm.relative_layers for arm in arms))
+            self._lengths = dict(zip(texts, stream_lengths(self.model.network, texts, layers), strict=True))
         run: dict[str, Any] = {"perplexity": self._perplexity, "kl": self._kl, "counts": self._counts}
         # In the order of the measures, so that the first measure's error is reported.
         found = {measure: run[measure](arms) for measure in plan.measures}
@@ -108,16 +125,19 @@ class Runner:
             placed = [self._on(arm, prompt) for arm in arms]
             last = len(prompt.ids) - 1
             unsteered, *steered = next_logits(self.model.network, prompt.ids, [UNSTEERED, *placed], last)
-            for arm, logits, shifts in zip(arms, steered, found, strict=True):
+            for arm, on_prompt, logits, shifts in zip(arms, placed, steered, found, strict=True):
                 # Reuse the unsteered arm if nothing is added: rounding may differ between rows.
                 logits = unsteered if arm.adds_nothing else logits
                 both = shift.Distributions.from_logits(logits, unsteered)
-                shifts.append(PromptShift(prompt.text, **shift.figures(both, self.plan.wanted)))
+                moved = shift.figures(both, self.plan.wanted)
+                numbers = came_to(on_prompt.placements)
+                shifts.append(PromptShift(prompt.text, **moved, coefficients=numbers))
         return [tuple(shifts) for shifts in found]
 
     def _on(self, arm: Steering, prompt: PlannedPrompt) -> Arm:
         is_chat = prompt.chat is not None
-        return arm.on(place(arm.alignments, self.plan.tokenizer, prompt.ids, prompt.text, is_chat))
+        placements = place(arm.alignments, self.plan.tokenizer, prompt.ids, prompt.text, is_chat)
+        return arm.on(placements, self._lengths[prompt.ids])
 
     def _counts(self, arms: Sequence[Steering]) -> list[tuple[dict[str, ArmMeans], Cost]]:
         """Uses of the recipe's words, and the cost of the texts, over all prompts and samples."""

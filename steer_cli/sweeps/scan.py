@@ -10,9 +10,10 @@ from steer_cli.events import Progress, silent
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.scan import ScanPlan, plan_scan
 from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Scan, ScanPoint
-from steer_cli.sweeps.grid import parse_coefficients, parse_layers
+from steer_cli.sweeps.ranges import parse_coefficients, parse_layers, parse_relative
 
 if TYPE_CHECKING:
     from steer_cli.models.load import Model
@@ -34,7 +35,8 @@ def scan(
     cannot be run is a point with an `error`.
 
     Args:
-        coefficients, layers: ranges as `sweep` takes them, such as -2:4:1; None keeps the recipe's own.
+        coefficients, layers: ranges as `sweep` takes them, such as -2:4:1; None keeps the recipe's own. Where
+            the addition's coefficient is relative to the stream, those of the range are too.
         prompts, samples, seed: instead of the recipe's.
 
     Raises:
@@ -57,6 +59,8 @@ def plan_ranges(recipe: Recipe, facts: ModelFacts, coefficients: str | None, lay
     if coefficients is None and layers is None:
         raise SweepError("coefficients: nothing to scan; write a range such as -2:4:1", "coefficients")
     blocks = (None,) if layers is None else parse_layers(layers, facts.blocks)
+    if coefficients is not None and isinstance(recipe.additions[0].coefficient, Relative):
+        return plan_scan(recipe, facts, parse_relative(coefficients, "coefficients"), blocks)
     return plan_scan(recipe, facts, parse_coefficients(coefficients), blocks)
 
 

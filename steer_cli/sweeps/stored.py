@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from steer_cli.recipe.bounds import LARGEST_MULTIPLE
+from steer_cli.recipe.relative import Relative
 from steer_cli.results import (
     AXES,
     ArmMeans,
+    CameTo,
     Coordinates,
     Cost,
     Perplexity,
@@ -26,6 +29,7 @@ NUMBERS = {
     "kl": ("kl", "entropy_unsteered", "entropy_steered"),
     "counts": ("unsteered", "steered", "difference"),
 }
+CAME_TO = ("addition", "layer", "relative", "coefficient")
 COST = ("unsteered", "steered", "cost")
 
 
@@ -39,17 +43,20 @@ def coordinates_of(record: Record) -> Coordinates:
         if axis not in record:
             raise ValueError(f"{axis} is missing")
     layer, coefficient, position, dims = (record[axis] for axis in AXES)
+    relative = isinstance(coefficient, dict) and list(coefficient) == ["relative"]
+    strength = coefficient["relative"] if relative else coefficient
     pair = list(position.items()) if isinstance(position, dict) and len(position) == 1 else []
     fine = {
         "layer": isinstance(layer, int) and _is_number(layer),
-        "coefficient": _is_number(coefficient),
+        "coefficient": _is_number(strength) and (not relative or abs(strength) <= LARGEST_MULTIPLE),
         "position": isinstance(position, str) or (pair and isinstance(pair[0][1], int | str)),
         "dims": dims is None or _is_number(dims),
     }
     for axis in AXES:
         if not fine[axis]:
             raise ValueError(f"{axis} is {_short(record[axis])}")
-    return Coordinates(layer, coefficient, pair[0] if pair else position, dims)
+    at_strength = Relative(relative=strength) if relative else strength
+    return Coordinates(layer, at_strength, pair[0] if pair else position, dims)
 
 
 def point_of(record: Record, plan: SweepPlan) -> SweepPoint:
@@ -67,7 +74,12 @@ def point_of(record: Record, plan: SweepPlan) -> SweepPoint:
         elif measure == "kl":
             numbers = (*NUMBERS["kl"], *(("effect", "damage") if plan.wanted else ()))
             found[measure] = tuple(
-                PromptShift(entry["prompt"], **{name: entry[name] for name in numbers}) for entry in entries
+                PromptShift(
+                    entry["prompt"],
+                    **{name: entry[name] for name in numbers},
+                    coefficients=_came_to(entry.get("coefficients", [])),
+                )
+                for entry in entries
             )
         else:
             values = (_value(ArmMeans, entry) for entry in entries)
@@ -100,6 +112,15 @@ def _entries(found: Any, measure: str, plan: SweepPlan) -> list[Record]:
     for entry in entries:
         _check_numbers(entry, (*NUMBERS[measure], *wanted))
     return entries
+
+
+def _came_to(entries: Any) -> tuple[CameTo, ...]:
+    """What relative coefficients came to on a prompt."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"coefficients is {_short(entries)}")
+    for entry in entries:
+        _check_numbers(entry, CAME_TO)
+    return tuple(CameTo(**{name: entry[name] for name in CAME_TO}) for entry in entries)
 
 
 def _cost(record: Record) -> Cost:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from steer_cli.errors import VectorError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.models.hardware import Hardware
+from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.results import Coordinates, SweepPoint
 from steer_cli.results.json_values import Record
 from steer_cli.sweeps.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
@@ -100,6 +101,8 @@ def _missing(
 
 def _named(group: Sequence[GridPoint]) -> str:
     """Describe a group's place in the grid, for errors."""
-    coefficients = sorted({point.coefficient for point in group if point.coefficient is not None})
-    among = f", coefficients {', '.join(f'{value:g}' for value in coefficients)}" if coefficients else ""
+    coefficients = [point.coefficient for point in group if point.coefficient is not None]
+    kind = "relative" if any(isinstance(value, Relative) for value in coefficients) else "coefficients"
+    values = ", ".join(f"{value:g}" for value in sorted({*map(strength_of, coefficients)}))
+    among = f", {kind} {values}" if values else ""
     return f"layer {group[0].layer}{among}"
