@@ -41,6 +41,7 @@ class Ascent:
     longest: float  # no coefficient is larger
     effort: Effort
     both_signs: bool
+    bar: float = 0.0  # a climb that promises less is not worth more trials
     figures: dict[float, Figures] = field(default_factory=dict)
     sign: float = 1.0
 
@@ -57,6 +58,15 @@ class Ascent:
     def reach(self) -> float:
         """The coefficient expected to meet the budget, with its sign."""
         return self.sign * min(self.longest, self.curve.reach(self.budget, STRIDE))
+
+    @property
+    def outlook(self) -> tuple[float, float]:
+        """The coefficient to expect most of, with its sign, and the largest worth trying after this climb."""
+        within = self.curve.within(self.budget)
+        best = _peak(within)
+        if best == len(within) - 1:
+            return self.reach, self.longest
+        return self.sign * within[best].size, within[best + 1].size
 
     @property
     def promise(self) -> float:
@@ -98,11 +108,13 @@ class Ascent:
 
     def _next(self) -> float | None:
         """The coefficient to try next, closer to the budget or to the peak of the effect below it."""
+        if self.promise < self.bar:
+            return None
         within = self.curve.within(self.budget)
         reach = abs(self.reach)
         if not within or within[-1].size < self.effort.near * reach:
             return self._fresh(reach * AIM)
-        best = max(range(len(within)), key=lambda index: within[index].effect)
+        best = _peak(within)
         if best == len(within) - 1 or len(self.effort.shares) == 1:
             return None
         # The effect has its peak below the budget, between the neighbours of its best sample.
@@ -114,6 +126,11 @@ class Ascent:
     def _fresh(self, size: float) -> float | None:
         value = rounded(self.sign * size)
         return None if value in self.figures or value == 0 else value
+
+
+def _peak(samples: Sequence[Sample]) -> int:
+    """The index of the largest effect; -1 without samples."""
+    return max(range(len(samples)), key=lambda index: samples[index].effect, default=-1)
 
 
 def rounded(coefficient: float) -> float:

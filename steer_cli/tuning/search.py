@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+from steer_cli.events import Progress, silent
 from steer_cli.results import Figures, Place, Searched, Trial
-from steer_cli.tuning.climb import Ascent, Effort
+from steer_cli.tuning.climb import Ascent, Climb, Effort
 
 Asked = tuple[Place, float]  # a coefficient at a place
 # The figures of some coefficients at one layer, on a share of the evidence.
 Measure = Callable[[float, Sequence[Asked]], list[Figures]]
-# The coefficient with which a vector is as long as the stream that it is added to.
-Unit = Callable[[Place], float]
 
 
 @dataclass(frozen=True)
@@ -33,89 +33,105 @@ class Round:
 
 ROUNDS = (
     Round(0.15, None, Effort((1.0,), more=2, near=0.6)),
-    Round(0.4, 12, Effort((0.6, 1.0), more=1, near=0.75)),
-    Round(1.0, 4, Effort((0.4, 0.7, 1.0), more=3, near=0.9)),
+    Round(0.4, 8, Effort((0.65, 1.0), more=1, near=0.75)),
+    Round(1.0, 3, Effort((0.6, 1.0), more=3, near=0.9)),
 )
 # The length of what a first guess adds, and of the most that is ever added, in lengths of the stream.
 GUESS, LONGEST = 0.3, 10.0
+# A place that promises less than this share of the best one so far gets no more trials in the round.
+HOPEFUL = 0.4
 
 
 def search(
-    layers: Sequence[int],
-    positions: Sequence[str | int],
+    units: Mapping[Place, float],
     budget: float,
-    unit: Unit,
     measure: Measure,
     rounds: Sequence[Round] = ROUNDS,
+    progress: Progress = silent,
 ) -> Searched:
     """Look for the largest effect whose damage is at most `budget`.
 
-    Where few places are asked for, the rounds that would leave all of them are skipped.
+    Where there are few places, the rounds that would leave all of them are skipped.
+
+    Args:
+        units: the places, and for each the coefficient at which what is added is as long as the stream.
     """
-    places = [Place(layer, position) for layer in sorted(layers) for position in positions]
+    places = sorted(units, key=lambda place: place.layer)
+    following = [*rounds[1:], None]
+    left = [len(places) if part.places is None else min(part.places, len(places)) for part in rounds]
+    run = [n for n, after in enumerate(following) if after is None or (after.places or 0) < len(places)]
+    done, total = 0, sum(left[n] for n in run)
     trials: list[Trial] = []
-    expected: Mapping[Place, float] | None = None
-    for index, part in enumerate(rounds):
-        following = rounds[index + 1] if index + 1 < len(rounds) else None
-        if following is not None and (following.places or 0) >= len(places):
-            continue
+    expected: dict[Place, tuple[float, float]] = {}
+    for n in run:
         climbed: dict[Place, Ascent] = {}
-        for layer in dict.fromkeys(place.layer for place in places):
-            here = [place for place in places if place.layer == layer]
-            starts = _starts(here, expected, climbed, unit)
-            climbs = {place: Ascent(budget, *starts[place], part.effort, expected is None) for place in here}
-            trials += _side_by_side(climbs, part.share, index, measure)
+        for _, layer in groupby(places, key=lambda place: place.layer):
+            here = list(layer)
+            progress("tune", done, total)
+            climbs = {place: _ascent(place, units, budget, rounds[n], expected, climbed) for place in here}
+            trials += _side_by_side(climbs, rounds[n].share, n, measure)
             climbed |= climbs
-        expected = {place: ascent.reach for place, ascent in climbed.items()}
-        if following is not None:
-            ranked = sorted(places, key=lambda place: -climbed[place].promise)  # stable: lower layers first
-            # Where no place promises anything, one is looked at with more evidence to make sure.
-            promising = [place for place in ranked if climbed[place].promise > 0] or ranked[:1]
-            kept = set(promising[: following.places])
-            places = [place for place in places if place in kept]
+            done += len(here)
+        expected = {place: ascent.outlook for place, ascent in climbed.items()}
+        after = following[n]
+        places = places if after is None else _best(places, climbed, after.places)
+        done = sum(left[other] for other in run if other <= n)  # fewer than expected may have been left
+    progress("tune", total, total)
     return Searched(tuple(trials), budget)
 
 
-def _starts(
-    places: Sequence[Place],
-    expected: Mapping[Place, float] | None,
+def _ascent(
+    place: Place,
+    units: Mapping[Place, float],
+    budget: float,
+    part: Round,
+    expected: Mapping[Place, tuple[float, float]],
     climbed: Mapping[Place, Ascent],
-    unit: Unit,
-) -> dict[Place, tuple[float, float]]:
-    """For each place, the coefficient to begin with and the largest to try."""
-    starts = {}
-    for place in places:
-        one = unit(place)
-        if expected is not None:
-            starts[place] = expected[place], LONGEST * one
-            continue
-        before = [other for other in climbed if other.position == place.position]
-        neighbour = climbed[before[-1]] if before else None
-        length = neighbour.reach / neighbour.longest * LONGEST if neighbour else GUESS
-        starts[place] = length * one, LONGEST * one
-    return starts
+) -> Ascent:
+    """The climb at a place, beginning where an earlier round or the layer below says."""
+    longest = LONGEST * units[place]
+    below = [ascent for other, ascent in climbed.items() if other.position == place.position]
+    if expected:
+        start, longest = expected[place]
+    elif below:
+        start = below[-1].outlook[0] / below[-1].longest * longest
+    else:
+        start = GUESS * units[place]
+    bar = HOPEFUL * max((ascent.promise for ascent in climbed.values()), default=0.0)
+    return Ascent(budget, start, longest, part.effort, not expected, bar)
 
 
-def _side_by_side(climbs: Mapping[Place, Ascent], share: float, number: int, measure: Measure) -> list[Trial]:
+def _best(places: Sequence[Place], climbed: Mapping[Place, Ascent], count: int | None) -> list[Place]:
+    """The places that promise most, in their order."""
+    ranked = sorted(places, key=lambda place: -climbed[place].promise)  # of equals, the lower layer first
+    # Where no place promises anything, one is looked at with more evidence to make sure.
+    promising = [place for place in ranked if climbed[place].promise > 0] or ranked[:1]
+    kept = set(promising[:count])
+    return [place for place in places if place in kept]
+
+
+def _side_by_side(
+    climbs: Mapping[Place, Ascent], share: float, number: int, measure: Measure
+) -> list[Trial]:
     """Run the climbs of one layer in step, so that what they ask for is measured together."""
     running = {place: ascent.run() for place, ascent in climbs.items()}
-    wanted = {place: next(climb, None) for place, climb in running.items()}
+    wanted = {place: next(climb) for place, climb in running.items()}
     trials: list[Trial] = []
-    while any(wanted.values()):
-        asked = [(place, value) for place, values in wanted.items() for value in values or ()]
+    while wanted:
+        asked = [(place, value) for place, values in wanted.items() for value in values]
         found = dict(zip(asked, measure(share, asked), strict=True))
         trials += [Trial(place, value, found[place, value], number) for place, value in asked]
-        wanted = {
+        following = {
             place: _next(running[place], [found[place, value] for value in values])
             for place, values in wanted.items()
-            if values
         }
+        wanted = {place: values for place, values in following.items() if values}
     return trials
 
 
-def _next(climb, figures: list[Figures]) -> list[float] | None:
-    """What a climb wants next, given what it asked for; None at its end."""
+def _next(climb: Climb, figures: list[Figures]) -> list[float]:
+    """What a climb wants next, given what it asked for; nothing at its end."""
     try:
         return climb.send(figures)
     except StopIteration:
-        return None
+        return []
