@@ -13,7 +13,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
-from steer_cli.results.tuning import Figures, Place, Searched, Trial
+from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial
 
 __all__ = [
     "AXES",
@@ -36,6 +36,7 @@ __all__ = [
     "Partial",
     "Perplexity",
     "Place",
+    "Position",
     "PromptShift",
     "Receipt",
     "Scan",

@@ -17,6 +17,10 @@ STRIDE = 2.5
 # The budget is aimed at from a little below, so that a small misjudgement does not cost another trial.
 AIM = 0.96
 
+# What is measured at less than this share of the reach does not tell what the reach promises: where a vector
+# stands on tokens of its own, little happens until it is about as long as the stream.
+FAR = 0.4
+
 Climb = Generator[list[float], list[Figures], None]
 
 
@@ -108,7 +112,7 @@ class Ascent:
 
     def _next(self) -> float | None:
         """The coefficient to try next, closer to the budget or to the peak of the effect below it."""
-        if self.promise < self.bar:
+        if self.promise < self.bar and max(map(abs, self.figures)) > FAR * abs(self.reach):
             return None
         within = self.curve.within(self.budget)
         reach = abs(self.reach)

@@ -2,15 +2,15 @@
 
 The search knows nothing of models: `measure` gives the figures of trials. It goes over the places (a layer
 and a position each) in a few rounds, each with more of the evidence than the one before, for the places that
-promised most in it. In the first round a place begins with the coefficient, in units of the layer's stream,
-that its neighbour ended with. The search is deterministic. It goes through the layers in rising order, and
-asks for the trials of one layer together.
+promised most in it. In the first round a place begins where its neighbour, the same position a layer below,
+ended in proportion to its own guess. The search is deterministic. It goes through the layers in rising order,
+and asks for the trials of one layer together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from steer_cli.events import Progress, silent
@@ -36,14 +36,14 @@ ROUNDS = (
     Round(0.4, 8, Effort((0.65, 1.0), more=1, near=0.75)),
     Round(1.0, 3, Effort((0.6, 1.0), more=3, near=0.9)),
 )
-# The length of what a first guess adds, and of the most that is ever added, in lengths of the stream.
-GUESS, LONGEST = 0.3, 10.0
+# No coefficient is larger than this times the guess.
+LARGEST = 30.0
 # A place that promises less than this share of the best one so far gets no more trials in the round.
 HOPEFUL = 0.4
 
 
 def search(
-    units: Mapping[Place, float],
+    guesses: Mapping[Place, float],
     budget: float,
     measure: Measure,
     rounds: Sequence[Round] = ROUNDS,
@@ -54,9 +54,9 @@ def search(
     Where there are few places, the rounds that would leave all of them are skipped.
 
     Args:
-        units: the places, and for each the coefficient at which what is added is as long as the stream.
+        guesses: the places, and for each a coefficient of the right order of magnitude.
     """
-    places = sorted(units, key=lambda place: place.layer)
+    places = sorted(guesses, key=lambda place: place.layer)
     following = [*rounds[1:], None]
     left = [len(places) if part.places is None else min(part.places, len(places)) for part in rounds]
     run = [n for n, after in enumerate(following) if after is None or (after.places or 0) < len(places)]
@@ -68,7 +68,8 @@ def search(
         for _, layer in groupby(places, key=lambda place: place.layer):
             here = list(layer)
             progress("tune", done, total)
-            climbs = {place: _ascent(place, units, budget, rounds[n], expected, climbed) for place in here}
+            effort = rounds[n].effort if expected or n == 0 else _first(rounds[n].effort)
+            climbs = {place: _ascent(place, guesses, budget, effort, expected, climbed) for place in here}
             trials += _side_by_side(climbs, rounds[n].share, n, measure)
             climbed |= climbs
             done += len(here)
@@ -80,25 +81,29 @@ def search(
     return Searched(tuple(trials), budget)
 
 
+def _first(effort: Effort) -> Effort:
+    """The effort of a round that is the first although it was not meant to be: its guesses may be far off."""
+    return replace(effort, shares=(1.0,), more=effort.more + 2)
+
+
 def _ascent(
     place: Place,
-    units: Mapping[Place, float],
+    guesses: Mapping[Place, float],
     budget: float,
-    part: Round,
+    effort: Effort,
     expected: Mapping[Place, tuple[float, float]],
     climbed: Mapping[Place, Ascent],
 ) -> Ascent:
     """The climb at a place, beginning where an earlier round or the layer below says."""
-    longest = LONGEST * units[place]
+    start, longest = guesses[place], LARGEST * guesses[place]
     below = [ascent for other, ascent in climbed.items() if other.position == place.position]
     if expected:
         start, longest = expected[place]
     elif below:
-        start = below[-1].outlook[0] / below[-1].longest * longest
-    else:
-        start = GUESS * units[place]
+        # Of both signs, the one that the recipe means comes first, whatever chance chose below.
+        start = abs(below[-1].outlook[0]) / below[-1].longest * longest
     bar = HOPEFUL * max((ascent.promise for ascent in climbed.values()), default=0.0)
-    return Ascent(budget, start, longest, part.effort, not expected, bar)
+    return Ascent(budget, start, longest, effort, not expected, bar)
 
 
 def _best(places: Sequence[Place], climbed: Mapping[Place, Ascent], count: int | None) -> list[Place]:
@@ -110,9 +115,7 @@ def _best(places: Sequence[Place], climbed: Mapping[Place, Ascent], count: int |
     return [place for place in places if place in kept]
 
 
-def _side_by_side(
-    climbs: Mapping[Place, Ascent], share: float, number: int, measure: Measure
-) -> list[Trial]:
+def _side_by_side(climbs: Mapping[Place, Ascent], share: float, number: int, measure: Measure) -> list[Trial]:
     """Run the climbs of one layer in step, so that what they ask for is measured together."""
     running = {place: ascent.run() for place, ascent in climbs.items()}
     wanted = {place: next(climb) for place, climb in running.items()}

@@ -107,15 +107,15 @@ def best_of(surface: Surface, budget: float = BUDGET) -> tuple[float, Place]:
     )
 
 
-def units(layers=LAYERS, positions=POSITIONS) -> dict[Place, float]:
+def guesses(layers=LAYERS, positions=POSITIONS) -> dict[Place, float]:
     """The stream grows with depth, as it does in a model."""
-    return {Place(layer, position): 1.0 + layer / 5 for layer in layers for position in positions}
+    return {Place(layer, position): 0.3 + layer / 17 for layer in layers for position in positions}
 
 
 @pytest.mark.parametrize("surface", [monotone, saturating, helpful_when_small, backwards, harmless, bumpy])
 def test_the_best_of_the_surface_is_found_with_a_fifth_of_a_grid(surface):
     measured = Measured(surface)
-    found = search(units(), BUDGET, measured)
+    found = search(guesses(), BUDGET, measured)
     wanted, _ = best_of(surface)
     assert found.best[0].figures.effect >= 0.95 * wanted
     assert found.best[0].figures.damage <= BUDGET
@@ -130,19 +130,19 @@ def test_noise_that_shrinks_with_the_evidence_costs_little_effect(surface, seed)
         return effect, damage
 
     measured = Measured(shifted, noise=0.1)
-    found = search(units(), BUDGET, measured)
+    found = search(guesses(), BUDGET, measured)
     chosen = found.best[0]
     effect, _ = shifted(chosen.place, chosen.coefficient)
     assert effect >= 0.8 * best_of(shifted)[0]
 
 
 def test_a_vector_that_points_the_wrong_way_gets_a_negative_coefficient():
-    found = search(units(), BUDGET, Measured(backwards))
+    found = search(guesses(), BUDGET, Measured(backwards))
     assert found.best[0].coefficient < 0
 
 
 def test_where_every_coefficient_harms_nothing_is_best_and_the_nearest_miss_is_named():
-    found = search(units(), BUDGET, Measured(harmful))
+    found = search(guesses(), BUDGET, Measured(harmful))
     assert found.best == ()
     miss = found.nearest_miss
     assert miss is not None
@@ -152,7 +152,7 @@ def test_where_every_coefficient_harms_nothing_is_best_and_the_nearest_miss_is_n
 
 def test_where_nothing_steers_there_is_neither_a_best_nor_a_miss():
     measured = Measured(lost)
-    found = search(units(), BUDGET, measured)
+    found = search(guesses(), BUDGET, measured)
     assert found.best == ()
     assert found.nearest_miss is None
     assert measured.cost < 60
@@ -160,20 +160,20 @@ def test_where_nothing_steers_there_is_neither_a_best_nor_a_miss():
 
 def test_the_same_search_asks_for_the_same_trials():
     first, second = Measured(monotone, 0.1), Measured(monotone, 0.1)
-    assert search(units(), BUDGET, first) == search(units(), BUDGET, second)
+    assert search(guesses(), BUDGET, first) == search(guesses(), BUDGET, second)
     assert first.asked == second.asked
 
 
 def test_layers_rise_within_a_round_so_that_streams_are_carried_on():
     measured = Measured(monotone)
-    search(units(), BUDGET, measured)
+    search(guesses(), BUDGET, measured)
     assert measured.batches == sorted(measured.batches)
     assert {share for share, _ in measured.batches} == {part.share for part in ROUNDS}
 
 
 def test_few_places_go_straight_to_the_round_with_all_of_the_evidence():
     measured = Measured(backwards)
-    found = search(units([12], ["front"]), BUDGET, measured)
+    found = search(guesses([12], ["front"]), BUDGET, measured)
     assert {share for share, _ in measured.batches} == {1.0}
     assert found.best[0].coefficient < 0
     assert found.best[0].figures.effect >= 0.95 * max(
@@ -184,7 +184,7 @@ def test_few_places_go_straight_to_the_round_with_all_of_the_evidence():
 
 
 def test_each_place_is_known_by_its_last_round():
-    found = search(units(), BUDGET, Measured(monotone))
+    found = search(guesses(), BUDGET, Measured(monotone))
     assert [trial.place for trial in found.places] == [
         Place(layer, position) for layer in LAYERS for position in sorted(POSITIONS)
     ]
@@ -194,7 +194,7 @@ def test_each_place_is_known_by_its_last_round():
 
 
 def test_no_trial_of_the_frontier_is_beaten_by_another():
-    found = search(units(), BUDGET, Measured(monotone))
+    found = search(guesses(), BUDGET, Measured(monotone))
     frontier = [trial.figures for trial in found.frontier]
     assert frontier == sorted(frontier, key=lambda figures: figures.damage)
     for figures in frontier:
