@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         load_recipe,
         norms,
         perplexity,
+        score,
         shift,
         steering,
         sweep,
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
     )
     from steer_cli.errors import SteerError
     from steer_cli.measure.corpus import read_corpus
+    from steer_cli.measure.evidence_files import read_choices
     from steer_cli.models.load import Model
     from steer_cli.recipe.schema import Addition, Recipe
     from steer_cli.sweeps.scan import scan
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "score", "sweep", "steering"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
+    "read_choices": "measure.evidence_files",
     "scan": "sweeps.scan",
     "SteerError": "errors",
     "Model": "models.load",
@@ -50,8 +53,10 @@ __all__ = [
     "load_recipe",
     "norms",
     "perplexity",
+    "read_choices",
     "read_corpus",
     "scan",
+    "score",
     "shift",
     "steering",
     "sweep",

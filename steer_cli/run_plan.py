@@ -12,10 +12,11 @@ from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.planning.alignment import Alignment, files_of
 from steer_cli.planning.plan import Plan
-from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, Watch, came_to
+from steer_cli.results import Card, Comparison, CorpusFindings, Norms, Shift, Watch, came_to
 
 if TYPE_CHECKING:
     from steer_cli.activations.arms import Steering
+    from steer_cli.measure.score_plan import ScorePlan
     from steer_cli.models.load import Model
     from steer_cli.networks.network import Network
 
@@ -163,3 +164,29 @@ def perplexity_of(
 
     steering = vectors_of(model.network, plan.alignments, note=note)
     return compare_corpora(model.network, plan, steering, sentences, note)
+
+
+def score_of(
+    model: Model,
+    plan: ScorePlan,
+    curve: bool = False,
+    progress: Progress = silent,
+    note: Note = silent,
+    tried: int = 1,
+) -> Card:
+    """The card of a plan; see `score`.
+
+    Args:
+        curve: also measure multiples of the coefficient on sentences.
+        tried: of how many recipes this one did best, if it was chosen by other evidence of the same kind.
+    """
+    from steer_cli.measure.card import card_of
+    from steer_cli.measure.score import measured
+    from steer_cli.sweeps.identity import WEIGHTS, fingerprint
+
+    for missing, reason in plan.missing.items():
+        note(f"{missing} is not measured: {reason}")
+    steering = vectors_of(model.network, plan.alignments, progress, note)
+    found = measured(model.network, plan, steering, curve, progress)
+    dtype = str(model.network.dtype).removeprefix("torch.")
+    return card_of(plan, found, fingerprint(model.located, WEIGHTS), dtype, tried)

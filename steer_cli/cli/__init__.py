@@ -17,7 +17,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from steer_cli.cli import check, generate, models, norms, perplexity, recipes, schema, shift, sweep, table
+from steer_cli.cli import (
+    check,
+    generate,
+    models,
+    norms,
+    perplexity,
+    recipes,
+    schema,
+    score,
+    shift,
+    sweep,
+    table,
+)
 from steer_cli.cli.options import Debug, PlainHelp, error_text
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
 from steer_cli.errors import SteerError
@@ -104,6 +116,7 @@ for module, function in (
     (perplexity, perplexity.perplexity),
     (norms, norms.norms),
     (sweep, sweep.sweep),
+    (score, score.score),
     (check, check.check),
     (schema, schema.schema),
     (recipes, recipes.recipes),

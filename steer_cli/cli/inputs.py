@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from steer_cli.cli.saving import check_free
 from steer_cli.errors import CorpusError, PlotError, RecipeError
 from steer_cli.measure import corpus as corpora
 from steer_cli.measure.corpus import Columns, Corpus, parse_groups
+from steer_cli.planning.text_file import is_table
 from steer_cli.recipe.bundled import decode, find, read
 from steer_cli.recipe.chat import Chat, Turn
 from steer_cli.recipe.file_text import identified_by_file, without_stale
@@ -28,6 +30,8 @@ from steer_cli.recipe.yaml_source import Override
 from steer_cli.report import progress
 
 if TYPE_CHECKING:
+    from steer_cli.events import Note
+    from steer_cli.measure.evidence import Evidence
     from steer_cli.models.located import Located
     from steer_cli.planning.plan import ModelFacts
 
@@ -170,6 +174,40 @@ def read_corpora(
         raise CorpusError(f"--group {groups[0]}: groups of which column? add --label NAME")
     columns = Columns(column, label, parse_groups(groups or []))
     return [corpora.read_corpus(corpus, lines, columns) for corpus in options or []]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The options that name evidence, as they were written."""
+
+    toward: str | None = None
+    away: str | None = None
+    neutral: str | None = None
+    choices: str | None = None
+    count: str | None = None
+
+
+def evidence_from(files: Files, recipe: Recipe, lines: bool, column: str | None, note: Note) -> Evidence:
+    """Read evidence from the files that options name.
+
+    Raises:
+        CorpusError: a file cannot be read as asked, or what they hold is no evidence.
+    """
+    from steer_cli.measure.evidence import gathered
+    from steer_cli.measure.evidence_files import read_choices, read_set
+
+    given = {"toward": files.toward, "away": files.away, "neutral": files.neutral}
+    if not any(given.values()):
+        option = "--lines" if lines else "--column" if column else None
+        if option is not None:
+            raise CorpusError(f"{option}: of which sentences? add --toward FILE or --neutral FILE")
+    # A column is that of tables; plain texts may stand beside them.
+    columns = {name: column if file and is_table(Path(file)) else None for name, file in given.items()}
+    if column and not any(columns.values()):
+        raise CorpusError(f"--column {show(column)}: no .csv or .jsonl file is given; remove it")
+    toward, away, neutral = (read_set(name, file, lines, columns[name], note) for name, file in given.items())
+    choices = None if files.choices is None else read_choices(files.choices)
+    return gathered(toward, away, neutral, choices, files.count, recipe, note)
 
 
 def plot_file(file: Path | None) -> None:

@@ -33,7 +33,8 @@ NAMES = {
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
     **{"relative": "--relative"},
-    **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
+    **{"toward": "--toward", "away": "--away", "neutral": "--neutral", "choices": "--choices"},
+    **{"threads": "--threads", "count": "--count", "scan": "--scan", "scan_layers": "--scan-layers"},
 }
 
 

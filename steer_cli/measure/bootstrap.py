@@ -12,13 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
+from steer_cli.measure.student import bound_of
 from steer_cli.results import Estimate
 
 SHARE = 0.95
+TAILS = ((1 - SHARE) / 2, (1 + SHARE) / 2)
 RESAMPLES = 4999
+SAME = TAILS[0] / 4  # share of resamples of equal draws from which the studentised interval is not used
 SEED = 15  # any number; always the same, so that the same figures have the same interval
 
 
@@ -30,7 +34,7 @@ class Draws:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Draws:
+    def of(cls, values: Sequence[float] | np.ndarray) -> Draws:
         """Draws that count the same, such as items."""
         found = np.asarray(values, dtype=np.float64)
         return cls(found, np.ones_like(found))
@@ -66,16 +70,38 @@ def estimate(*parts: Weighted) -> Estimate:
         variance += weight**2 * variances
         error += weight**2 * float(own)
     error = math.sqrt(error)
-    # A resample of equal draws has no error of its own; how far off it is, is then unknown, not nothing.
-    off = np.divide(resampled, np.sqrt(variance), out=_far(resampled), where=variance > 0)
-    low, high = np.quantile(off, [(1 - SHARE) / 2, (1 + SHARE) / 2], method="inverted_cdf")
-    # Zero times infinity, where nothing varies, is nothing.
-    low, high = (error * bound if error else 0.0 for bound in (low, high))
-    return Estimate(float(value), float(value - high), float(value - low), count)
+    if error == 0:
+        return Estimate(float(value), float(value), float(value), count)
+    same = variance <= 0
+    if same.mean() > SAME:
+        low, high = _accelerated(parts, resampled, error)
+        return Estimate(float(value), float(value + low), float(value + high), count)
+    # A resample of equal draws has no error of its own: how far off it is, is unknown.
+    far = np.copysign(np.inf, resampled)
+    off = np.divide(resampled, np.sqrt(variance), out=far, where=~same)
+    low, high = np.quantile(off, TAILS, method="inverted_cdf")
+    return Estimate(float(value), float(value - high * error), float(value - low * error), count)
 
 
-def _far(resampled: np.ndarray) -> np.ndarray:
-    return np.where(resampled == 0, 0.0, np.copysign(np.inf, resampled))
+def _accelerated(parts: Sequence[Weighted], resampled: np.ndarray, error: float) -> np.ndarray:
+    """The ends of the accelerated interval (the same, chapter 14.3), relative to the value.
+
+    It is for draws most of which are the same, such as counts of a rare word, where many resamples have no
+    error. It is expanded for small numbers of draws (Hesterberg 2015, "What Teachers Should Know about the
+    Bootstrap").
+    """
+    draws = min(len(part.sums) for _, part in parts)
+    normal = NormalDist()
+    # The influence of each draw stands for the jackknife.
+    influence = np.concatenate(
+        [weight * (part.sums - part.mean * part.counts) / part.counts.sum() for weight, part in parts]
+    )
+    skew = float((influence**3).sum()) / (6 * float((influence**2).sum()) ** 1.5)
+    below = float(((resampled < 0).mean() + (resampled <= 0).mean()) / 2)
+    bias = normal.inv_cdf(min(max(below, 1e-3), 1 - 1e-3))
+    reach = bound_of(SHARE, draws - 1) * math.sqrt(draws / (draws - 1))
+    ends = [bias + (bias + end) / (1 - skew * (bias + end)) for end in (-reach, reach)]
+    return np.quantile(resampled, [normal.cdf(end) for end in ends])
 
 
 def _resamples(size: int, generator: np.random.Generator) -> np.ndarray:

@@ -49,8 +49,7 @@ class Run:
     arm_number: int = 0
 
 
-# Told of the runs of a pass, and of the stream that leaves the last block at the positions that they keep,
-# run after run: [kept, width].
+# Told of the runs of a pass, and of the last stream where they keep it, run after run: [kept, width].
 See = Callable[[Sequence[Run], Tensor], None]
 
 

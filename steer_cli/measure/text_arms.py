@@ -6,7 +6,7 @@ compared. Arms of one `TextArms` act on spans of the same length at the front, o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from steer_cli.activations.arms import Steering
 from steer_cli.errors import CorpusError
+from steer_cli.events import silent
 from steer_cli.measure.bootstrap import Draws
-from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.divergence import Divergence
 from steer_cli.measure.evidence import FEWEST
-from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
+from steer_cli.measure.lines import Line
+from steer_cli.measure.score_plan import on_texts
+from steer_cli.measure.scoring import Run
 from steer_cli.measure.sheet import Compared, Sheet
 from steer_cli.networks.network import Network
-from steer_cli.planning.placement import Alignment
-from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.tokens import Tokenizer
 
 
@@ -45,38 +45,6 @@ class SetChanges:
 ArmChanges = dict[str, SetChanges]  # toward, away and neutral, as far as the evidence has them
 
 
-def on_texts(alignments: Iterable[Alignment]) -> tuple[Alignment, ...]:
-    """The additions as they act on a text that is read instead of written: {every: new} acts on all of it."""
-    return tuple(
-        replace(alignment, addition=alignment.addition.model_copy(update={"position": "every"}))
-        if alignment.addition.every == "new"
-        else alignment
-        for alignment in alignments
-    )
-
-
-def method_of(alignments: Sequence[Alignment]) -> str:
-    """How sentences make room: `pad` for vectors at the front, `overlay` if any acts elsewhere."""
-    at_front = all(alignment.addition.position == "front" for alignment in alignments)
-    return "pad" if at_front else "overlay"
-
-
-def lines_of(
-    corpora: Sequence[Corpus], alignments: tuple[Alignment, ...], facts: ModelFacts
-) -> tuple[Line, ...]:
-    """The sentences as tokens, with room for the additions; needs no weights.
-
-    Raises:
-        CorpusError: a sentence is longer than the model's context.
-        PlanError: the additions fit no sentence, or no text follows one of them in any.
-    """
-    alignments = on_texts(alignments)
-    front = pads_in_front(alignments, facts.tokenizer) if method_of(alignments) == "pad" else ()
-    lines = lay_out(corpora, facts.tokenizer, front, facts.context)
-    check_fit(lines, alignments, facts.tokenizer)
-    return lines
-
-
 @dataclass
 class TextArms:
     """Sentences with which arms are compared; going through layers in rising order is cheapest.
@@ -84,19 +52,25 @@ class TextArms:
     Args:
         lines: from `lines_of`, for additions like those of the arms.
         diverging: the sets whose KL can be asked for.
+        passed: told of how many more sentences have been run in some arm.
     """
 
     network: Network
     tokenizer: Tokenizer
     lines: tuple[Line, ...]
     diverging: Sequence[str] = ()
+    passed: Callable[[int], object] = silent
     sheet: Sheet = field(init=False)
     _divergence: Divergence = field(init=False)
 
     def __post_init__(self) -> None:
         texts = [text for text, line in enumerate(self.lines) if line.corpus in self.diverging]
         self._divergence = Divergence(self.network, texts)
-        self.sheet = Sheet(self.network, self.tokenizer, self.lines, self._divergence.see)
+        self.sheet = Sheet(self.network, self.tokenizer, self.lines, self._see)
+
+    def _see(self, runs: Sequence[Run], stream: Tensor) -> None:
+        self._divergence.see(runs, stream)
+        self.passed(len(runs))
 
     def compare(self, arms: Sequence[Steering]) -> list[ArmChanges]:
         """What each arm changes on every set.
@@ -105,10 +79,7 @@ class TextArms:
             CorpusError: too few sentences of a set can be measured.
             VectorError: an arm changes nothing, or log probabilities are no longer finite.
         """
-        return [
-            self.by_set(compared, self._divergence.taken(number))
-            for number, compared in enumerate(self.compared(arms))
-        ]
+        return [self.by_set(compared, number) for number, compared in enumerate(self.compared(arms))]
 
     def compared(self, arms: Sequence[Steering], keep_changes: bool = False) -> list[Compared]:
         """The same line by line; see `Sheet.compare`."""
@@ -120,10 +91,11 @@ class TextArms:
         moved = [other.offset - line.offset for line, other in zip(self.lines, fronted, strict=True)]
         with self._divergence.moved(moved):
             compared = self.sheet.with_tokens_in_front(fronted, vector)
-        return self.by_set(compared, self._divergence.taken(0))
+        return self.by_set(compared, 0)
 
-    def by_set(self, compared: Compared, divergences: dict[int, Tensor]) -> ArmChanges:
-        """The lines of one arm, set by set."""
+    def by_set(self, compared: Compared, number: int) -> ArmChanges:
+        """The lines of one arm, the one of this number among those compared last, set by set."""
+        divergences = self._divergence.taken(number)
         return {name: self._changes(name, compared, divergences) for name in self._sets()}
 
     def _sets(self) -> Iterator[str]:

@@ -8,9 +8,12 @@ from steer_cli.recipe.schema import Addition, Recipe
 
 def scaled(addition: Addition, multiplier: float) -> Addition:
     """The addition with its coefficient multiplied, relative to the stream or not."""
-    strength = addition.strength * multiplier
-    relative = isinstance(addition.coefficient, Relative)
-    return addition.model_copy(update={"coefficient": Relative(relative=strength) if relative else strength})
+    coefficient, strength = addition.coefficient, addition.strength * multiplier
+    if isinstance(coefficient, Relative):
+        return addition.model_copy(
+            update={"coefficient": coefficient.model_copy(update={"relative": strength})}
+        )
+    return addition.model_copy(update={"coefficient": strength})
 
 
 def scaled_recipe(recipe: Recipe, multiplier: float) -> Recipe:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlotError
 from steer_cli.report.printable import cell
-from steer_cli.results import AXES, Norms, Shift, SweepPoint, axis_name, axis_number, axis_values
+from steer_cli.results import (
+    AXES,
+    Card,
+    Estimate,
+    Norms,
+    Shift,
+    SweepPoint,
+    axis_name,
+    axis_number,
+    axis_values,
+)
+from steer_cli.results.verdict import UNITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,3 +203,38 @@ def norms(found: Sequence[Norms], path: Path) -> None:
             panel.legend(frameon=False, fontsize="small")
 
     _draw(path, len(groups), draw)
+
+
+def card(found: Card, path: Path) -> None:
+    """Plot what each multiple of the coefficient does: one panel per kind of effect, and one of damage.
+
+    What chance may do is shaded.
+    """
+    panels = [(kind, _curve_of(found, kind)) for kind in found.verdicts]
+    if found.curve:
+        damages = [(point.multiplier, point.damage) for point in found.curve if point.damage is not None]
+        panels.append(("damage", damages))
+    labels = UNITS | {"choices": "log-odds, nats", "damage": "loss on neutral text, nats per token"}
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for panel, (kind, points) in zip(axes, panels, strict=True):
+            xs, values = [x for x, _ in points], [estimate.value for _, estimate in points]
+            panel.plot(xs, values, color=COLOURS[0], marker=".")
+            low, high = ([getattr(estimate, end) for _, estimate in points] for end in ("low", "high"))
+            panel.fill_between(xs, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+            panel.axhline(0, color="#999999", linewidth=0.8)
+            panel.set_xlabel("multiple of the coefficient")
+            panel.set_ylabel(labels[kind])
+            if kind in ("sentences", "count"):
+                chance = found.verdicts[kind].chance
+                panel.axhspan(-chance, chance, color="#999999", alpha=0.2, linewidth=0)
+            panel.set_title(_plain(found.recipe) if panel is axes[0] else kind, fontsize="small")
+
+    _draw(path, len(panels), draw)
+
+
+def _curve_of(found: Card, kind: str) -> list[tuple[float, Estimate]]:
+    if kind == "choices" and found.answers is not None:
+        return list(found.answers.log_odds)
+    points = [(point.multiplier, point.effects[kind]) for point in found.curve if kind in point.effects]
+    return points or [(1.0, found.steered.effects[kind])]

@@ -17,6 +17,7 @@ STAGES = {
     "read texts": "reading the texts",
     "decode": "decoding",
     "sweep": "sweeping",
+    "score": "scoring sentences",
 }
 
 Shown = TypeVar("Shown", bound="Display")

@@ -2,6 +2,7 @@
 
 from steer_cli.results.agreement import Agreement
 from steer_cli.results.came_to import CameTo, came_to, over_texts
+from steer_cli.results.card import Answers, Card, CurvePoint, Fluency, Neutral, ScoredArm, Source
 from steer_cli.results.comparison import Comparison, Completion, Receipt, Sum, arm_names
 from steer_cli.results.cost import CHEAP, COSTLY, STUMBLES, WORD_SALAD, Cost, reads_like, steering_cost
 from steer_cli.results.estimate import Estimate
@@ -14,6 +15,7 @@ from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
 from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial
+from steer_cli.results.verdict import Verdict
 
 __all__ = [
     "AXES",
@@ -22,16 +24,21 @@ __all__ = [
     "STUMBLES",
     "WORD_SALAD",
     "Agreement",
+    "Answers",
     "ArmMeans",
     "CameTo",
+    "Card",
     "Comparison",
     "Completion",
     "Coordinates",
     "CorpusFindings",
     "Cost",
+    "CurvePoint",
     "Estimate",
     "Figures",
+    "Fluency",
     "ModelCheck",
+    "Neutral",
     "Norms",
     "Partial",
     "Perplexity",
@@ -41,13 +48,16 @@ __all__ = [
     "Receipt",
     "Scan",
     "ScanPoint",
+    "ScoredArm",
     "Searched",
     "SentenceChange",
     "Shift",
+    "Source",
     "Sum",
     "SweepPoint",
     "TokenShift",
     "Trial",
+    "Verdict",
     "Watch",
     "arm_names",
     "axis_name",
