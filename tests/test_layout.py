@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
-    *("measure", "sweeps", "tuning", "run_plan", "api"),
+    *("measure", "sweeps", "run_plan", "tuning", "api"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.

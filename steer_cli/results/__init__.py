@@ -14,7 +14,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
-from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial
+from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial, Tuning
 from steer_cli.results.verdict import Verdict
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "SweepPoint",
     "TokenShift",
     "Trial",
+    "Tuning",
     "Verdict",
     "Watch",
     "arm_names",

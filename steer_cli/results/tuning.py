@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results.card import Card
 from steer_cli.results.json_values import Record
 
 Position = str | int  # a word such as front or every=new, or a number, as the axis of a sweep has it
@@ -37,16 +39,21 @@ class Figures:
 
 @dataclass(frozen=True)
 class Trial:
-    """A coefficient at a place, and its figures in a round of the search, which counts from 0."""
+    """A coefficient at a place, and its figures on a share of the evidence."""
 
     place: Place
     coefficient: float
     figures: Figures
-    round: int
+    share: float
+
+    @property
+    def coordinates(self) -> tuple[float, Place, float]:
+        """What was asked."""
+        return self.share, self.place, self.coefficient
 
     def record(self) -> Record:
         where = {"layer": self.place.layer, "position": self.place.position, "coefficient": self.coefficient}
-        return {"round": self.round} | where | self.figures.record()
+        return {"share": self.share} | where | self.figures.record()
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ class Searched:
     @property
     def final(self) -> tuple[Trial, ...]:
         """The trials of the last round."""
-        last = max(trial.round for trial in self.trials)
-        return tuple(trial for trial in self.trials if trial.round == last)
+        last = max(trial.share for trial in self.trials)
+        return tuple(trial for trial in self.trials if trial.share == last)
 
     def fits(self, trial: Trial) -> bool:
         """Whether its damage is within the budget."""
@@ -84,9 +91,9 @@ class Searched:
                 best[trial.place] = trial
         return tuple(best[place] for place in sorted(best, key=_order))
 
-    def _worth(self, trial: Trial) -> tuple[int, bool, float]:
+    def _worth(self, trial: Trial) -> tuple[float, bool, float]:
         fits = self.fits(trial)
-        return trial.round, fits, trial.figures.effect if fits else -trial.figures.damage
+        return trial.share, fits, trial.figures.effect if fits else -trial.figures.damage
 
     @property
     def frontier(self) -> tuple[Trial, ...]:
@@ -101,7 +108,7 @@ class Searched:
     def nearest_miss(self) -> Trial | None:
         """The least damage beyond the budget among the trials that clearly steer; None if none does."""
         steering = (trial for trial in self.trials if not self.fits(trial) and _clear(trial.figures))
-        return min(steering, key=lambda trial: (trial.figures.damage, -trial.round), default=None)
+        return min(steering, key=lambda trial: (trial.figures.damage, -trial.share), default=None)
 
 
 def _order(place: Place) -> tuple[int, str]:
@@ -111,3 +118,29 @@ def _order(place: Place) -> tuple[int, str]:
 def _clear(figures: Figures) -> bool:
     """Whether an effect is more than three standard errors above 0, as a single one of many should be."""
     return figures.effect_stderr is not None and figures.effect > 3 * figures.effect_stderr
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search, the trial that it chose, and the card of that recipe on the half of the evidence not searched.
+
+    `read` counts the sentences or items of each set that the last round read. `odd` are trials with larger
+    effects that were passed over, with what their completions cost in nats per token.
+    """
+
+    recipe: Recipe
+    model: str
+    kind: str  # of effect: sentences, choices or count
+    oddness: float
+    relative: bool
+    read: dict[str, int]
+    searched: Searched
+    odd: tuple[tuple[Trial, float], ...] = ()
+    chosen: Trial | None = None
+    tuned: Recipe | None = None
+    card: Card | None = None
+
+    @property
+    def steers(self) -> bool:
+        """Whether the card says that the chosen recipe steers as asked."""
+        return self.card is not None and self.card.verdicts[self.kind].direction > 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.evidence import FEWEST, Evidence, halves
+from steer_cli.measure.corpus import Corpus, Sentence
+from steer_cli.measure.evidence import FEWEST, Choices, Evidence, halves
+from steer_cli.measure.score_plan import lines_of, plan_choices
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.chat import chats_of
@@ -29,6 +30,8 @@ from steer_cli.sweeps.ranges import parse_layers
 BUDGET, ODDNESS = 0.02, 0.8
 # Sentences of a set that the search reads; the card reads all of its half.
 MOST_READ = 64
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -205,26 +208,38 @@ def _at(recipe: Recipe, place: Place, coefficient: float, tuned: Sequence[int], 
 
 def _read(evidence: Evidence) -> Evidence:
     """What the search reads: of long sets, some sentences, chosen by their content."""
-    return share_of(evidence, 1.0, MOST_READ)
+    return part_of(evidence, 1.0, MOST_READ)
 
 
-def share_of(evidence: Evidence, share: float, most: int | None = None) -> Evidence:
+def part_of(evidence: Evidence, share: float, most: int | None = None) -> Evidence:
     """A share of each set, at least FEWEST and at most `most`: those whose digests come first.
 
     A smaller share is part of each larger one.
     """
-    toward, away = (corpus and _first(corpus, share, most) for corpus in (evidence.toward, evidence.away))
-    return replace(evidence, neutral=_first(evidence.neutral, share, most), toward=toward, away=away)
+    neutral, toward, away = (
+        corpus and Corpus.of(corpus.name, _first(corpus.sentences, _text, share, most))
+        for corpus in (evidence.neutral, evidence.toward, evidence.away)
+    )
+    assert neutral is not None
+    choices = evidence.choices
+    if choices is not None:
+        choices = Choices.of(_first(choices.items, lambda item: item.content, share, most))
+    return replace(evidence, neutral=neutral, toward=toward, away=away, choices=choices)
 
 
-def _first(corpus: Corpus, share: float, most: int | None) -> Corpus:
-    sentences = corpus.sentences
-    count = max(FEWEST, math.ceil(share * len(sentences)))
+def _text(sentence: Sentence) -> str:
+    return sentence.text
+
+
+def _first(
+    all_of: Sequence[Item], content: Callable[[Item], str], share: float, most: int | None
+) -> list[Item]:
+    count = max(FEWEST, math.ceil(share * len(all_of)))
     count = count if most is None else min(count, most)
     # Other bytes than those that cut the evidence in two.
-    ranked = sorted(sentences, key=lambda one: hashlib.sha256(f"{one.text}\n".encode()).digest())
-    kept = set(ranked[:count])
-    return Corpus.of(corpus.name, [sentence for sentence in sentences if sentence in kept])
+    ranked = sorted(all_of, key=lambda item: hashlib.sha256(f"{content(item)}\n".encode()).digest())
+    kept = set(map(content, ranked[:count]))
+    return [item for item in all_of if content(item) in kept]
 
 
 def evidence_digests(evidence: Evidence) -> list[str]:
@@ -237,11 +252,11 @@ def evidence_digests(evidence: Evidence) -> list[str]:
 
 def _check_lines(plan: TunePlan) -> None:
     """Raise SteerError where a position does not fit the sentences, or a sentence does not fit the model."""
-    from steer_cli.measure.text_arms import lines_of
-
     seen: set[Position] = set()
     for place, alignments in plan.places.items():
         if place.position not in seen:
             seen.add(place.position)
             for evidence in (plan.searched, plan.held_out):
                 lines_of(evidence.corpora, alignments, plan.facts)
+                if evidence.choices is not None:
+                    plan_choices(plan.recipe_at(place, 1.0), plan.facts, evidence.choices.items)

@@ -70,7 +70,7 @@ def search(
             progress("tune", done, total)
             effort = rounds[n].effort if expected or n == 0 else _first(rounds[n].effort)
             climbs = {place: _ascent(place, guesses, budget, effort, expected, climbed) for place in here}
-            trials += _side_by_side(climbs, rounds[n].share, n, measure)
+            trials += _side_by_side(climbs, rounds[n].share, measure)
             climbed |= climbs
             done += len(here)
         expected = {place: ascent.outlook for place, ascent in climbed.items()}
@@ -115,7 +115,7 @@ def _best(places: Sequence[Place], climbed: Mapping[Place, Ascent], count: int |
     return [place for place in places if place in kept]
 
 
-def _side_by_side(climbs: Mapping[Place, Ascent], share: float, number: int, measure: Measure) -> list[Trial]:
+def _side_by_side(climbs: Mapping[Place, Ascent], share: float, measure: Measure) -> list[Trial]:
     """Run the climbs of one layer in step, so that what they ask for is measured together."""
     running = {place: ascent.run() for place, ascent in climbs.items()}
     wanted = {place: next(climb) for place, climb in running.items()}
@@ -123,7 +123,7 @@ def _side_by_side(climbs: Mapping[Place, Ascent], share: float, number: int, mea
     while wanted:
         asked = [(place, value) for place, values in wanted.items() for value in values]
         found = dict(zip(asked, measure(share, asked), strict=True))
-        trials += [Trial(place, value, found[place, value], number) for place, value in asked]
+        trials += [Trial(place, value, found[place, value], share) for place, value in asked]
         following = {
             place: _next(running[place], [found[place, value] for value in values])
             for place, values in wanted.items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from steer_cli.activations.arms import Steering
 from steer_cli.activations.relative import lengths_of, stream_lengths
 from steer_cli.activations.vectors import vector_of, with_streams
 from steer_cli.errors import VectorError
@@ -24,9 +26,21 @@ GAUGED = 8
 ON_SPAN, EVERYWHERE = 1.0, 0.1
 
 
-def vectors_at_places(
+@dataclass(frozen=True)
+class PlaceVectors:
+    """The vectors of all additions at each place of a plan."""
+
+    plan: TunePlan
+    at: dict[Place, tuple[Tensor, ...]]
+
+    def steering(self, place: Place, coefficient: float) -> Steering:
+        """The additions of a trial with their vectors."""
+        return Steering(self.plan.alignments(place, coefficient), self.at[place])
+
+
+def vectors_of_places(
     network: Network, plan: TunePlan, progress: Progress = silent, note: Note = silent
-) -> dict[Place, tuple[Tensor, ...]]:
+) -> PlaceVectors:
     """The vectors at each place where all of the recipe's are more than zeros, computed in shared passes.
 
     Raises:
@@ -45,34 +59,35 @@ def vectors_at_places(
         raise next(iter(faults.values()))
     for place, fault in faults.items():
         note(f"layer {place.layer}, {place.position} is left out: {fault}")
-    return {place: tuple(vectors) for place, vectors in found.items() if place not in faults}
+    kept = {place: tuple(vectors) for place, vectors in found.items() if place not in faults}
+    return PlaceVectors(plan, kept)
 
 
-def guesses(network: Network, plan: TunePlan, vectors: dict[Place, tuple[Tensor, ...]]) -> dict[Place, float]:
+def guesses(network: Network, plan: TunePlan, vectors: PlaceVectors) -> dict[Place, float]:
     """For each place, a coefficient to begin with.
 
     An ablation begins with half of the component.
     """
     if plan.recipe.additions[plan.tuned[0]].operation == "ablate":
-        return dict.fromkeys(vectors, 0.5)
+        return dict.fromkeys(vectors.at, 0.5)
     multiples = {
         place: EVERYWHERE if alignments[0].addition.one_row else ON_SPAN
         for place, alignments in plan.places.items()
-        if place in vectors
+        if place in vectors.at
     }
     if plan.options.relative:
         return multiples
     encoded = (plan.facts.tokenizer.prompt(sentence.text) for sentence in plan.searched.neutral.sentences)
     texts = [*islice(encoded, GAUGED)]
-    lengths = stream_lengths(network, texts, {place.layer for place in vectors})
+    lengths = stream_lengths(network, texts, {place.layer for place in vectors.at})
     # Position 0 is left out: in many models its stream is a hundred times as long as all others.
     stream = {
         layer: fmean(torch.cat([of_text[layer][1:] for of_text in lengths]).tolist())
-        for layer in {place.layer for place in vectors}
+        for layer in {place.layer for place in vectors.at}
     }
     return {
         place: multiples[place] * stream[place.layer] / _length(plan, place, of_place)
-        for place, of_place in vectors.items()
+        for place, of_place in vectors.at.items()
     }
 
 

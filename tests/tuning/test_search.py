@@ -189,8 +189,8 @@ def test_each_place_is_known_by_its_last_round():
         Place(layer, position) for layer in LAYERS for position in sorted(POSITIONS)
     ]
     for trial in found.places:
-        rounds = [other.round for other in found.trials if other.place == trial.place]
-        assert trial.round == max(rounds)
+        shares = [other.share for other in found.trials if other.place == trial.place]
+        assert trial.share == max(shares)
 
 
 def test_no_trial_of_the_frontier_is_beaten_by_another():
