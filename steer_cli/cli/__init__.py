@@ -29,6 +29,7 @@ from steer_cli.cli import (
     shift,
     sweep,
     table,
+    tune,
 )
 from steer_cli.cli.options import Debug, PlainHelp, error_text
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
@@ -116,6 +117,7 @@ for module, function in (
     (perplexity, perplexity.perplexity),
     (norms, norms.norms),
     (sweep, sweep.sweep),
+    (tune, tune.tune),
     (score, score.score),
     (check, check.check),
     (schema, schema.schema),

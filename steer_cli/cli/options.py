@@ -32,7 +32,7 @@ NAMES = {
     **{"prompt": "--prompt", "prompts": "--prompts", "model": "--model", "set": "--set"},
     **{"dtype": "--dtype", "device": "--device", "device_map": "--device-map"},
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
-    **{"relative": "--relative"},
+    **{"relative": "--relative", "budget": "--budget", "oddness": "--oddness"},
     **{"toward": "--toward", "away": "--away", "neutral": "--neutral", "choices": "--choices"},
     **{"threads": "--threads", "count": "--count", "scan": "--scan", "scan_layers": "--scan-layers"},
 }

@@ -17,6 +17,7 @@ STAGES = {
     "read texts": "reading the texts",
     "decode": "decoding",
     "sweep": "sweeping",
+    "tune": "searching",
     "score": "scoring sentences",
 }
 

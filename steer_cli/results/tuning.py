@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from steer_cli.recipe.file_text import as_values
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results.card import Card
 from steer_cli.results.json_values import Record
@@ -122,7 +124,7 @@ def _clear(figures: Figures) -> bool:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search, the trial that it chose, and the card of that recipe on the half of the evidence not searched.
+    """A search, the trial that it chose, and that recipe's card on the half of the evidence not searched.
 
     `read` counts the sentences or items of each set that the last round read. `odd` are trials with larger
     effects that were passed over, with what their completions cost in nats per token.
@@ -130,6 +132,9 @@ class Tuning:
 
     recipe: Recipe
     model: str
+    revision: str
+    dtype: str
+    version: str
     kind: str  # of effect: sentences, choices or count
     oddness: float
     relative: bool
@@ -144,3 +149,46 @@ class Tuning:
     def steers(self) -> bool:
         """Whether the card says that the chosen recipe steers as asked."""
         return self.card is not None and self.card.verdicts[self.kind].direction > 0
+
+    @property
+    def says(self) -> str:
+        """What a careful reader would say of the chosen recipe, or why there is none."""
+        budget = f"{self.searched.budget:g}"
+        if self.card is not None and self.steers:
+            return self.card.sentences[0]
+        if self.card is not None:
+            return f"nothing steers within a damage of {budget}: the best {self.card.sentences[0]}"
+        if self.odd:
+            return (
+                f"nothing steers within a damage of {budget} and a cost of {self.oddness:g}: completions "
+                f"of the best cost {min(cost for _, cost in self.odd):.2f} nats per token or more"
+            )
+        return f"nothing steers within a damage of {budget}: no trial has an effect above 0 there"
+
+    def records(self) -> Iterator[Record]:
+        """A record for each trial, then one of what was chosen, with its card and its recipe."""
+        head: Record = {
+            "recipe": self.recipe.name,
+            "recipe_sha256": self.recipe.sha256,
+            "model": self.model,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "version": self.version,
+            "kind": self.kind,
+            "relative": self.relative,
+            "budget": self.searched.budget,
+        }
+        yield from (head | trial.record() for trial in self.searched.trials)
+        miss = self.searched.nearest_miss
+        yield head | {
+            "oddness": self.oddness,
+            "read": self.read,
+            "frontier": [trial.record() for trial in self.searched.frontier],
+            "odd": [trial.record() | {"cost": cost} for trial, cost in self.odd],
+            "nearest_miss": None if miss is None else miss.record(),
+            "chosen": None if self.chosen is None else self.chosen.record(),
+            "steers": self.steers,
+            "says": self.says,
+            "card": None if self.card is None else next(self.card.records()),
+            "tuned": None if self.tuned is None or not self.steers else as_values(self.tuned),
+        }

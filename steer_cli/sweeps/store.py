@@ -161,8 +161,8 @@ class Store(Generic[Point]):
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(
-                    f"store {self.path}: holds a {self._kind} with a different {key} ({_short(found.get(key))}, now "
-                    f"{_short(wanted)}); use another file, or delete this one",
+                    f"store {self.path}: holds a {self._kind} with a different {key} "
+                    f"({_short(found.get(key))}, now {_short(wanted)}); use another file, or delete this one",
                     parameter="store",
                 )
 

@@ -13,7 +13,8 @@ from steer_cli.measure.evidence import Choice
 from steer_cli.measure.score_plan import ChoicePlan, plan_choices
 from steer_cli.networks.network import Network
 from steer_cli.results import Position
-from steer_cli.tuning.plan import TunePlan, part_of
+from steer_cli.tuning.parts import part_of
+from steer_cli.tuning.plan import TunePlan
 from steer_cli.tuning.search import Asked
 from steer_cli.tuning.vectors import PlaceVectors
 

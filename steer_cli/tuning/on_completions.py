@@ -1,4 +1,4 @@
-"""What the model writes in trials: the words that the recipe counts, and how likely the texts are unsteered."""
+"""What the model writes in trials: words that the recipe counts, and how likely the texts are unsteered."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer_cli.activations.arms import UNSTEERED, Steering
+from steer_cli.activations.arms import UNSTEERED
 from steer_cli.activations.relative import stream_lengths
 from steer_cli.decoding.engine import decode
 from steer_cli.decoding.request import Request
@@ -39,7 +39,7 @@ class OnCompletions:
         return [draws_of(arm.words).less(draws_of(unsteered.words)) for arm in steered]
 
     def cost(self, asked: Asked) -> float:
-        """How much less likely the unsteered model finds the completions of a trial than its own, per token."""
+        """How much less likely, per token, the unsteered model finds the completions than its own."""
         unsteered, steered = self.written(SAMPLES, [asked])
         return draws_of(unsteered.logprob).mean - draws_of(steered.logprob).mean
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from steer_cli.measure.score_plan import lines_of, method_of
 from steer_cli.measure.text_arms import ArmChanges, TextArms
 from steer_cli.networks.network import Network
-from steer_cli.tuning.plan import TunePlan, part_of
+from steer_cli.tuning.parts import part_of
+from steer_cli.tuning.plan import TunePlan
 from steer_cli.tuning.search import Asked
 from steer_cli.tuning.vectors import PlaceVectors
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.measure.corpus import Corpus, Sentence
-from steer_cli.measure.evidence import FEWEST, Choices, Evidence, halves
-from steer_cli.measure.score_plan import lines_of, plan_choices
+from steer_cli.measure.evidence import Evidence, halves
+from steer_cli.measure.score_plan import lines_of, plan_choices, plan_score
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.chat import chats_of
@@ -25,13 +23,12 @@ from steer_cli.results import Place, Position
 from steer_cli.sweeps.grid import GridPoint, check_adds, parse_positions, recipe_at, swept_additions
 from steer_cli.sweeps.identity import WEIGHTS, digest_of, fingerprint, tokenizer_files
 from steer_cli.sweeps.ranges import parse_layers
+from steer_cli.tuning.parts import digests_of, part_of
 
 # Damage in nats per token, and what completions may cost.
 BUDGET, ODDNESS = 0.02, 0.8
 # Sentences of a set that the search reads; the card reads all of its half.
 MOST_READ = 64
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class TunePlan:
             "recipe": f"{self.recipe.name} {digest_of(self.recipe, named)}",
             "model": f"{self.located.name} {fingerprint(self.located, WEIGHTS)}",
             "tokenizer": f"{tokenizer}, BOS {self.facts.tokenizer.bos}",
-            "evidence": evidence_digests(self.searched),
+            "evidence": digests_of(self.searched),
             "budget": options.budget,
             "places": [[place.layer, place.position] for place in self.places],
             "additions": list(self.tuned),
@@ -122,8 +119,10 @@ def plan_tuning(
         check_adds(recipe, index, "relative", "relative")
     layers = _layers(options.layers, located.blocks)
     places = _places(recipe, facts, layers, options, tuned, note)
-    plan = TunePlan(recipe, located, facts, options, places, tuned, _read(searched), held_out)
-    _check_lines(plan)
+    plan = TunePlan(
+        recipe, located, facts, options, places, tuned, part_of(searched, 1.0, MOST_READ), held_out
+    )
+    _check_fit(plan)
     return plan
 
 
@@ -206,57 +205,14 @@ def _at(recipe: Recipe, place: Place, coefficient: float, tuned: Sequence[int], 
     return recipe_at(recipe, GridPoint(place.layer, strength, place.position), tuned)
 
 
-def _read(evidence: Evidence) -> Evidence:
-    """What the search reads: of long sets, some sentences, chosen by their content."""
-    return part_of(evidence, 1.0, MOST_READ)
-
-
-def part_of(evidence: Evidence, share: float, most: int | None = None) -> Evidence:
-    """A share of each set, at least FEWEST and at most `most`: those whose digests come first.
-
-    A smaller share is part of each larger one.
-    """
-    neutral, toward, away = (
-        corpus and Corpus.of(corpus.name, _first(corpus.sentences, _text, share, most))
-        for corpus in (evidence.neutral, evidence.toward, evidence.away)
-    )
-    assert neutral is not None
-    choices = evidence.choices
-    if choices is not None:
-        choices = Choices.of(_first(choices.items, lambda item: item.content, share, most))
-    return replace(evidence, neutral=neutral, toward=toward, away=away, choices=choices)
-
-
-def _text(sentence: Sentence) -> str:
-    return sentence.text
-
-
-def _first(
-    all_of: Sequence[Item], content: Callable[[Item], str], share: float, most: int | None
-) -> list[Item]:
-    count = max(FEWEST, math.ceil(share * len(all_of)))
-    count = count if most is None else min(count, most)
-    # Other bytes than those that cut the evidence in two.
-    ranked = sorted(all_of, key=lambda item: hashlib.sha256(f"{content(item)}\n".encode()).digest())
-    kept = set(map(content, ranked[:count]))
-    return [item for item in all_of if content(item) in kept]
-
-
-def evidence_digests(evidence: Evidence) -> list[str]:
-    """The sets with their digests."""
-    found = [f"{corpus.name} {corpus.sha256[:16]}" for corpus in evidence.corpora]
-    if evidence.choices is not None:
-        found.append(f"choices {evidence.choices.sha256[:16]}")
-    return [*found, *([f"count {evidence.count}"] if evidence.count else [])]
-
-
-def _check_lines(plan: TunePlan) -> None:
-    """Raise SteerError where a position does not fit the sentences, or a sentence does not fit the model."""
+def _check_fit(plan: TunePlan) -> None:
+    """Raise SteerError where a position does not fit the evidence or a prompt."""
     seen: set[Position] = set()
     for place, alignments in plan.places.items():
         if place.position not in seen:
             seen.add(place.position)
-            for evidence in (plan.searched, plan.held_out):
-                lines_of(evidence.corpora, alignments, plan.facts)
-                if evidence.choices is not None:
-                    plan_choices(plan.recipe_at(place, 1.0), plan.facts, evidence.choices.items)
+            lines_of(plan.searched.corpora, alignments, plan.facts)
+            recipe = plan.recipe_at(place, 1.0)
+            if plan.searched.choices is not None:
+                plan_choices(recipe, plan.facts, plan.searched.choices.items)
+            plan_score(recipe, plan.facts, plan.held_out)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.score_plan import plan_score
 from steer_cli.models.hardware import Hardware
-from steer_cli.results import Searched, Trial, Tuning
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results import Card, Searched, Trial, Tuning
 from steer_cli.results.json_values import Record
 from steer_cli.run_plan import load, score_of
+from steer_cli.sweeps.identity import WEIGHTS, fingerprint
 from steer_cli.sweeps.store import Store
 from steer_cli.tuning.kept import Kept, trial_of
 from steer_cli.tuning.plan import TunePlan
 from steer_cli.tuning.search import search
+from steer_cli.version import __version__
 
 if TYPE_CHECKING:
     from steer_cli.models.load import Model
@@ -61,13 +63,23 @@ def tune(
         found = search(guesses(model.network, plan, vectors), plan.options.budget, measure, progress=progress)
     chosen, odd = _fluent(model, plan, vectors, found, note)
     if chosen is None:
-        return _tuning(plan, found, None, odd)
+        return _tuning(plan, model, found, odd)
     recipe = plan.tuned_recipe(chosen.place, chosen.coefficient)
     laid_out = plan_score(recipe, plan.facts, plan.held_out)
     tried = len({trial.place for trial in found.trials})
     # The checks above have said what is missing.
     card = score_of(model, laid_out, progress=progress, note=silent, tried=tried, seeds=SEEDS)
-    return replace(_tuning(plan, found, chosen, odd), card=card)
+    return _tuning(plan, model, found, odd, chosen, _described(recipe, plan, card), card)
+
+
+def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
+    """The recipe with what its card says."""
+    sets = " and ".join(f"{source.measured} {source.name}" for source in card.sources if source.measured)
+    measured = (
+        f"Tuned by steer {__version__} for a damage of at most {plan.options.budget:g} nats per token on one "
+        f"half of the evidence. On the other half ({sets}): {'; '.join(card.sentences)}."
+    )
+    return recipe.model_copy(update={"measured": measured})
 
 
 def _subject(plan: TunePlan, source: Model | Hardware) -> Record:
@@ -100,9 +112,14 @@ def _fluent(
 
 
 def _tuning(
-    plan: TunePlan, found: Searched, chosen: Trial | None, odd: Sequence[tuple[Trial, float]]
+    plan: TunePlan,
+    model: Model,
+    found: Searched,
+    odd: Sequence[tuple[Trial, float]],
+    chosen: Trial | None = None,
+    tuned: Recipe | None = None,
+    card: Card | None = None,
 ) -> Tuning:
-    recipe = plan.tuned_recipe(chosen.place, chosen.coefficient) if chosen else None
     evidence = plan.searched
     kind = "choices" if evidence.choices else "count" if evidence.count else "sentences"
     sizes = {corpus.name: len(corpus.sentences) for corpus in evidence.corpora}
@@ -110,6 +127,9 @@ def _tuning(
     return Tuning(
         recipe=plan.recipe,
         model=plan.located.name,
+        revision=fingerprint(plan.located, WEIGHTS),
+        dtype=str(model.network.dtype).removeprefix("torch."),
+        version=__version__,
         kind=kind,
         oddness=plan.options.oddness,
         relative=plan.options.relative,
@@ -117,5 +137,6 @@ def _tuning(
         searched=found,
         odd=tuple(odd),
         chosen=chosen,
-        tuned=recipe,
+        tuned=tuned,
+        card=card,
     )
