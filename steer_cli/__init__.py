@@ -19,13 +19,13 @@ if TYPE_CHECKING:
         load_recipe,
         norms,
         perplexity,
-        score,
         shift,
         steering,
         sweep,
         vectors,
     )
     from steer_cli.errors import SteerError
+    from steer_cli.judging import score, tune
     from steer_cli.measure.corpus import read_corpus
     from steer_cli.measure.evidence_files import read_choices
     from steer_cli.models.load import Model
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     **dict.fromkeys(("load_model", "load_recipe", "vectors", "generate", "shift"), "api"),
-    **dict.fromkeys(("norms", "perplexity", "score", "sweep", "steering"), "api"),
+    **dict.fromkeys(("norms", "perplexity", "sweep", "steering"), "api"),
     **dict.fromkeys(("Recipe", "Addition"), "recipe.schema"),
     "read_corpus": "measure.corpus",
     "read_choices": "measure.evidence_files",
     "scan": "sweeps.scan",
+    **dict.fromkeys(("score", "tune"), "judging"),
     "SteerError": "errors",
     "Model": "models.load",
 }

@@ -21,15 +21,14 @@ from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Card, Comparison, CorpusFindings, Norms, Shift, SweepPoint, Watch
-from steer_cli.run_plan import complete, load, norms_of, perplexity_of, score_of, shifts, vectors_of
+from steer_cli.results import Comparison, CorpusFindings, Norms, Shift, SweepPoint, Watch
+from steer_cli.run_plan import complete, load, norms_of, perplexity_of, shifts, vectors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from steer_cli.measure.evidence import Choices
     from steer_cli.models.load import Model
 
 
@@ -175,42 +174,6 @@ def perplexity(
     """
     plan = plan_corpora(recipe, model.facts(recipe.bos), tuple(corpora), method, baseline)
     return perplexity_of(model, plan, sentences, note)
-
-
-def score(
-    model: Model,
-    recipe: Recipe,
-    toward: Corpus | None = None,
-    away: Corpus | None = None,
-    neutral: Corpus | None = None,
-    choices: Choices | None = None,
-    count: str | None = None,
-    prompts: Sequence[str | Chat | Mapping[str, Any]] = (),
-    samples: int | None = None,
-    curve: bool = False,
-    progress: Progress = silent,
-    note: Note = silent,
-) -> Card:
-    """One card: what a recipe does, what it costs, and what chance and plain prompting do.
-
-    Args:
-        toward, away, neutral: from `read_corpus`; without neutral, the text that ships.
-        choices: from `read_choices`.
-        count: a label of the recipe's word lists, whose words are counted in completions.
-        prompts: to complete instead of the recipe's.
-        samples: completions per prompt and arm; None takes enough for an interval.
-        curve: also measure multiples of the coefficient on sentences.
-
-    Raises:
-        SteerError: there is no evidence, it cannot be used, or the recipe does not fit it or the model.
-    """
-    from steer_cli.measure.evidence import gathered
-    from steer_cli.measure.score_plan import plan_score
-
-    recipe = recipe.with_prompts(list(prompts)) if prompts else recipe
-    evidence = gathered(toward, away, neutral, choices, count, recipe, note)
-    plan = plan_score(recipe, model.facts(recipe.bos), evidence, samples)
-    return score_of(model, plan, curve, progress, note)
 
 
 def sweep(

@@ -105,7 +105,7 @@ def shifts(
     """
     from steer_cli.activations.arms import UNSTEERED
     from steer_cli.activations.relative import stream_lengths
-    from steer_cli.measure.scoring import next_logits
+    from steer_cli.measure.next_token import next_logits
     from steer_cli.measure.shift import Distributions, figures
     from steer_cli.measure.shift import top as likeliest
 

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
-    *("measure", "sweeps", "run_plan", "tuning", "api"),
+    *("measure", "sweeps", "run_plan", "tuning", "api", "judging"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
@@ -26,9 +26,10 @@ WITH_TORCH = {
     "decoding",
     "measure",
     "sweeps",
-    "tuning",
     "run_plan",
+    "tuning",
     "api",
+    "judging",
 }
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,

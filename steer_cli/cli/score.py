@@ -12,7 +12,7 @@ HELP = options.help_text(
     "Show on one card what a recipe does and what it costs.\n\nThe effect is measured on what you have: "
     "sentences that should become likelier (--toward) and less so (--away), choices between two answers "
     "(--choices), or the words that the recipe counts in completions (--count). Damage is what neutral text "
-    "loses. Random vectors of the same length and plain prompting are measured the same way. All figures have "
+    "loses. Random vectors of the same length and plain prompting are measured the same way. Figures have "
     "95 % intervals, and the verdict says whether the recipe steers. --jsonl prints one record.",
     "steer score wedding-shift --toward weddings.txt --away shipping.txt",
     "steer score love-hate --count praise --samples 32",

@@ -22,6 +22,7 @@ from steer_cli.results import Estimate
 SHARE = 0.95
 TAILS = ((1 - SHARE) / 2, (1 + SHARE) / 2)
 RESAMPLES = 4999
+HELD = 4_000_000  # draws of resamples held at once
 SAME = TAILS[0] / 4  # share of resamples of equal draws from which the studentised interval is not used
 SEED = 15  # any number; always the same, so that the same figures have the same interval
 
@@ -63,8 +64,7 @@ def estimate(*parts: Weighted) -> Estimate:
     generator = np.random.Generator(np.random.PCG64(SEED))
     resampled, variance, error = np.zeros(RESAMPLES), np.zeros(RESAMPLES), 0.0
     for weight, draws in parts:
-        often = _resamples(len(draws.sums), generator)
-        means, variances = _means(draws, often)
+        means, variances = _resampled(draws, generator)
         [mean], [own] = _means(draws, np.ones((1, len(draws.sums))))
         resampled += weight * (means - mean)
         variance += weight**2 * variances
@@ -104,9 +104,19 @@ def _accelerated(parts: Sequence[Weighted], resampled: np.ndarray, error: float)
     return np.quantile(resampled, [normal.cdf(end) for end in ends])
 
 
-def _resamples(size: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each resample has each draw: [resamples, draws]."""
-    return generator.multinomial(size, np.full(size, 1 / size), RESAMPLES).astype(np.float64)
+def _resampled(draws: Draws, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Means of resamples and their variances, both [resamples]; few resamples are held at once."""
+    size = len(draws.sums)
+    block = max(1, HELD // size)
+    found = []
+    for first in range(0, RESAMPLES, block):
+        rows = min(block, RESAMPLES - first)
+        drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
+        # How often each resample has each draw: [rows, draws].
+        often = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+        found.append(_means(draws, often))
+    means, variances = zip(*found, strict=True)
+    return np.concatenate(means), np.concatenate(variances)
 
 
 def _means(draws: Draws, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from steer_cli.measure.scoring import LOGITS, Run
+from steer_cli.measure.scoring import Run
 from steer_cli.networks.network import Network
 
 
@@ -29,6 +28,7 @@ class Divergence:
     def __init__(self, network: Network, texts: Sequence[int]):
         self._network, self._texts = network, frozenset(texts)
         self._unsteered: dict[int, Tensor] = {}  # text -> [positions, width]
+        self._lengths: dict[int, int] = {}  # text -> how many positions that will be
         self._found: dict[int, dict[int, Tensor]] = {}  # arm -> text -> [kept]
         self._moved: Sequence[int] | None = None
 
@@ -45,30 +45,51 @@ class Divergence:
         """What was found for an arm since it was last taken: text -> [kept], float64 on the CPU."""
         return self._found.pop(arm, {})
 
-    def see(self, runs: Sequence[Run], stream: Tensor) -> None:
+    def see(self, runs: Sequence[Run], rows: range, stream: Tensor, logits: Tensor) -> None:
         """Called with each pass; see `scoring.See`."""
-        parts = zip(runs, stream.split([len(run.kept) for run in runs]), strict=True)
-        wanted = [(run, part) for run, part in parts if run.text in self._texts]
-        for text, of_text in groupby(wanted, lambda pair: pair[0].text):
-            passed = list(of_text)
-            if text not in self._unsteered:
-                # A copy, so that the memory of the pass can be freed.
-                self._unsteered[text] = passed.pop(0)[1].clone()
-            most = max(1, LOGITS // (self._network.vocabulary * len(self._unsteered[text])) - 1)
-            for first in range(0, len(passed), most):
-                self._compare(text, passed[first : first + most])
+        end = 0
+        parts: dict[int, list[tuple[Run, range, slice]]] = {}
+        for run in runs:
+            start, end = end, end + len(run.kept)
+            inside = range(max(start, rows.start), min(end, rows.stop))
+            if run.text in self._texts and inside:
+                which = range(inside.start - start, inside.stop - start)
+                within = slice(inside.start - rows.start, inside.stop - rows.start)
+                parts.setdefault(run.text, []).append((run, which, within))
+        for text, passed in parts.items():
+            if len(self._unsteered.get(text, ())) < self._lengths.get(text, 1):
+                self._keep(text, passed.pop(0), stream)
+            self._compare(text, passed, logits)
 
-    def _compare(self, text: int, passed: Sequence[tuple[Run, Tensor]]) -> None:
+    def _keep(self, text: int, part: tuple[Run, range, slice], stream: Tensor) -> None:
+        # A copy, so that the memory of the pass can be freed.
+        run, _, within = part
+        known = self._unsteered.get(text, stream[:0])
+        self._unsteered[text] = torch.cat([known, stream[within]])
+        self._lengths[text] = len(run.kept)
+
+    def _compare(self, text: int, passed: Sequence[tuple[Run, range, slice]], logits: Tensor) -> None:
+        if not passed:
+            return
         back = self._moved[text] if self._moved else 0
-        kept = [[position - back for position in run.kept] for run, _ in passed]
-        rows = sorted({position for positions in kept for position in positions})
-        sides = torch.cat([self._unsteered[text][rows], *(stream for _, stream in passed)])
-        unsteered, *steered = self._network.unembed(sides).split([len(rows), *map(len, kept)])
-        unsteered = unsteered.float().log_softmax(-1)
-        for (run, _), positions, logits in zip(passed, kept, steered, strict=True):
-            logprobs = logits.float().log_softmax(-1)
-            others = unsteered[[rows.index(position) for position in positions]]
-            parts = logprobs.exp() * (logprobs - others)
-            # Rounding may leave a hair under 0.
-            kl = parts.sum(-1, dtype=torch.float64).clamp(min=0).cpu()
-            self._found.setdefault(run.arm_number, {})[text] = kl
+        kept = [[run.kept[index] - back for index in which] for run, which, _ in passed]
+        positions = sorted({position for some in kept for position in some})
+        unsteered = self._network.unembed(self._unsteered[text][positions]).float()
+        unsteered = unsteered - unsteered.logsumexp(-1, keepdim=True)
+        for (run, _, within), some in zip(passed, kept, strict=True):
+            others = unsteered if some == positions else unsteered[[positions.index(p) for p in some]]
+            found = self._found.setdefault(run.arm_number, {})
+            known = found.get(text, torch.zeros(0, dtype=torch.float64))
+            found[text] = torch.cat([known, divergence(logits[within].float(), others)])
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL of each row to the other's, [rows], float64 on the CPU.
+
+    Args:
+        logits: [rows, vocabulary].
+        others: log probabilities, [rows, vocabulary].
+    """
+    logprobs = logits.log_softmax(-1)
+    # Rounding may leave a hair under 0.
+    return (logprobs.exp() * (logprobs - others)).sum(-1, dtype=torch.float64).clamp(min=0).cpu()

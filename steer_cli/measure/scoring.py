@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from steer_cli.activations.arms import UNSTEERED, Arm, change_of
-from steer_cli.activations.effect import ChangedRows, lost, out_of_reach
+from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.activations.relative import StreamLengths, entering
 from steer_cli.activations.residual import record, visit_from
 from steer_cli.errors import VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
-from steer_cli.planning.placement import Placement
 
 # Logits held at once: 128 MB of float32. The rest of a pass needs little in comparison.
 LOGITS = 32_000_000
@@ -49,8 +49,9 @@ class Run:
     arm_number: int = 0
 
 
-# Told of the runs of a pass, and of the last stream where they keep it, run after run: [kept, width].
-See = Callable[[Sequence[Run], Tensor], None]
+# Told of the runs of a pass and, of some of the rows that they keep, counted run after run: which these are,
+# the stream that leaves the last block, [rows, width], and the logits, [rows, vocabulary].
+See = Callable[[Sequence[Run], range, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -172,30 +173,33 @@ def _scored(
     rows = stream[[run.text - batch.start for run in runs], :longest]  # [runs, longest, width]
     attention = Causal(longest, network.device)
     last = network.run(
-        rows, texts.layer, network.depth, attention, _changes([run.arm for run in runs], changed)
+        rows, texts.layer, network.depth, attention, changes_of([run.arm for run in runs], changed)
     )
     places = [(row, position) for row, run in enumerate(runs) for position in run.kept]
     wanted = [texts.ids[runs[row].text][position + 1] for row, position in places]
     # Only positions that count are unembedded, as the vocabulary is the widest part of a pass.
     rows_kept, positions = torch.tensor(places, dtype=torch.long, device=last.device).reshape(-1, 2).T
-    kept = last[rows_kept, positions]
-    chosen = _chosen(network, kept, torch.tensor(wanted, dtype=torch.long))
+    see_rows = None if see is None else partial(see, runs)
+    chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long), see_rows)
     if not chosen.isfinite().all():
         raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
-    if see is not None:
-        see(runs, kept)
     return chosen.split([len(run.kept) for run in runs])
 
 
-def _chosen(network: Network, stream: Tensor, wanted: Tensor) -> Tensor:
+def _chosen(
+    network: Network, stream: Tensor, wanted: Tensor, see: Callable[[range, Tensor, Tensor], None] | None
+) -> Tensor:
     """Log probability of each position's wanted token, [positions], float64; holds at most LOGITS at once."""
     parts = max(1, -(-len(stream) * network.vocabulary // LOGITS))
-    values = [torch.zeros(0, dtype=torch.float64)]
+    values, first = [torch.zeros(0, dtype=torch.float64)], 0
     for rows, ids in zip(stream.tensor_split(parts), wanted.tensor_split(parts), strict=True):
         if len(rows):
             logits = network.unembed(rows)
             likely = logits.gather(1, ids[:, None].to(logits.device)).squeeze(1).float()
             values.append((likely - _log_sums(logits)).cpu().double())
+            if see is not None:
+                see(range(first, first + len(rows)), rows, logits)
+            first += len(rows)
     return torch.cat(values)
 
 
@@ -207,7 +211,7 @@ def _log_sums(logits: Tensor) -> Tensor:
     return torch.cat([some.float().logsumexp(-1) for some in rows])
 
 
-def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
+def changes_of(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
     """What is done in each row of a pass; each layer's tensors are made when the pass reaches it."""
 
     def changing(layer: int) -> Callable[[Tensor], Tensor]:
@@ -222,39 +226,3 @@ def _changes(arms: Sequence[Arm], changed: ChangedRows) -> Changes:
         return replace
 
     return {layer: changing(layer) for layer in sorted({layer for arm in arms for layer in arm.layers})}
-
-
-@torch.inference_mode()
-def next_logits(network: Network, prompt: Sequence[int], arms: Sequence[Arm], position: int) -> Tensor:
-    """Logits of the token after a position of one prompt, for each arm.
-
-    Returns:
-        [arms, vocabulary], float32 on the CPU.
-
-    Raises:
-        VectorError: logits are no longer finite, or an arm's additions at a layer change nothing.
-    """
-    start = min((layer for arm in arms for layer in arm.layers), default=0)
-    stream = record(network, torch.tensor([list(prompt)]), [start])[start]
-    attention = Causal(len(prompt), network.device)
-    size = max(1, PASS_POSITIONS // len(prompt))
-    parts = []
-    for first in range(0, len(arms), size):
-        part = arms[first : first + size]
-        changed = ChangedRows([position + 1] * len(part))
-        rows = stream.expand(len(part), -1, -1)
-        last = network.run(rows, start, network.depth, attention, _changes(part, changed))
-        for row, layer in changed.missing([arm.acting for arm in part]):
-            raise _without_effect(part[row].acting[layer], layer, position, changed)
-        parts.append(network.unembed(last[:, position]).float().cpu())
-    logits = torch.cat(parts)
-    if not logits.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
-    return logits
-
-
-def _without_effect(
-    placements: Sequence[Placement], layer: int, last: int, changed: ChangedRows
-) -> VectorError:
-    within = [placement for placement in placements if placement.start < min(placement.end, last + 1)]
-    return lost(within, layer, changed.dtype) if within else out_of_reach(placements, last)

@@ -68,9 +68,10 @@ class TextArms:
         self._divergence = Divergence(self.network, texts)
         self.sheet = Sheet(self.network, self.tokenizer, self.lines, self._see)
 
-    def _see(self, runs: Sequence[Run], stream: Tensor) -> None:
-        self._divergence.see(runs, stream)
-        self.passed(len(runs))
+    def _see(self, runs: Sequence[Run], rows: range, stream: Tensor, logits: Tensor) -> None:
+        self._divergence.see(runs, rows, stream, logits)
+        if rows.start == 0:
+            self.passed(len(runs))
 
     def compare(self, arms: Sequence[Steering]) -> list[ArmChanges]:
         """What each arm changes on every set.

@@ -208,9 +208,11 @@ def norms(found: Sequence[Norms], path: Path) -> None:
 def card(found: Card, path: Path) -> None:
     """Plot what each multiple of the coefficient does: one panel per kind of effect, and one of damage.
 
-    What chance may do is shaded.
+    What chance may do is shaded. Words are counted at the coefficient alone, and get a panel if there is no
+    other.
     """
     panels = [(kind, _curve_of(found, kind)) for kind in found.verdicts]
+    panels = [panel for panel in panels if len(panel[1]) > 1] or panels
     if found.curve:
         damages = [(point.multiplier, point.damage) for point in found.curve if point.damage is not None]
         panels.append(("damage", damages))

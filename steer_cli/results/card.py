@@ -115,11 +115,11 @@ class Card:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The verdicts in words."""
-        neutral = self.steered.neutral
+        """The verdicts in words; the last one says what steering costs."""
+        neutral, last = self.steered.neutral, [*self.verdicts][-1]
         damage = None if neutral is None else neutral.damage
         return tuple(
-            sentence(kind, verdict, self.steered.effects[kind], damage)
+            sentence(kind, verdict, self.steered.effects[kind], damage if kind == last else None)
             for kind, verdict in self.verdicts.items()
         )
 

@@ -21,8 +21,8 @@ from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Note, silent
 from steer_cli.measure import shift
 from steer_cli.measure.logprob import mean_logprobs
+from steer_cli.measure.next_token import next_logits
 from steer_cli.measure.perplexity import figures, left_out_notes
-from steer_cli.measure.scoring import next_logits
 from steer_cli.measure.sheet import Sheet
 from steer_cli.measure.words import count_words
 from steer_cli.models.load import Model

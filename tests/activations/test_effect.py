@@ -13,7 +13,7 @@ from steer_cli.activations.vectors import compute
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Request
 from steer_cli.errors import VectorError
-from steer_cli.measure.scoring import next_logits
+from steer_cli.measure.next_token import next_logits
 from steer_cli.planning.placement import align_additions, meetings, place
 from steer_cli.planning.tokens import open_tokenizer
 

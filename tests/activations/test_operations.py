@@ -26,7 +26,7 @@ from steer_cli.decoding.engine import decode
 from steer_cli.decoding.prefill import prefill
 from steer_cli.decoding.request import Request
 from steer_cli.errors import RecipeError, VectorError
-from steer_cli.measure.scoring import next_logits
+from steer_cli.measure.next_token import next_logits
 from steer_cli.planning.placement import align_additions, place
 from steer_cli.planning.tokens import open_tokenizer
 from steer_cli.recipe.sampling import Sampling

@@ -23,6 +23,7 @@ from steer_cli.cli import (
     perplexity,
     recipes,
     schema,
+    score,
     shift,
     sweep,
     table,
@@ -687,6 +688,7 @@ HELPS = {
     ("perplexity",): perplexity.HELP,
     ("norms",): norms.HELP,
     ("sweep",): sweep.HELP,
+    ("score",): score.HELP,
 }
 
 
