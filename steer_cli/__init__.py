@@ -61,6 +61,7 @@ __all__ = [
     "shift",
     "steering",
     "sweep",
+    "tune",
     "vectors",
 ]
 

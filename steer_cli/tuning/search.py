@@ -36,8 +36,8 @@ ROUNDS = (
     Round(0.4, 8, Effort((0.65, 1.0), more=1, near=0.75)),
     Round(1.0, 3, Effort((0.6, 1.0), more=3, near=0.9)),
 )
-# No coefficient is larger than this times the guess.
-LARGEST = 30.0
+# No coefficient is larger than this times the guess, and no neighbour moves the first one further from it.
+LARGEST, FURTHEST = 30.0, 4.0
 # A place that promises less than this share of the best one so far gets no more trials in the round.
 HOPEFUL = 0.4
 
@@ -101,7 +101,8 @@ def _ascent(
         start, longest = expected[place]
     elif below:
         # Of both signs, the one that the recipe means comes first, whatever chance chose below.
-        start = abs(below[-1].outlook[0]) / below[-1].longest * longest
+        times = abs(below[-1].outlook[0]) / below[-1].longest * LARGEST
+        start = min(FURTHEST, max(1 / FURTHEST, times)) * guesses[place]
     bar = HOPEFUL * max((ascent.promise for ascent in climbed.values()), default=0.0)
     return Ascent(budget, start, longest, effort, not expected, bar)
 

@@ -27,6 +27,7 @@ from steer_cli.cli import (
     shift,
     sweep,
     table,
+    tune,
 )
 from steer_cli.recipe.bundled import find, shipped
 from steer_cli.recipe.load import schema as recipe_schema
@@ -689,6 +690,7 @@ HELPS = {
     ("norms",): norms.HELP,
     ("sweep",): sweep.HELP,
     ("score",): score.HELP,
+    ("tune",): tune.HELP,
 }
 
 
