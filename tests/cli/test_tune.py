@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
-from test_commands import fault, records, steer
+from typer.testing import CliRunner
 
+from steer_cli.cli import app
 from steer_cli.recipe.load import load
 
 WORDS = {
@@ -16,6 +17,28 @@ WORDS = {
     "away": ["ship", "crane", "dock", "port", "crew", "cargo", "rope", "tide"],
     "neutral": ["lamp", "road", "bread", "clock", "field", "glass", "paper", "stone"],
 }
+
+
+def steer(*args: object, code: int = 0, **more):
+    """Run the command; a traceback fails the test, and so does another exit code."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="steer", **more)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def records(result) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def fault(*args: object) -> str:
+    """The one line that says what is at fault; nothing may have been printed as data."""
+    result = steer(*args, code=1)
+    assert result.stdout == ""
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.stderr.endswith(f"{line}\n")
+    return line.removeprefix("error: ")
 
 
 @pytest.fixture(scope="module")

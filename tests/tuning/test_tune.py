@@ -142,7 +142,7 @@ def lines_of(found) -> list[str]:
 
 
 def test_the_same_search_gives_the_same_records_with_a_store_and_after_a_stop(model, evidence, tmp_path):
-    plan = planned(model, evidence)
+    plan = planned(model, evidence, TuneOptions(layers="1:3", positions="every", budget=0.05))
     store = tmp_path / "trials.jsonl"
     whole = lines_of(tune(plan, model))
     assert lines_of(tune(plan, model, store)) == whole
