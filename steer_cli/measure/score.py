@@ -24,6 +24,7 @@ from steer_cli.results import Answers, CurvePoint, Estimate, Fluency, Neutral
 # Of the random vectors; unlikely to be those of a recipe that is itself a random vector.
 SEEDS = (1501, 1502, 1503)
 CURVE = (0.5, 1.5, 2.0)  # multiples of the coefficient, beside 0 and 1
+ROUNDING = 1e-5  # nats; the slope of an item on which nothing acts may be as far from 0
 NOTHING = Estimate(0.0, 0.0, 0.0, 0)
 
 
@@ -150,7 +151,7 @@ def _choices(network: Network, plan: ScorePlan, arms: Sequence[Steering], found:
         values.append(log_odds_after(network, plan.choices, plan.choice_rows) - odds[0])
     _enter_draws(found, "choices", [Draws.of(of_arm) for of_arm in values])
     means = (estimate((1.0, Draws.of(row))) for row in by_arm[0])
-    falling = share_of(int((values[0] < 0).sum()), len(values[0]))
+    falling = share_of(int((values[0] < -ROUNDING).sum()), len(values[0]))
     found.answers = Answers(tuple(zip(MULTIPLIERS, means, strict=True)), falling)
 
 

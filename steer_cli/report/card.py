@@ -23,7 +23,7 @@ def card_parts(card: Card, width: int) -> Iterator[RenderableType]:
     for text, verdict in zip(card.sentences, card.verdicts.values(), strict=True):
         yield _verdict(text, verdict)
     yield from _tables(card, width)
-    lines = [*_gains(card), *_answers(card), *_fluency(card), *_missing(card)]
+    lines = [*_gains(card), *_answers(card), *_fluency(card), *_prompting(card), *_missing(card)]
     if lines:
         yield Text("\n".join(f"  {line}" for line in lines))
     yield Text(f"\n  {_legend(card)}", style="dim")
@@ -58,13 +58,14 @@ def _table(heads: list[str], rows: list[list[str]]) -> RenderableType:
 
 
 def _width(heads: list[str], rows: list[list[str]]) -> int:
-    return sum(max(cell_len(row[index]) for row in [heads, *rows]) + 2 for index in range(len(heads)))
+    # Each column has a space on both sides, and the table one more.
+    return 2 + sum(max(cell_len(row[index]) for row in [heads, *rows]) + 2 for index in range(len(heads)))
 
 
 def _name(arm: ScoredArm) -> str:
     if arm.name == "random":
         return f"random {arm.seed}"
-    return f"prompt {one_line(arm.text)}" if arm.text else arm.name
+    return "prompting" if arm.name == "prompt" else arm.name
 
 
 def _effects(card: Card, arm: ScoredArm) -> list[str]:
@@ -109,9 +110,15 @@ def _fluency(card: Card) -> Iterator[str]:
     yield f"repeated 3-grams  {before} → {after} ({100 * found.repeated_more.value:+.0f} [{low}, {high}])"
 
 
+def _prompting(card: Card) -> Iterator[str]:
+    for arm in card.arms:
+        if arm.text is not None:
+            yield f"prompting  {one_line(arm.text)} in front"
+
+
 def _missing(card: Card) -> Iterator[str]:
-    for name, reason in card.missing.items():
-        yield f"no figures of {name}: {one_line(reason)}"
+    if card.missing:
+        yield f"not measured  {', '.join(card.missing)}"
 
 
 def _signed(estimate: Estimate) -> str:

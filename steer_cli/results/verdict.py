@@ -41,7 +41,7 @@ def sentence(kind: str, verdict: Verdict, effect: Estimate, damage: Estimate | N
 
 def costs(damage: Estimate) -> str:
     """What neutral text loses, in words and per cent of perplexity."""
-    shown = f"{_percent(damage.value)} [{_percent(damage.low)}, {_percent(damage.high)}]"
+    shown = f"{_percent(damage.value)} % [{_percent(damage.low)}, {_percent(damage.high)}]"
     if damage.below_zero:
         return f"neutral text becomes likelier ({shown} of perplexity)"
     if not damage.above_zero:
@@ -52,10 +52,10 @@ def costs(damage: Estimate) -> str:
 
 def _percent(nats: float) -> str:
     if nats > 7:  # a thousandfold
-        return "over 100,000 %"
+        return "over 100,000"
     share = 100 * math.expm1(nats)
     text = f"{share:.0f}" if abs(share) >= 9.5 else f"{share:.1f}"
-    return f"{'0.0' if text == '-0.0' else text} %"
+    return "0.0" if text == "-0.0" else text
 
 
 def interval(estimate: Estimate) -> str:
