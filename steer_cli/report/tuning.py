@@ -31,14 +31,14 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
         yield Text("\nfrontier: the largest effect for its damage, on all that the search read", style="bold")
         yield _table(found, found.searched.frontier)
     yield from _passed_over(found)
-    verdict, colon, rest = found.says.partition(":")
-    yield Text.assemble("\n", (verdict, "bold"), colon + rest)
+    if not found.steers:
+        verdict, colon, rest = found.says.partition(":")
+        yield Text.assemble("\n", (verdict, "bold"), colon + rest)
+        miss = found.searched.nearest_miss
+        yield Text(f"  nearest miss: {_one(miss) if miss else 'no trial beyond the budget clearly steers'}")
     if found.card is not None:
         yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
         yield from card_parts(found.card, width)
-    miss = found.searched.nearest_miss
-    if not found.steers and miss is not None:
-        yield Text(f"\nnearest miss: {_one(miss)}")
     if recipe:
         yield Text(f"\n{visible(recipe)}")
 

@@ -13,7 +13,7 @@ from steer_cli.results.json_values import Record
 Position = str | int  # a word such as front or every=new, or a number, as the axis of a sweep has it
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Place:
     """Where an addition acts."""
 
@@ -91,7 +91,7 @@ class Searched:
         for trial in self.trials:
             if trial.place not in best or self._worth(trial) > self._worth(best[trial.place]):
                 best[trial.place] = trial
-        return tuple(best[place] for place in sorted(best, key=_order))
+        return tuple(best[place] for place in sorted(best, key=lambda place: place.layer))
 
     def _worth(self, trial: Trial) -> tuple[float, bool, float]:
         fits = self.fits(trial)
@@ -111,10 +111,6 @@ class Searched:
         """The least damage beyond the budget among the trials that clearly steer; None if none does."""
         steering = (trial for trial in self.trials if not self.fits(trial) and _clear(trial.figures))
         return min(steering, key=lambda trial: (trial.figures.damage, -trial.share), default=None)
-
-
-def _order(place: Place) -> tuple[int, str]:
-    return place.layer, str(place.position)
 
 
 def _clear(figures: Figures) -> bool:
