@@ -52,6 +52,7 @@ class Plain:
 
         self.model, self.tokenizer, self.names, self.front = opened(folder, bos)
         self.addition = addition
+        self.at_front = {}  # multiple -> placements; at the front they are those of any row
 
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -59,8 +60,13 @@ class Plain:
     def placed(self, ids, multiple=1.0):
         from reference import placements
 
+        if multiple in self.at_front:
+            return self.at_front[multiple]
         addition = self.addition | {"coefficient": multiple * self.addition["coefficient"]}
-        return placements(self.model, self.tokenizer, self.names, self.front, ids, [addition])
+        found = placements(self.model, self.tokenizer, self.names, self.front, ids, [addition])
+        if self.addition.get("position", "front") == "front":
+            self.at_front[multiple] = found
+        return found
 
     def sentence(self, text):
         """The gain and the KL of each compared prediction of a text, behind spaces for the vector."""
