@@ -11,12 +11,13 @@ from steer_cli.cli import direction, options, output
 from steer_cli.cli.score import Away, Choices, Count, Neutral, Toward
 
 HELP = options.help_text(
-    "Find layer, position and coefficient within a damage budget.\n\nIt looks for the largest effect. What "
-    "that is, your evidence says, as for `steer score`: sentences (--toward, --away), choices (--choices) or "
-    "counted words (--count). The damage is what neutral text loses, in nats per token; 0.02 is 2 % of "
-    "perplexity. Evidence is cut in two by its content: the search reads one half, the card of the tuned "
-    "recipe is of the other, so that no figure is flattered by the search. Where nothing steers within the budget, that "
-    "is the answer, with the nearest miss. --jsonl prints a record per trial, then one of what was chosen.",
+    "Find layer, position and coefficient within a damage budget.\n\n"
+    "It looks for the largest effect. What that is, your evidence says, as for `steer score`: sentences "
+    "(--toward, --away), choices (--choices) or counted words (--count). The damage is what neutral "
+    "text loses, in nats per token; 0.02 is 2 % of perplexity. Evidence is cut in two by its content: "
+    "the search reads one half, the card of the tuned recipe is of the other, so that no figure is "
+    "flattered by the search. Where nothing steers within the budget, that is the answer, with the "
+    "nearest miss. --jsonl prints a record per trial, then one of what was chosen.",
     "steer tune wedding-shift --toward weddings.txt --away shipping.txt",
     "steer tune --plus Love --minus Hate --toward kind.txt --away unkind.txt -o kind.yaml",
     "steer tune love-hate --count praise --layers 0:16 --positions front",
