@@ -25,12 +25,12 @@ from rich.table import Table
 
 import steer_cli as steer
 from steer_cli.activations.arms import UNSTEERED
-from steer_cli.measure.scoring import next_logits
+from steer_cli.measure.next_token import next_logits
 from steer_cli.models.load import Model
 from steer_cli.planning.plan import Plan, plan_recipe
+from steer_cli.recipe.schema import Recipe
 from steer_cli.run_plan import vectors_of
 
-RECIPE = "king-james"
 EVERYWHERE = {"every": "all"}  # where llama.cpp adds control vectors
 PROMPTS = (
     "When I met my neighbour this morning, he said",
@@ -45,8 +45,8 @@ PROMPTS = (
     "If you want to be happy,",
 )
 NEW_TOKENS = 30
-# Of steered minus unsteered logits, over the vocabulary. Four-bit arithmetic costs a hundredth of it.
-EXACT_CORRELATION, QUANTISED_CORRELATION = 0.9999, 0.985
+# Of steered minus unsteered logits, over the vocabulary.
+EXACT_CORRELATION, QUANTISED_CORRELATION = 0.9999, 0.99
 BAKED_LOGITS = 1e-4
 SETUP_SECONDS = 3600
 
@@ -62,16 +62,43 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A recipe with changes, acting at every position."""
+
+    name: str
+    changes: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        return steer.load_recipe(self.name, {"additions.0.position": EVERYWHERE, **dict(self.changes)})
+
+    @property
+    def title(self) -> str:
+        return " ".join([self.name, *(f"{key.split('.')[-1]} {value:g}" for key, value in self.changes)])
+
+    @property
+    def arguments(self) -> list[str]:
+        sets = [part for key, value in self.changes for part in ("--set", f"{key}={value:g}")]
+        return [self.name, "--position", "every=all", *sets]
+
+
+USUAL = Subject("king-james")
+# Four-bit arithmetic moves logits too; this one moves them far more.
+STRONG = Subject("love-hate", (("additions.0.layer", 12), ("additions.0.coefficient", 3)))
+
+
+@dataclass(frozen=True)
 class Ours:
     """What steer computes: of every prompt the logits [arms, vocabulary] and the greedy tokens."""
 
+    subject: Subject
     plan: Plan
     logits: np.ndarray  # [prompts, arms, vocabulary]: unsteered, steered
     tokens: list[list[int]]
 
 
-def computed(model: Model) -> Ours:
-    recipe = steer.load_recipe(RECIPE, {"additions.0.position": EVERYWHERE}).with_prompts(list(PROMPTS))
+def computed(model: Model, subject: Subject) -> Ours:
+    recipe = subject.recipe.with_prompts(list(PROMPTS))
     plan = plan_recipe(recipe, model.facts(recipe.bos), NEW_TOKENS)
     steering = vectors_of(model.network, plan.alignments)
     logits = [
@@ -87,12 +114,12 @@ def computed(model: Model) -> Ours:
         }
     )
     runs = steer.generate(model, recipe.model_copy(update={"sampling": greedy}))
-    return Ours(plan, torch.stack(logits).numpy(), [list(run.steered[0].tokens) for run in runs])
+    return Ours(subject, plan, torch.stack(logits).numpy(), [list(run.steered[0].tokens) for run in runs])
 
 
-def run_steer(command: str, output: Path) -> Path:
+def run_steer(command: str, subject: Subject, output: Path) -> Path:
     """What `steer export` or `steer bake` writes of the recipe."""
-    arguments = [command, RECIPE, "--position", "every=all", "-o", str(output)]
+    arguments = [command, *subject.arguments, "-o", str(output)]
     subprocess.run([sys.executable, "-m", "steer_cli", *arguments], check=True, stdout=sys.stderr)
     return output
 
@@ -130,16 +157,15 @@ def dequantised(source: Path, target: Path) -> Path:
     return target
 
 
-def by_llama_cpp(model: Model, vector: Path, folder: Path) -> Iterator[Check]:
+def by_llama_cpp(model: Model, folder: Path) -> Iterator[Check]:
     """With the model's values in float32, then with the published file, which quantises them."""
-    ours = computed(model)
     exact = dequantised(gguf(), folder / "float32.gguf")
-    yield from compared("float32", EXACT_CORRELATION, 0.001, model, ours, vector, exact)
-    yield from compared("Q4_1", QUANTISED_CORRELATION, None, model, ours, vector, gguf())
+    yield from compared("float32", EXACT_CORRELATION, 0.001, model, computed(model, USUAL), folder, exact)
+    yield from compared("Q4_1", QUANTISED_CORRELATION, None, model, computed(model, STRONG), folder, gguf())
 
 
 def compared(
-    kind: str, limit: float, tie: float | None, model: Model, ours: Ours, vector: Path, file: Path
+    kind: str, limit: float, tie: float | None, model: Model, ours: Ours, folder: Path, file: Path
 ) -> Iterator[Check]:
     """llama.cpp on one file of the model.
 
@@ -149,12 +175,13 @@ def compared(
             by which the unsteered logits of the two programs differ, as llama.cpp then also quantises what it
             multiplies the weights with.
     """
+    vector = run_steer("export", ours.subject, folder / f"{kind}-vector.gguf")
     output = vector.with_suffix(".npz")
     job = {"gguf": str(file), "vector": str(vector), "output": str(output), "new_tokens": NEW_TOKENS}
     job["prompts"] = [each.ids for each in ours.plan.prompts]
     peer("llama.cpp", **LLAMA_CPP_READER, script="control_vector", job=job)
     theirs = np.load(output)
-    name = f"llama.cpp {theirs['version']}, {kind}"
+    name = f"llama.cpp {theirs['version']}, {kind}, {ours.subject.title}"
     ours_shift = ours.logits[:, 1] - ours.logits[:, 0]
     figures = {}
     for arm in ("steered", "off"):
@@ -209,12 +236,13 @@ def _same_text(name: str, model: Model, ours: Ours, texts: list[list[int]], tie:
     yield Check(what, figure, f"equal, or parts at a tie within {tie:.3f}", holds)
 
 
-def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
+def by_repeng(model: Model, folder: Path) -> Iterator[Check]:
     """Its directions, by the block after which they are added, against the recipe's vectors."""
+    vector = run_steer("export", USUAL, folder / "vector.gguf")
     found = json.loads(
         peer("repeng", ("torch", "repeng"), "repeng", "import_control_vector", {"vector": str(vector)})
     )
-    recipe = steer.load_recipe(RECIPE, {"additions.0.position": EVERYWHERE})
+    recipe = USUAL.recipe
     [rows] = steer.vectors(model, recipe)
     addition = recipe.additions[0]
     [layer] = addition.layers
@@ -238,8 +266,8 @@ def by_repeng(model: Model, vector: Path) -> Iterator[Check]:
 
 def by_transformers(model: Model, folder: Path) -> Iterator[Check]:
     """A baked checkpoint, loaded by transformers' own code."""
-    ours, baked, output = computed(model), folder / "baked", folder / "baked.npz"
-    run_steer("bake", baked)
+    ours, baked, output = computed(model, USUAL), folder / "baked", folder / "baked.npz"
+    run_steer("bake", USUAL, baked)
     job = {"folder": str(baked), "output": str(output), "new_tokens": NEW_TOKENS}
     job["prompts"] = [each.ids for each in ours.plan.prompts]
     peer("transformers", **TRANSFORMERS, script="baked_checkpoint", job=job)
@@ -256,11 +284,10 @@ CHECKS = ("llama.cpp", "repeng", "transformers")
 
 
 def checked(model: Model, only: Sequence[str], folder: Path) -> Iterator[Check]:
-    vector = run_steer("export", folder / f"{RECIPE}.gguf")
     if "llama.cpp" in only:
-        yield from by_llama_cpp(model, vector, folder)
+        yield from by_llama_cpp(model, folder)
     if "repeng" in only:
-        yield from by_repeng(model, vector)
+        yield from by_repeng(model, folder)
     if "transformers" in only:
         yield from by_transformers(model, folder)
 
@@ -284,7 +311,7 @@ def main() -> None:
 
 def show(checks: list[Check]) -> None:
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 160)
-    table = Table(title=f"{RECIPE} at every position, BOS too, on smollm2-135m")
+    table = Table(title="smollm2-135m, steered at every position, BOS too")
     for name in ("check", "figure", "limit", ""):
         table.add_column(name)
     for check in checks:

@@ -14,7 +14,7 @@ from steer_cli.version import __version__
 
 if TYPE_CHECKING:
     from steer_cli.api.held_model import steering
-    from steer_cli.api.judging import score
+    from steer_cli.api.judging import score, tune
     from steer_cli.api.questions import (
         bake,
         export,
@@ -42,7 +42,7 @@ _HOMES = {
     "read_corpus": "measure.corpus",
     "read_choices": "measure.evidence_files",
     "scan": "sweeps.scan",
-    "score": "api.judging",
+    **dict.fromkeys(("score", "tune"), "api.judging"),
     "SteerError": "errors",
     "Model": "models.load",
 }
@@ -66,6 +66,7 @@ __all__ = [
     "shift",
     "steering",
     "sweep",
+    "tune",
     "vectors",
 ]
 

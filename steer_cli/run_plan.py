@@ -187,20 +187,22 @@ def score_of(
     progress: Progress = silent,
     note: Note = silent,
     tried: int = 1,
+    seeds: Sequence[int] | None = None,
 ) -> Card:
     """The card of a plan; see `score`.
 
     Args:
         curve: also measure multiples of the coefficient on sentences.
         tried: of how many recipes this one did best, if it was chosen by other evidence of the same kind.
+        seeds: of the random vectors; more of them tell more narrowly what chance does.
     """
     from steer_cli.measure.card import card_of
-    from steer_cli.measure.score import measured
+    from steer_cli.measure.score import SEEDS, measured
     from steer_cli.sweeps.identity import WEIGHTS, fingerprint
 
     for missing, reason in plan.missing.items():
         note(f"{missing} is not measured: {reason}")
     steering = vectors_of(model.network, plan.alignments, progress, note)
-    found = measured(model.network, plan, steering, curve, progress)
+    found = measured(model.network, plan, steering, curve, progress, seeds or SEEDS)
     dtype = str(model.network.dtype).removeprefix("torch.")
     return card_of(plan, found, fingerprint(model.located, WEIGHTS), dtype, tried)

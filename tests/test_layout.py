@@ -14,13 +14,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
-    *("measure", "exports", "sweeps", "run_plan", "api"),
+    *("measure", "exports", "sweeps", "run_plan", "tuning", "api"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
 SHOWN = {"version", "errors", "events", "recipe", "planning", "results", "report"}
 WITH_TORCH = {
-    *("models", "networks", "activations", "decoding", "measure", "exports", "sweeps", "run_plan", "api"),
+    *("models", "networks", "activations", "decoding", "measure", "exports", "sweeps", "run_plan"),
+    *("tuning", "api"),
 }
 ROOMS = {  # library -> the only places that import it
     "torch": WITH_TORCH,

@@ -11,10 +11,12 @@ from steer_cli.measure.evidence import Choices, gathered
 from steer_cli.measure.score_plan import plan_score
 from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Card
+from steer_cli.results import Card, Tuning
 from steer_cli.run_plan import score_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from steer_cli.models.load import Model
 
 
@@ -49,3 +51,49 @@ def score(
     evidence = gathered(toward, away, neutral, choices, count, recipe, note)
     plan = plan_score(recipe, model.facts(recipe.bos), evidence, samples)
     return score_of(model, plan, curve, progress, note)
+
+
+def tune(
+    model: Model,
+    recipe: Recipe,
+    toward: Corpus | None = None,
+    away: Corpus | None = None,
+    neutral: Corpus | None = None,
+    choices: Choices | None = None,
+    count: str | None = None,
+    budget: float = 0.02,
+    oddness: float = 0.8,
+    layers: str | None = None,
+    positions: str | None = None,
+    additions: Sequence[int] = (),
+    relative: bool = False,
+    store: Path | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
+) -> Tuning:
+    """Find the layer, position and coefficient that steer most within a damage budget.
+
+    The search reads one half of the evidence; the card of what it chose is of the other.
+
+    Args:
+        toward, away, neutral, choices, count: as in `score`; one of toward, choices and count.
+        budget: the most that neutral text may lose, in nats per token.
+        oddness: the most that completions of the recipe's prompts may cost, in nats per token.
+        layers: a range such as 0:30; None is all.
+        positions: a list such as front,every; None is these two, or the recipe's own.
+        additions: those to move; by default all.
+        relative: search coefficients relative to the length of the stream.
+        store: a file that keeps finished trials, from which the same search continues.
+        note: told what is left out.
+
+    Raises:
+        SteerError: the evidence cannot be used, the recipe does not fit it or the model, or a trial cannot be
+            run.
+    """
+    from steer_cli.tuning.plan import TuneOptions, plan_tuning
+    from steer_cli.tuning.tune import tune
+
+    evidence = gathered(toward, away, neutral, choices, count, recipe, note)
+    options = TuneOptions(budget, oddness, layers, positions, tuple(additions), relative)
+    plan = plan_tuning(recipe, evidence, options, model.located, progress, note)
+    return tune(plan, model, store, progress, note)

@@ -31,6 +31,7 @@ from steer_cli.cli import (
     shift,
     sweep,
     table,
+    tune,
 )
 from steer_cli.cli.options import Debug, error_text
 from steer_cli.cli.plain_help import PlainHelp
@@ -121,6 +122,7 @@ for module, function in (
     (sweep, sweep.sweep),
     (export, export.export),
     (bake, bake.bake),
+    (tune, tune.tune),
     (score, score.score),
     (check, check.check),
     (schema, schema.schema),

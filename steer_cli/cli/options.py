@@ -33,6 +33,7 @@ NAMES = {
     **{"explain": "--explain", "coefficient": "--coefficient", "layer": "--layer"},
     **{"relative": "--relative", "ray": "--ray", "count": "--count"},
     **{"file": "--output", "folder": "--output", "approximate": "--approximate"},
+    **{"budget": "--budget", "oddness": "--oddness"},
     **{"toward": "--toward", "away": "--away", "neutral": "--neutral", "choices": "--choices"},
     **{"threads": "--threads", "scan": "--scan", "scan_layers": "--scan-layers"},
 }

@@ -1,4 +1,4 @@
-"""`--save`: the recipe as it ran, in a new file."""
+"""A recipe in a new file: with `--save` as it ran, with `--output` as it was found."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from steer_cli.recipe.file_text import as_file
 from steer_cli.recipe.named_files import moved_to
 from steer_cli.recipe.schema import Recipe
 
-_TAKEN = "--save {}: the file already exists; choose another name, or remove it first"
+_TAKEN = "{} {}: the file already exists; choose another name, or remove it first"
 
 
-def check_free(file: Path | None) -> None:
+def check_free(file: Path | None, option: str = "--save") -> None:
     """Raise RecipeError at the start if the file exists, or could not be written."""
     if file is None:
         return
     if str(file) in ("-", "."):  # an empty name is the folder itself
-        raise RecipeError([f"--save {file}: not the name of a file; write one such as mine.yaml"])
+        raise RecipeError([f"{option} {file}: not the name of a file; write one such as mine.yaml"])
     if file.is_dir():
-        raise RecipeError([f"--save {file}: is a folder; write the name of a file in it"])
+        raise RecipeError([f"{option} {file}: is a folder; write the name of a file in it"])
     if os.path.lexists(file):
-        raise RecipeError([_TAKEN.format(file)])
+        raise RecipeError([_TAKEN.format(option, file)])
     folder = file.absolute().parent
     if not folder.is_dir():
-        raise RecipeError([f"--save {file}: there is no folder {file.parent}; create it first"])
+        raise RecipeError([f"{option} {file}: there is no folder {file.parent}; create it first"])
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise RecipeError([f"--save {file}: cannot be written; choose another place"])
+        raise RecipeError([f"{option} {file}: cannot be written; choose another place"])
 
 
-def save(recipe: Recipe, file: Path | None, note: Note) -> None:
+def save(recipe: Recipe, file: Path | None, note: Note, option: str = "--save") -> None:
     """Write the recipe to the file, if there is one, and say so.
 
     Raises:
@@ -45,10 +45,10 @@ def save(recipe: Recipe, file: Path | None, note: Note) -> None:
             ours = True
             opened.write(as_file(moved_to(recipe, file.parent)).encode())
     except FileExistsError:
-        raise RecipeError([_TAKEN.format(file)]) from None
+        raise RecipeError([_TAKEN.format(option, file)]) from None
     except (OSError, ValueError) as error:  # a NUL in the name
         if ours:
             file.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
-        raise RecipeError([f"--save {file}: {reason}; choose another place"]) from None
+        raise RecipeError([f"{option} {file}: {reason}; choose another place"]) from None
     note(f"saved: {file}")

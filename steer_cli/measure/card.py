@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steer_cli.measure import effects
 from steer_cli.measure.evidence import Evidence
-from steer_cli.measure.score import SEEDS, Arms
+from steer_cli.measure.score import Arms
 from steer_cli.measure.score_plan import ScorePlan, method_of
 from steer_cli.measure.verdicts import verdict
 from steer_cli.planning.alignment import files_of
@@ -44,7 +44,7 @@ def card_of(plan: ScorePlan, found: Arms, revision: str, dtype: str, tried: int 
 
 
 def _arms(plan: ScorePlan, found: Arms) -> tuple[ScoredArm, ...]:
-    names: list[tuple[str, int | None]] = [("steered", None), *(("random", seed) for seed in SEEDS)]
+    names: list[tuple[str, int | None]] = [("steered", None), *(("random", seed) for seed in found.seeds)]
     counts = [*map(len, found.effects.values()), len(found.neutral)]
     prompted = max(counts) > len(names)
     names += [("prompt", None)] if prompted else []
@@ -60,8 +60,8 @@ def _arms(plan: ScorePlan, found: Arms) -> tuple[ScoredArm, ...]:
 
 def _verdict(kind: str, found: Arms, tried: int) -> Verdict:
     effect, *others = found.effects[kind]
-    randoms = [other.value for other in others[: len(SEEDS)]]
-    return verdict(effect, found.beyond[kind][: len(SEEDS)], randoms, _conditions(kind, found), tried)
+    randoms = [other.value for other in others[: len(found.seeds)]]
+    return verdict(effect, found.beyond[kind][: len(found.seeds)], randoms, _conditions(kind, found), tried)
 
 
 def _conditions(kind: str, found: Arms) -> list[tuple[bool, str]]:

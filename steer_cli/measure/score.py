@@ -42,19 +42,26 @@ class Arms:
     answers: Answers | None = None
     fluency: Fluency | None = None
     curve: tuple[CurvePoint, ...] = ()
+    seeds: Sequence[int] = SEEDS  # of the random vectors
 
     def enter(self, kind: str, found: list[Estimate], beyond: list[Estimate]) -> None:
         self.effects[kind], self.beyond[kind] = found, beyond
 
 
 def measured(
-    network: Network, plan: ScorePlan, steering: Steering, curve: bool = False, progress: Progress = silent
+    network: Network,
+    plan: ScorePlan,
+    steering: Steering,
+    curve: bool = False,
+    progress: Progress = silent,
+    seeds: Sequence[int] = SEEDS,
 ) -> Arms:
     """Measure a plan.
 
     Args:
         steering: the recipe's vectors.
         curve: also measure multiples of the coefficient on sentences.
+        seeds: of the random vectors.
 
     Raises:
         SteerError: an arm changes nothing, or too few sentences can be measured.
@@ -62,9 +69,9 @@ def measured(
     alignments, vectors = steering.alignments, steering.vectors
     randoms = [
         Steering(alignments, tuple(control_vectors(network, alignments, vectors, "random", seed)))
-        for seed in SEEDS
+        for seed in seeds
     ]
-    found = Arms()
+    found = Arms(seeds=seeds)
     if plan.lines:
         _sentences(network, plan, [steering, *randoms], curve, progress, found)
     if plan.choices is not None:

@@ -18,6 +18,7 @@ STAGES = {
     "read texts": "reading the texts",
     "decode": "decoding",
     "sweep": "sweeping",
+    "tune": "searching",
     "score": "scoring sentences",
 }
 

@@ -16,6 +16,7 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
+from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial, Tuning
 from steer_cli.results.verdict import Verdict
 
 __all__ = [
@@ -38,23 +39,29 @@ __all__ = [
     "CurvePoint",
     "Estimate",
     "Exported",
+    "Figures",
     "Fluency",
     "ModelCheck",
     "Neutral",
     "Norms",
     "Partial",
     "Perplexity",
+    "Place",
+    "Position",
     "PromptShift",
     "Receipt",
     "Scan",
     "ScanPoint",
     "ScoredArm",
+    "Searched",
     "SentenceChange",
     "Shift",
     "Source",
     "Sum",
     "SweepPoint",
     "TokenShift",
+    "Trial",
+    "Tuning",
     "Verdict",
     "Watch",
     "arm_names",

@@ -103,12 +103,17 @@ def parse_grid(
     return Grid(
         blocks,
         strengths,
-        tuple(_positions(positions)),
+        tuple(parse_positions(positions)),
         tuple(shares),
     )
 
 
-def _positions(text: str | None) -> list[str | int | None]:
+def parse_positions(text: str | None) -> list[str | int | None]:
+    """Positions, as they are written; a single None, which keeps the recipe's own, where no text is given.
+
+    Raises:
+        SweepError: one of them is not a position.
+    """
     if text is None:
         return [None]
     values: list[str | int | None] = []

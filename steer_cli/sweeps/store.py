@@ -1,4 +1,4 @@
-"""The file of a sweep: the first line says what is swept, then one line per finished point.
+"""The file of a sweep or a search: the first line says of what, then one line per finished point.
 
 Finished points are flushed to disk before the next ones begin; an unfinished line left by a kill is cut off
 at the next start.
@@ -9,26 +9,38 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
 from steer_cli.errors import SweepError
-from steer_cli.results import Coordinates, SweepPoint
 from steer_cli.results.json_values import Record
 
 VERSION = 3
 
 
-class Store:
+class Finished(Protocol):
+    """What a store holds: something with a place of its own, and a record."""
+
+    @property
+    def coordinates(self) -> Hashable: ...
+
+    def record(self) -> Record: ...
+
+
+Point = TypeVar("Point", bound=Finished)
+
+
+class Store(Generic[Point]):
     """A context with exclusive use of the file; `points` are those read, in order, and those appended.
 
     Args:
         subject: what is swept; a file with a different subject is refused.
         parse: turns a record of the file into a point, or raises ValueError saying what is wrong with it.
+        kind: of what it is the store.
 
     Raises:
         SweepError: the file belongs to another sweep or is not a store, or another process holds it.
@@ -38,16 +50,18 @@ class Store:
         self,
         path: Path,
         subject: Record,
-        parse: Callable[[Record], SweepPoint],
+        parse: Callable[[Record], Point],
+        kind: str = "sweep",
     ):
         self.path = path
         self._parse = parse
-        self.subject = {"steer_sweep": VERSION} | subject
-        self.points: list[SweepPoint] = []
+        self._kind, self._key = kind, f"steer_{kind}"
+        self.subject = {self._key: VERSION} | subject
+        self.points: list[Point] = []
         self._lock = FileLock(f"{path}.lock")
         self._file: int | None = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Store[Point]:
         if not self.path.absolute().parent.is_dir():
             raise SweepError(
                 f"store {self.path}: there is no folder {self.path.parent}; create it first",
@@ -89,7 +103,7 @@ class Store:
             raise SweepError(f"store {self.path}: {error.strerror or error}", parameter="store") from None
         if not lines and content and not self._first_line.startswith(content):
             raise SweepError(
-                f"store {self.path}: not the store of a sweep; use another file", parameter="store"
+                f"store {self.path}: not the store of a {self._kind}; use another file", parameter="store"
             )
         if lines:
             self._check(lines[0])
@@ -100,8 +114,8 @@ class Store:
         if not lines:
             self._write(self._first_line)
 
-    def _points(self, records: Sequence[Record]) -> list[SweepPoint]:
-        points: dict[Coordinates, SweepPoint] = {}
+    def _points(self, records: Sequence[Record]) -> list[Point]:
+        points: dict[Hashable, Point] = {}
         for line_number, record in enumerate(records, 2):
             try:
                 point = self._parse(record)
@@ -124,7 +138,8 @@ class Store:
         if not isinstance(found, dict):
             remedy = "use another file" + (", or delete this line" if line_number > 1 else "")
             raise SweepError(
-                f"store {self.path}:{line_number}: not the store of a sweep; {remedy}", parameter="store"
+                f"store {self.path}:{line_number}: not the store of a {self._kind}; {remedy}",
+                parameter="store",
             )
         return found
 
@@ -133,11 +148,11 @@ class Store:
         return json.dumps(self.subject, ensure_ascii=False).encode() + b"\n"
 
     def _check(self, found: Record) -> None:
-        if "steer_sweep" not in found:
+        if self._key not in found:
             raise SweepError(
-                f"store {self.path}: not the store of a sweep; use another file", parameter="store"
+                f"store {self.path}: not the store of a {self._kind}; use another file", parameter="store"
             )
-        if found["steer_sweep"] != VERSION:
+        if found[self._key] != VERSION:
             raise SweepError(
                 f"store {self.path}: written by another release of steer, whose figures may differ; use "
                 "another file, or delete this one",
@@ -146,12 +161,12 @@ class Store:
         for key, wanted in self.subject.items():
             if found.get(key) != wanted:
                 raise SweepError(
-                    f"store {self.path}: holds a sweep with a different {key} ({_short(found.get(key))}, now "
-                    f"{_short(wanted)}); use another file, or delete this one",
+                    f"store {self.path}: holds a {self._kind} with a different {key} "
+                    f"({_short(found.get(key))}, now {_short(wanted)}); use another file, or delete this one",
                     parameter="store",
                 )
 
-    def append(self, points: Sequence[SweepPoint]) -> None:
+    def append(self, points: Sequence[Point]) -> None:
         """Write finished points, one per line, and wait until they are on disk."""
         lines = (json.dumps(point.record(), ensure_ascii=False).encode() + b"\n" for point in points)
         self._write(b"".join(lines))

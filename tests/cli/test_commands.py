@@ -29,6 +29,7 @@ from steer_cli.cli import (
     shift,
     sweep,
     table,
+    tune,
 )
 from steer_cli.recipe.bundled import find, shipped
 from steer_cli.recipe.load import schema as recipe_schema
@@ -695,6 +696,7 @@ HELPS = {
     ("export",): export.HELP,
     ("bake",): bake.HELP,
     ("score",): score.HELP,
+    ("tune",): tune.HELP,
 }
 
 

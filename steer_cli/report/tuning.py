@@ -1,0 +1,104 @@
+"""Draw the screen of a search: what each place can do within the budget, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from steer_cli.report.card import card_parts
+from steer_cli.report.measures import plain_table
+from steer_cli.report.numbers import counted, plain
+from steer_cli.report.printable import visible
+from steer_cli.results import Trial, Tuning
+from steer_cli.results.verdict import UNITS
+
+UNITS_OF_EFFECT = UNITS | {"choices": "nats of log-odds"}
+PLUS_MINUS = 1.96  # standard errors
+
+
+def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableType]:
+    """All of it: the places, the frontier, the verdict with its card, and the recipe.
+
+    Args:
+        recipe: the tuned recipe as a file would hold it; empty where none is printed.
+    """
+    yield Text(f"\n  {_read(found)}", style="dim")
+    yield _table(found, found.searched.places)
+    yield Text(f"  {_legend(found)}", style="dim")
+    if found.searched.frontier:
+        yield Text("\nfrontier: the largest effect for its damage, on all that the search read", style="bold")
+        yield _table(found, found.searched.frontier)
+    yield from _passed_over(found)
+    if not found.steers:
+        verdict, colon, rest = found.says.partition(":")
+        yield Text.assemble("\n", (verdict, "bold"), colon + rest)
+        miss = found.searched.nearest_miss
+        yield Text(f"  nearest miss: {_one(miss) if miss else 'no trial beyond the budget clearly steers'}")
+    if found.card is not None:
+        yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
+        yield from card_parts(found.card, width)
+    if recipe:
+        yield Text(f"\n{visible(recipe)}")
+
+
+def _read(found: Tuning) -> str:
+    trials = found.searched.trials
+    sets = " and ".join(f"{count} {name}" for name, count in found.read.items())
+    places = counted(len({trial.place for trial in trials}), "place")
+    return (
+        f"searched {places} in {counted(len(trials), 'trial')}, on one half of the evidence ({sets}); "
+        "the card is of the other half"
+    )
+
+
+def _table(found: Tuning, trials: Sequence[Trial]) -> RenderableType:
+    coefficient = "relative" if found.relative else "coefficient"
+    table = plain_table("layer", "position", coefficient, "effect", "damage", "read")
+    for trial in trials:
+        figures = trial.figures
+        beyond = not found.searched.fits(trial)
+        table.add_row(
+            str(trial.place.layer),
+            str(trial.place.position),
+            plain(trial.coefficient),
+            _with_error(figures.effect, figures.effect_stderr),
+            Text(
+                _with_error(figures.damage, figures.damage_stderr) + ("!" if beyond else " "),
+                style="red" if beyond else "",
+            ),
+            f"{100 * trial.share:.0f} %",
+            style="bold" if trial == found.chosen else "",
+        )
+    return table
+
+
+def _with_error(value: float, error: float | None) -> str:
+    shown = f"{round(value, 3) + 0.0:.3f}"
+    return shown if error is None else f"{shown} ±{PLUS_MINUS * error:.3f}"
+
+
+def _legend(found: Tuning) -> str:
+    return (
+        f"effect in {UNITS_OF_EFFECT[found.kind]}, damage in nats per token, ± 95 %; ! beyond the budget of "
+        f"{found.searched.budget:g}; read: the share of the evidence, as places that promise little are left "
+        "early" + ("; bold: chosen" if found.chosen else "")
+    )
+
+
+def _passed_over(found: Tuning) -> Iterator[RenderableType]:
+    for trial, cost in found.odd:
+        yield Text(
+            f"  passed over: {_one(trial)}, as its completions cost {cost:.2f} nats per token, more than "
+            f"{found.oddness:g}"
+        )
+
+
+def _one(trial: Trial) -> str:
+    figures = trial.figures
+    return (
+        f"layer {trial.place.layer}, {trial.place.position}, {plain(trial.coefficient)}: effect "
+        f"{_with_error(figures.effect, figures.effect_stderr)}, damage "
+        f"{_with_error(figures.damage, figures.damage_stderr)}"
+    )

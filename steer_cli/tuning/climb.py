@@ -1,0 +1,142 @@
+"""Find the largest coefficient within the budget at one layer and position, and what it does there.
+
+A climb is a generator: it yields the coefficients that it wants measured and is sent their figures, so that
+the climbs of one layer run side by side and share their passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+from steer_cli.results import Figures
+from steer_cli.tuning.curve import Curve, Sample
+
+# A climb multiplies the coefficient by at most this at once, and goes down by as much to look for a sign.
+STRIDE = 2.5
+# The budget is aimed at from a little below, so that a small misjudgement does not cost another trial.
+AIM = 0.96
+
+# What is measured at less than this share of the reach does not tell what the reach promises: where a vector
+# stands on tokens of its own, little happens until it is about as long as the stream.
+FAR = 0.4
+
+Climb = Generator[list[float], list[Figures], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look: the first coefficients, as shares of the expected one, and the trials after them.
+
+    A climb is over when a trial within the budget has a coefficient of `near` times the largest possible one.
+    """
+
+    shares: tuple[float, ...]
+    more: int
+    near: float
+
+
+@dataclass
+class Ascent:
+    """A climb and all that it has measured, coefficient by coefficient."""
+
+    budget: float
+    expected: float  # coefficient with its sign
+    longest: float  # no coefficient is larger
+    effort: Effort
+    both_signs: bool
+    bar: float = 0.0  # a climb that promises less is not worth more trials
+    figures: dict[float, Figures] = field(default_factory=dict)
+    sign: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.sign = -1.0 if self.expected < 0 else 1.0
+
+    @property
+    def curve(self) -> Curve:
+        """The samples of the sign that is followed."""
+        chosen = ((value, found) for value, found in self.figures.items() if value * self.sign > 0)
+        return Curve.through(Sample(abs(value), found.effect, found.damage) for value, found in chosen)
+
+    @property
+    def reach(self) -> float:
+        """The coefficient expected to meet the budget, with its sign."""
+        return self.sign * min(self.longest, self.curve.reach(self.budget, STRIDE))
+
+    @property
+    def outlook(self) -> tuple[float, float]:
+        """The coefficient to expect most of, with its sign, and the largest worth trying after this climb."""
+        within = self.curve.within(self.budget)
+        best = _peak(within)
+        if best == len(within) - 1:
+            return self.reach, self.longest
+        return self.sign * within[best].size, within[best + 1].size
+
+    @property
+    def promise(self) -> float:
+        """The largest effect to expect within the budget."""
+        curve = self.curve
+        likely = curve.effect_at(min(abs(self.reach), 1.3 * curve.samples[-1].size))
+        return max(likely, *(sample.effect for sample in curve.within(self.budget)), 0.0)
+
+    def run(self) -> Climb:
+        """Measure until the budget is met, the effort is spent, or a larger coefficient would be too long."""
+        yield from self._measure([self.expected * share for share in self.effort.shares])
+        if self.both_signs and self._best(self.sign) <= 0:
+            yield from self._choose_sign()
+            if self._best(self.sign) <= 0:
+                return
+        for _ in range(self.effort.more):
+            wanted = self._next()
+            if wanted is None:
+                return
+            yield from self._measure([wanted])
+
+    def _measure(self, coefficients: Sequence[float]) -> Climb:
+        wanted = [value for value in dict.fromkeys(map(rounded, coefficients)) if value not in self.figures]
+        if wanted:
+            found = yield wanted
+            self.figures.update(zip(wanted, found, strict=True))
+
+    def _choose_sign(self) -> Climb:
+        """Follow the sign with the larger effect; where neither has any, look once more at less."""
+        size = max(map(abs, self.figures))
+        for smaller in (size, size / STRIDE**2):
+            yield from self._measure([smaller, -smaller])
+            self.sign = max((1.0, -1.0), key=self._best)
+            if self._best(self.sign) > 0:
+                return
+
+    def _best(self, sign: float) -> float:
+        return max((found.effect for value, found in self.figures.items() if value * sign > 0), default=0.0)
+
+    def _next(self) -> float | None:
+        """The coefficient to try next, closer to the budget or to the peak of the effect below it."""
+        if self.promise < self.bar and max(map(abs, self.figures)) > FAR * abs(self.reach):
+            return None
+        within = self.curve.within(self.budget)
+        reach = abs(self.reach)
+        if not within or within[-1].size < self.effort.near * reach:
+            return self._fresh(reach * AIM)
+        best = _peak(within)
+        if best == len(within) - 1 or len(self.effort.shares) == 1:
+            return None
+        # The effect has its peak below the budget, between the neighbours of its best sample.
+        low = within[best - 1].size if best else within[best].size / STRIDE
+        return self._fresh((low * within[best].size) ** 0.5) or self._fresh(
+            (within[best].size * within[best + 1].size) ** 0.5
+        )
+
+    def _fresh(self, size: float) -> float | None:
+        value = rounded(self.sign * size)
+        return None if value in self.figures or value == 0 else value
+
+
+def _peak(samples: Sequence[Sample]) -> int:
+    """The index of the largest effect; -1 without samples."""
+    return max(range(len(samples)), key=lambda index: samples[index].effect, default=-1)
+
+
+def rounded(coefficient: float) -> float:
+    """Three digits that count, as a person would write it."""
+    return float(f"{coefficient:.3g}")

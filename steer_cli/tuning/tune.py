@@ -1,0 +1,142 @@
+"""A search from end to end: find the best recipe on one half of the evidence, judge it by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steer_cli.events import Note, Progress, silent
+from steer_cli.measure.score_plan import plan_score
+from steer_cli.models.hardware import Hardware
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results import Card, Searched, Trial, Tuning
+from steer_cli.results.json_values import Record
+from steer_cli.run_plan import load, score_of
+from steer_cli.sweeps.identity import WEIGHTS, fingerprint
+from steer_cli.sweeps.store import Store
+from steer_cli.tuning.kept import Kept, trial_of
+from steer_cli.tuning.plan import TunePlan
+from steer_cli.tuning.search import search
+from steer_cli.version import __version__
+
+if TYPE_CHECKING:
+    from steer_cli.models.load import Model
+    from steer_cli.tuning.vectors import PlaceVectors
+
+# Of the random vectors on the card. A search has many chances, so chance has to be known more narrowly than
+# with the three vectors of other cards.
+SEEDS = tuple(range(1501, 1509))
+# Trials whose completions are checked, the largest effect first.
+MOST_CHECKED = 6
+
+
+def tune(
+    plan: TunePlan,
+    source: Model | Hardware,
+    store: Path | None = None,
+    progress: Progress = silent,
+    note: Note = silent,
+) -> Tuning:
+    """Search, choose, and judge what was chosen.
+
+    Args:
+        source: the model, or how to load it.
+        store: a file that keeps finished trials, from which the same search continues.
+
+    Raises:
+        SweepError: the store belongs to another search.
+        SteerError: a trial cannot be run.
+    """
+    subject = _subject(plan, source)
+    opened = Store(store, subject, trial_of, "search") if store else nullcontext()
+    with opened as held:
+        model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
+        from steer_cli.tuning.figures import Figuring
+        from steer_cli.tuning.vectors import guesses, vectors_of_places
+
+        vectors = vectors_of_places(model.network, plan, progress, note)
+        measure = Kept(Figuring(model.network, plan, vectors), held)
+        if held and held.points:
+            note(f"{store}: {len(held.points)} trials are already there")
+        found = search(guesses(model.network, plan, vectors), plan.options.budget, measure, progress=progress)
+    chosen, odd = _fluent(model, plan, vectors, found, note)
+    if chosen is None:
+        return _tuning(plan, model, found, odd)
+    recipe = plan.tuned_recipe(chosen.place, chosen.coefficient)
+    laid_out = plan_score(recipe, plan.facts, plan.held_out)
+    tried = len({trial.place for trial in found.trials})
+    # The checks above have said what is missing.
+    card = score_of(model, laid_out, progress=progress, note=silent, tried=tried, seeds=SEEDS)
+    return _tuning(plan, model, found, odd, chosen, _described(recipe, plan, card), card)
+
+
+def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
+    """The recipe with what its card says."""
+    sets = " and ".join(f"{source.measured} {source.name}" for source in card.sources if source.measured)
+    measured = (
+        f"Tuned by steer {__version__} for a damage of at most {plan.options.budget:g} nats per token on one "
+        f"half of the evidence. On the other half ({sets}): {'; '.join(card.sentences)}."
+    )
+    return recipe.model_copy(update={"measured": measured})
+
+
+def _subject(plan: TunePlan, source: Model | Hardware) -> Record:
+    if isinstance(source, Hardware):
+        from steer_cli.models.load import resolved
+
+        return plan.subject(*resolved(plan.located, source))
+    network = source.network
+    return plan.subject(str(network.dtype).removeprefix("torch."), network.device.type)
+
+
+def _fluent(
+    model: Model, plan: TunePlan, vectors: PlaceVectors, found: Searched, note: Note
+) -> tuple[Trial | None, tuple[tuple[Trial, float], ...]]:
+    """The best trial whose completions are not too odd, and those that are, with what they cost."""
+    if not plan.recipe.all_prompts:
+        if found.best:
+            note("completions are not checked: the recipe has no prompt; add one with `prompt=TEXT`")
+        return next(iter(found.best), None), ()
+    from steer_cli.tuning.on_completions import OnCompletions
+
+    completions = OnCompletions(model.network, plan, vectors)
+    odd: list[tuple[Trial, float]] = []
+    for trial in found.best[:MOST_CHECKED]:
+        cost = completions.cost((trial.place, trial.coefficient))
+        if cost <= plan.options.oddness:
+            return trial, tuple(odd)
+        odd.append((trial, cost))
+    return None, tuple(odd)
+
+
+def _tuning(
+    plan: TunePlan,
+    model: Model,
+    found: Searched,
+    odd: Sequence[tuple[Trial, float]],
+    chosen: Trial | None = None,
+    tuned: Recipe | None = None,
+    card: Card | None = None,
+) -> Tuning:
+    evidence = plan.searched
+    kind = "choices" if evidence.choices else "count" if evidence.count else "sentences"
+    sizes = {corpus.name: len(corpus.sentences) for corpus in evidence.corpora}
+    sizes |= {"choices": len(evidence.choices.items)} if evidence.choices else {}
+    return Tuning(
+        recipe=plan.recipe,
+        model=plan.located.name,
+        revision=fingerprint(plan.located, WEIGHTS),
+        dtype=str(model.network.dtype).removeprefix("torch."),
+        version=__version__,
+        kind=kind,
+        oddness=plan.options.oddness,
+        relative=plan.options.relative,
+        read=sizes,
+        searched=found,
+        odd=tuple(odd),
+        chosen=chosen,
+        tuned=tuned,
+        card=card,
+    )

@@ -1,0 +1,238 @@
+"""Searches on tiny models: figures against transformers, halves of the evidence, chance, and the store."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import measuring
+import pytest
+import reference
+from tiny import open_model, recipe_of
+
+from steer_cli.errors import SteerError, SweepError
+from steer_cli.measure.evidence import Evidence, gathered
+from steer_cli.measure.evidence_files import read_set
+from steer_cli.results import Place
+from steer_cli.tuning.figures import Figuring
+from steer_cli.tuning.parts import part_of
+from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
+from steer_cli.tuning.tune import tune
+from steer_cli.tuning.vectors import vectors_of_places
+
+LOVE = {"plus": "Love", "minus": "Hate", "layer": 1}
+EVERYWHERE = TuneOptions(layers="1:3", positions="front,every", budget=0.05)
+
+
+@pytest.fixture(scope="module")
+def evidence(evidence_files) -> Evidence:
+    return gathered(*(read_set(name, str(evidence_files[name])) for name in ("toward", "away", "neutral")))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return open_model(tiny_llama)
+
+
+def planned(model, evidence, options: TuneOptions = EVERYWHERE, *additions: dict, **keys) -> TunePlan:
+    return plan_tuning(recipe_of(*(additions or (LOVE,)), **keys), evidence, options, model.located)
+
+
+def mean_gain(folder, corpus, addition) -> float:
+    """The mean gain of log probability per token of some sentences, by transformers in float64."""
+    model, tokenizer, names, front = measuring.opened(folder)
+    sums, count = 0.0, 0
+    for sentence in corpus.sentences:
+        if addition["position"] == "front":
+            pairs = measuring.changes(folder, sentence.text, addition, "pad").values()
+        else:
+            ids = reference.tokens(tokenizer, front, sentence.text)
+            placed = reference.placements(model, tokenizer, names, front, ids, [addition])
+            arms = [measuring.token_logprobs(model, ids, chosen) for chosen in ((), placed)]
+            pairs = zip(*arms, strict=True)
+        for plain, steered in pairs:
+            sums, count = sums + steered - plain, count + 1
+    return sums / count
+
+
+@pytest.mark.parametrize("position", ["front", "every"])
+def test_figures_of_a_trial_are_those_of_transformers(tiny_llama, model, evidence, position):
+    plan = planned(model, evidence)
+    figuring = Figuring(model.network, plan, vectors_of_places(model.network, plan))
+    place = Place(2, position)
+    # A trial of another place runs in the same passes.
+    [found, _] = figuring(0.4, [(place, 1.5), (Place(2, "front"), -4.0)])
+    read = part_of(plan.searched, 0.4)
+    addition = LOVE | {"layer": 2, "coefficient": 1.5, "position": position}
+    gains = {corpus.name: mean_gain(tiny_llama, corpus, addition) for corpus in read.corpora}
+    assert found.effect == pytest.approx(gains["toward"] - gains["away"], rel=1e-4, abs=1e-6)
+    assert found.damage == pytest.approx(-gains["neutral"], rel=1e-4, abs=1e-6)
+
+
+def test_the_search_reads_one_half_and_the_card_the_other(model, evidence):
+    plan = planned(model, evidence)
+    for searched, held_out, whole in zip(
+        plan.searched.corpora, plan.held_out.corpora, evidence.corpora, strict=True
+    ):
+        one, other = ({sentence.text for sentence in half.sentences} for half in (searched, held_out))
+        assert not one & other
+        assert one | other == {sentence.text for sentence in whole.sentences}
+
+
+def test_the_halves_do_not_depend_on_the_order_of_a_file(model, evidence, evidence_files, tmp_path):
+    shuffled = []
+    for name in ("toward", "away", "neutral"):
+        lines = evidence_files[name].read_text(encoding="utf-8").split("\n")
+        random.Random(1).shuffle(lines)
+        file = tmp_path / f"other-{name}.txt"
+        file.write_text("\n".join(lines), encoding="utf-8")
+        shuffled.append(read_set(name, str(file)))
+    ours, theirs = planned(model, evidence), planned(model, gathered(*shuffled))
+    for share in (0.15, 0.4, 1.0):
+        for one, other in zip(
+            part_of(ours.searched, share).corpora, part_of(theirs.searched, share).corpora, strict=True
+        ):
+            assert {sentence.text for sentence in one.sentences} == {
+                sentence.text for sentence in other.sentences
+            }
+
+
+def test_a_smaller_part_lies_in_each_larger_one(model, evidence):
+    searched = planned(model, evidence).searched
+    parts = [set(part_of(searched, share).neutral.sentences) for share in (0.15, 0.4, 1.0)]
+    assert parts[0] <= parts[1] <= parts[2]
+    assert 8 == len(parts[0]) < len(parts[2])
+
+
+def test_random_vectors_are_said_not_to_steer(model, evidence):
+    """Of twenty random vectors, at most one is let through; of four, mostly none."""
+    options = replace(EVERYWHERE, oddness=1000.0)
+    found = [
+        tune(planned(model, evidence, options, LOVE | {"random": {"seed": seed}}), model) for seed in range(4)
+    ]
+    assert sum(tuned.steers for tuned in found) <= 1
+    # They were judged, and not merely passed over.
+    assert sum(tuned.card is not None for tuned in found) >= 3
+
+
+def test_a_direction_that_steers_is_found_and_said_to_steer(model, evidence):
+    """The difference of the streams of two subjects makes one of them likelier than the other."""
+    sets = {name: getattr(evidence, name).sentences for name in ("toward", "away")}
+    texts = {
+        side: [sentence.text.removesuffix(" waited.") for sentence in sets[name]]
+        for side, name in (("plus", "toward"), ("minus", "away"))
+    }
+    addition = {"texts": texts, "read": "mean", "layer": 1, "position": "every"}
+    options = TuneOptions(layers="1:3", budget=0.5, oddness=1000.0)
+    found = tune(planned(model, evidence, options, addition), model)
+    assert found.chosen is not None
+    assert found.chosen.figures.effect > 0
+    assert found.chosen.figures.damage <= 0.5
+    assert found.tuned is not None
+    assert found.tuned.additions[0].layer == found.chosen.place.layer
+    assert found.tuned.additions[0].coefficient == found.chosen.coefficient
+    assert found.card is not None
+    assert found.card.steered.effects["sentences"].value > 0
+
+
+def lines_of(found) -> list[str]:
+    return [json.dumps(record) for record in found.records()]
+
+
+def test_the_same_search_gives_the_same_records_with_a_store_and_after_a_stop(model, evidence, tmp_path):
+    plan = planned(model, evidence, TuneOptions(layers="1:3", positions="every", budget=0.05))
+    store = tmp_path / "trials.jsonl"
+    whole = lines_of(tune(plan, model))
+    assert lines_of(tune(plan, model, store)) == whole
+    kept = store.read_bytes()
+    # A kill in the middle of a line, then a search that goes on.
+    lines = kept.split(b"\n")
+    store.write_bytes(b"\n".join(lines[: len(lines) // 2]) + b'\n{"share": 0.')
+    assert lines_of(tune(plan, model, store)) == whole
+    assert store.read_bytes() == kept
+
+
+def test_a_store_of_another_search_is_refused(model, evidence, tmp_path):
+    store = tmp_path / "trials.jsonl"
+    tune(planned(model, evidence, TuneOptions(layers="1", positions="front")), model, store)
+    with pytest.raises(SweepError, match="holds a search with a different budget"):
+        tune(planned(model, evidence, TuneOptions(layers="1", positions="front", budget=0.1)), model, store)
+
+
+def test_an_edited_trial_is_refused(model, evidence, tmp_path):
+    store = tmp_path / "trials.jsonl"
+    plan = planned(model, evidence, TuneOptions(layers="1", positions="front"))
+    tune(plan, model, store)
+    head, first, *rest = store.read_text(encoding="utf-8").splitlines()
+    for key, value in {"effect": "much", "layer": None, "damage": float("nan"), "position": 1.5}.items():
+        edited = json.dumps(json.loads(first) | {key: value})
+        store.write_text("\n".join([head, edited, *rest, ""]), encoding="utf-8")
+        with pytest.raises(SweepError, match=f"trials.jsonl:2: not a finished point: {key} is"):
+            tune(plan, model, store)
+
+
+def test_relative_coefficients_are_searched_and_written(model, evidence):
+    options = TuneOptions(layers="1", positions="every", relative=True, budget=0.5, oddness=1000.0)
+    found = tune(planned(model, evidence, options), model)
+    assert found.chosen is not None
+    assert found.tuned is not None
+    assert found.tuned.additions[0].coefficient.relative == found.chosen.coefficient
+
+
+def test_only_the_chosen_addition_moves(model, evidence):
+    fixed = {"plus": " wedding", "layer": 2, "coefficient": 0.25, "position": "every"}
+    options = TuneOptions(layers="1", positions="every", additions=(0,), budget=0.5, oddness=1000.0)
+    found = tune(planned(model, evidence, options, LOVE, fixed), model)
+    assert found.tuned is not None
+    assert found.tuned.additions[1] == planned(model, evidence, options, LOVE, fixed).recipe.additions[1]
+
+
+def test_places_that_a_recipe_does_not_fit_are_left_out_with_a_note(model, evidence):
+    said: list[str] = []
+    addition = {"texts": {"plus": ["a b"], "minus": ["c d"]}, "layer": 1, "position": "every"}
+    plan = plan_tuning(
+        recipe_of(addition), evidence, TuneOptions(layers="0:3"), model.located, note=said.append
+    )
+    assert {place.position for place in plan.places} == {"every"}
+    assert [line.split(":")[0] for line in said] == ["front is left out"]
+
+
+def test_budget_and_oddness_are_above_zero(model, evidence):
+    for name, value in (
+        ("budget", 0.0),
+        ("budget", float("nan")),
+        ("oddness", -1.0),
+        ("budget", float("inf")),
+    ):
+        with pytest.raises(SweepError, match=f"^{name} .*: write nats per token, above 0"):
+            planned(model, evidence, TuneOptions(**{name: value}))
+
+
+def test_one_effect_is_followed(model, evidence_files):
+    files = [read_set(name, str(evidence_files[name])) for name in ("toward", "away", "neutral")]
+    recipe = recipe_of(LOVE, count={"praise": ["love"]})
+    both = gathered(*files, count="praise", recipe=recipe)
+    with pytest.raises(SweepError, match="count: the search needs one effect to follow, and `toward`"):
+        plan_tuning(recipe, both, EVERYWHERE, model.located)
+
+
+def test_words_of_completions_can_be_the_effect(model, evidence_files):
+    neutral = read_set("neutral", str(evidence_files["neutral"]))
+    sampling = {"max_new_tokens": 4, "temperature": 1.0, "top_p": 1.0}
+    keys = {"count": {"e": ["e", "a", "t", "s"]}, "sampling": sampling, "prompt": "I hate you because"}
+    recipe = recipe_of(LOVE, **keys)
+    counted = gathered(neutral=neutral, count="e", recipe=recipe)
+    options = TuneOptions(layers="1:3", positions="every", budget=5.0, oddness=50.0)
+    found = tune(plan_tuning(recipe, counted, options, model.located), model)
+    assert found.kind == "count"
+    assert [trial.figures.effect for trial in found.searched.trials]
+
+
+def test_evidence_that_is_too_small_for_two_halves_is_one_clear_line(model, tmp_path):
+    file = tmp_path / "few.txt"
+    file.write_text("\n".join(f"A sentence of number {number}." for number in range(10)), encoding="utf-8")
+    with pytest.raises(SteerError, match="toward: 10 sentences are too few") as caught:
+        planned(model, gathered(read_set("toward", str(Path(file)))))
+    assert "\n" not in str(caught.value)
