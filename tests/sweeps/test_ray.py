@@ -32,7 +32,10 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, filter(None, sys.path))))
         small = {"num_cpus": 1, "object_store_memory": 80_000_000, "memory": 4_000_000_000}
-        made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        try:
+            made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        except Exception as error:  # of many kinds: no shared memory, no free port, no network interface
+            pytest.skip(f"Ray starts no cluster on this machine: {error}")
         made.add_node(**small)
         yield made
         ray.shutdown()
@@ -142,7 +145,7 @@ def processes():
     }
 
 
-def test_ctrl_c_leaves_finished_points_and_no_process(plan, tmp_path, tiny_folder):
+def test_ctrl_c_leaves_finished_points_and_no_process(cluster, plan, tmp_path):
     before, store = processes(), tmp_path / "s.jsonl"
     command = [
         sys.executable,
