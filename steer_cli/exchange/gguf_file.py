@@ -28,7 +28,7 @@ def read_gguf(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     reader = _Reader(content)
     if content[:4] != b"GGUF":
-        raise ValueError(f"it starts with {content[:4]!r}, not with b'GGUF'")
+        raise ValueError(f"it starts with {content[:4]!r}, not with b'GGUF'; fetch or make it again")
     reader.skip(4)
     version = reader.number("I")
     if version not in (2, 3):
@@ -47,7 +47,7 @@ def read_gguf(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, dtype, shape, offset in infos:
         tensor = Tensor(dtype, shape)
         if offset > len(content) or start + offset + tensor.size > len(content):
-            raise ValueError(f"it ends within the tensor {name[:40]!r}")
+            raise ValueError(f"it ends within the tensor {name[:40]!r}; fetch it again")
         if name in found:
             raise ValueError(f"two tensors of the name {name[:40]!r}")
         found[name] = tensor.of(content[start + offset :][: tensor.size])

@@ -132,7 +132,8 @@ def _read_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]
     try:
         entries = deserialize(content)
     except SafetensorError as error:
-        raise ValueError(f"not readable as safetensors: {' '.join(str(error).split())[:120]}") from None
+        said = " ".join(str(error).split()).removeprefix("Error while deserializing: ")[:120]
+        raise ValueError(f"not readable as safetensors: {said}; fetch or make it again") from None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     tensors = {
         name: Tensor(entry["dtype"], tuple(entry["shape"]), bytes(entry["data"])) for name, entry in entries
