@@ -17,15 +17,16 @@ from steer_cli.recipe.yaml_source import Override
 from steer_cli.report.title import quoted
 
 
-def check_given(name: str | None, direction: Direction) -> None:
+def check_given(name: str | None, direction: Direction, needs_prompt: bool) -> None:
     """Raise WrongUsage, which says both ways, where there is neither a recipe nor a plus text."""
     if name is not None or direction.plus is not None:
         return
     key, text = next(iter(direction.given.items()), (None, ""))
     fault = "no recipe and no --plus" if key is None else f"--{key} {show(text)}: neither --plus nor a recipe"
+    prompt = ' -p "I hate you because"' if needs_prompt else ""
     raise WrongUsage(
         f"{fault}; name a recipe, as in `steer generate love-hate`, or steer without a file: "
-        '--plus Love --minus Hate -p "I hate you because"'
+        f"--plus Love --minus Hate{prompt}"
     )
 
 

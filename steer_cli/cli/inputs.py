@@ -61,7 +61,7 @@ def recipe_from(
         WrongUsage: there is neither a recipe nor a direction.
         RecipeError: a value is at fault; the message names its option.
     """
-    check_given(name, direction)
+    check_given(name, direction, needs_prompt)
     check_free(save)
     if name is not None and direction.plus is not None:
         _check_recipe(name)

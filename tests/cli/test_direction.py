@@ -291,6 +291,8 @@ def test_neither_a_recipe_nor_a_plus_says_both_ways(fault):
     assert fault("generate", "--minus", "Hate", code=2).startswith(
         "--minus 'Hate': neither --plus nor a recipe"
     )
+    for name, output in (("export", "love.gguf"), ("bake", "love")):  # which have no prompt
+        assert fault(name, "-o", output, code=2).endswith("steer without a file: --plus Love --minus Hate")
     assert 'add -p "' in fault("sweep", "--plus", "Love", "--layers", "1")
 
 
