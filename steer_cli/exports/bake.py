@@ -121,7 +121,7 @@ def prepare(model: Model, plan: BakePlan, steering: Steering) -> Baking:
         raise ModelError(
             f"model {show(model.name)}: a checkpoint is compared in float32; load it with `dtype=float32`"
         )
-    sums, _ = constants(plan.recipe, steering)
+    sums = constants(plan.recipe, steering)
     tensors = changed_tensors(files_in(plan.located), plan.places, sums, plan.dtype)
     wanted = probe(model.network, tensors.added)
     return Baking(plan, tensors, wanted, str(model.network.device), provenance(plan.recipe, model))

@@ -21,23 +21,20 @@ _DIFFERS = {
 }
 
 
-def constants(
-    recipe: Recipe, steering: Steering, approximate: bool = False
-) -> tuple[dict[int, Tensor], tuple[str, ...]]:
+def constants(recipe: Recipe, steering: Steering, approximate: bool = False) -> dict[int, Tensor]:
     """The sum of a recipe's additions at each layer, if it is the same at every position of every text.
 
     Args:
         approximate: take an addition that acts elsewhere as if its last row acted at every position.
 
     Returns:
-        layer -> the sum, [width], coefficients included, float32 on the CPU, layers rising; and a note for
-        each addition that is only approximated.
+        layer -> the sum, [width], coefficients included, float32 on the CPU, layers rising.
 
     Raises:
         PlanError: an addition is not constant.
         VectorError: the additions of a layer sum to zeros, or to values that float32 cannot hold.
     """
-    notes = check_constant(recipe, approximate)
+    check_constant(recipe, approximate)
     sums: dict[int, Tensor] = {}
     for alignment, vector in zip(steering.alignments, steering.vectors, strict=True):
         if alignment.addition.adds_nothing:
@@ -56,7 +53,7 @@ def constants(
                 f"{_name(recipe)}: layer {layer}: its additions sum to zeros; change a coefficient, or "
                 "remove them"
             )
-    return dict(sorted(sums.items())), notes
+    return dict(sorted(sums.items()))
 
 
 def check_constant(recipe: Recipe, approximate: bool = False) -> tuple[str, ...]:
@@ -65,15 +62,11 @@ def check_constant(recipe: Recipe, approximate: bool = False) -> tuple[str, ...]
     Raises:
         PlanError: an addition is not constant, or none adds anything.
     """
-    acting = [(index, addition) for index, addition in enumerate(recipe.additions) if _acts(addition)]
+    acting = [item for item in enumerate(recipe.additions) if not item[1].adds_nothing]
     if not acting:
         raise PlanError(f"{_name(recipe)}: adds nothing: every coefficient or `dims` is 0; change one")
     notes = (_note(recipe, index, addition, approximate) for index, addition in acting)
     return tuple(note for note in notes if note is not None)
-
-
-def _acts(addition: Addition) -> bool:
-    return not addition.adds_nothing
 
 
 def _note(recipe: Recipe, index: int, addition: Addition, approximate: bool) -> str | None:

@@ -68,7 +68,7 @@ def control_vector(
         VectorError: additions sum to zeros, or to values that are not finite.
         OSError: there is no room for a temporary file.
     """
-    sums, _ = constants(recipe, steering, approximate=bool(notes))
+    sums = constants(recipe, steering, approximate=bool(notes))
     directions = {layer - 1: row.numpy() for layer, row in sums.items() if layer >= FIRST_LAYER}
     said = provenance(recipe, model)
     about = {f"{OURS}{key.removeprefix('steer_')}": text for key, text in said.items()}
