@@ -165,6 +165,27 @@ def test_a_recipe_written_wrongly_in_python_raises_at_the_call(wrong):
         steer.Addition(**{"plus": "Love", "minus": "Hate", "coefficient": 1, **wrong})
 
 
+@pytest.mark.parametrize("wrong, named", [("love-hate", "'love-hate'"), (None, "a NoneType"), ({}, "a dict")])
+def test_what_is_no_recipe_is_one_clear_line(wrong, named, page):
+    names, _ = page
+    model = names["model"]
+    calls = [
+        lambda: steer.vectors(model, wrong),
+        lambda: steer.generate(model, wrong),
+        lambda: steer.shift(model, wrong),
+        lambda: steer.norms(model, wrong),
+        lambda: steer.perplexity(model, wrong, []),
+        lambda: steer.sweep(model, wrong, "0:2"),
+        lambda: steer.scan(model, wrong, "1"),
+        lambda: steer.export(model, wrong, "v.gguf"),
+        lambda: steer.bake(model, wrong, "folder"),
+        lambda: steer.steering(names["hf_model"], wrong, names["tokenizer"]).__enter__(),
+    ]
+    for call in calls:
+        with pytest.raises(steer.SteerError, match=re.escape(f"recipe: {named} is not a Recipe; pass load_")):
+            call()
+
+
 def test_the_import_is_instant_and_loads_nothing_heavy():
     code = (
         "import sys, time; start = time.perf_counter(); import steer_cli; "

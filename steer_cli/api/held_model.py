@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.planning.plan import align
+from steer_cli.recipe.load import checked
 from steer_cli.recipe.schema import Recipe
 from steer_cli.run_plan import vectors_of
 
@@ -40,7 +41,7 @@ def steering(model: nn.Module, recipe: Recipe, tokenizer: Any) -> Iterator[None]
     from steer_cli.activations.attach import attached, unsteered
     from steer_cli.models.held import evaluating, held_model
 
-    network, facts = held_model(model, tokenizer, recipe.bos)
+    network, facts = held_model(model, tokenizer, checked(recipe).bos)
     with unsteered(), evaluating(model):
         found = vectors_of(network, align(recipe, facts))
     with attached(model, network, found, facts.tokenizer):

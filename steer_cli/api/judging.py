@@ -10,6 +10,7 @@ from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.evidence import Choices, gathered
 from steer_cli.measure.score_plan import plan_score
 from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.load import checked
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Card, Tuning
 from steer_cli.run_plan import score_of
@@ -47,7 +48,7 @@ def score(
     Raises:
         SteerError: there is no evidence, it cannot be used, or the recipe does not fit it or the model.
     """
-    recipe = recipe.with_prompts(list(prompts)) if prompts else recipe
+    recipe = checked(recipe).with_prompts(list(prompts)) if prompts else checked(recipe)
     evidence = gathered(toward, away, neutral, choices, count, recipe, note)
     plan = plan_score(recipe, model.facts(recipe.bos), evidence, samples)
     return score_of(model, plan, curve, progress, note)
@@ -95,5 +96,5 @@ def tune(
 
     evidence = gathered(toward, away, neutral, choices, count, recipe, note)
     options = TuneOptions(budget, oddness, layers, positions, tuple(additions), relative)
-    plan = plan_tuning(recipe, evidence, options, model.located, progress, note)
+    plan = plan_tuning(checked(recipe), evidence, options, model.located, progress, note)
     return tune(plan, model, store, progress, note)

@@ -18,6 +18,7 @@ from steer_cli.models.resolve import locate
 from steer_cli.planning.plan import align, plan_recipe
 from steer_cli.planning.prediction import place_in, wanted_ids
 from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.load import checked
 from steer_cli.recipe.load import load as load_file
 from steer_cli.recipe.overrides import value_override
 from steer_cli.recipe.schema import Recipe
@@ -80,7 +81,7 @@ def vectors(model: Model, recipe: Recipe) -> list[Tensor]:
     Raises:
         SteerError: the recipe does not fit the model, or a vector does nothing.
     """
-    return list(vectors_of(model.network, align(recipe, model.facts(recipe.bos))).vectors)
+    return list(vectors_of(model.network, align(checked(recipe), model.facts(recipe.bos))).vectors)
 
 
 def export(
@@ -94,7 +95,9 @@ def export(
     Raises:
         SteerError: the file cannot be written, or cannot say what the recipe does.
     """
-    return exported(model, plan_export(recipe, model.facts(recipe.bos), file, approximate), note=note)
+    return exported(
+        model, plan_export(checked(recipe), model.facts(recipe.bos), file, approximate), note=note
+    )
 
 
 def bake(model: Model, recipe: Recipe, folder: str | Path, dtype: str = "auto", note: Note = silent) -> Baked:
@@ -104,7 +107,7 @@ def bake(model: Model, recipe: Recipe, folder: str | Path, dtype: str = "auto", 
     """
     from steer_cli.exports.bake import plan_bake, write_bake
 
-    plan = plan_bake(recipe, model.facts(recipe.bos), model.located, folder, dtype)
+    plan = plan_bake(checked(recipe), model.facts(recipe.bos), model.located, folder, dtype)
     return write_bake(prepared(model, plan, note=note), note=note)
 
 
@@ -133,7 +136,7 @@ def generate(
     Raises:
         SteerError: the recipe does not fit the model or a prompt, or steering does nothing.
     """
-    recipe = recipe.with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
+    recipe = checked(recipe).with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
     plan = plan_recipe(recipe, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
     return tuple(complete(model, plan, control=control, progress=progress, watch=watch, note=note))
 
@@ -157,7 +160,7 @@ def shift(
     Raises:
         SteerError: the recipe does not fit the model or the prompt, or steering does nothing.
     """
-    recipe = recipe.with_prompts([prompt] if prompt is not None else [])
+    recipe = checked(recipe).with_prompts([prompt] if prompt is not None else [])
     plan = plan_recipe(recipe, model.facts(recipe.bos), 0)
     if len(plan.prompts) != 1:
         raise PlanError(f"{recipe.name}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
@@ -174,7 +177,7 @@ def norms(model: Model, recipe: Recipe, centre: bool = False) -> tuple[Norms, ..
     Raises:
         SteerError: the recipe does not fit the model or a prompt.
     """
-    return tuple(norms_of(model, plan_recipe(recipe, model.facts(recipe.bos), 0), centre))
+    return tuple(norms_of(model, plan_recipe(checked(recipe), model.facts(recipe.bos), 0), centre))
 
 
 def perplexity(
@@ -197,7 +200,7 @@ def perplexity(
     Raises:
         SteerError: the recipe does not fit the model or any sentence, or nothing can be compared.
     """
-    plan = plan_corpora(recipe, model.facts(recipe.bos), tuple(corpora), method, baseline)
+    plan = plan_corpora(checked(recipe), model.facts(recipe.bos), tuple(corpora), method, baseline)
     return perplexity_of(model, plan, sentences, note)
 
 
@@ -242,5 +245,5 @@ def sweep(
         method=method,
         relative=relative,
     )
-    plan = plan_sweep(recipe, tuple(corpora), options, model.located)
+    plan = plan_sweep(checked(recipe), tuple(corpora), options, model.located)
     return tuple(sweep(plan, model, store, progress, note))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -45,12 +47,28 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 
 
+class _Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    seen = False
+
+    @staticmethod
+    def handle(signum: int, frame: FrameType | None) -> None:
+        _Interrupt.seen = True
+        signal.default_int_handler(signum, frame)
+
+
 @contextmanager
 def _expected_errors() -> Iterator[None]:
     """Turn expected errors into one line on standard error and an exit code."""
     try:
         try:
             yield
+        except Exception as error:
+            # Libraries in C may turn the interrupt into an error of their own.
+            if _Interrupt.seen:
+                raise KeyboardInterrupt from error
+            raise
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -169,6 +187,8 @@ def main() -> None:
         if stream is not None and stream.encoding.lower() != "utf-8":
             # A character that the terminal cannot show becomes a question mark, not a traceback.
             _reconfigure(stream, errors="replace")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _Interrupt.handle)
     # Looking for garbage among the many objects that importing torch makes takes a tenth of a second.
     gc.set_threshold(100_000)
     try:

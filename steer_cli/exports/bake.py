@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from steer_cli.errors import ModelError, PlanError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.exports.constant import check_constant, constants
+from steer_cli.exports.constant import check_acts, check_constant, constants
 from steer_cli.exports.new_folder import check_new, check_room, fault, new_folder
 from steer_cli.exports.places import Places, places
 from steer_cli.exports.provenance import digest_of, provenance
@@ -110,7 +110,7 @@ def prepare(model: Model, plan: BakePlan, steering: Steering) -> Baking:
 
     Raises:
         ModelError: the model computes in half precision, in which nothing could be compared.
-        VectorError: the additions of a layer sum to zeros, or are not finite.
+        VectorError: the additions of a layer sum to zeros, change nothing, or are not finite.
     """
     import torch
 
@@ -122,6 +122,7 @@ def prepare(model: Model, plan: BakePlan, steering: Steering) -> Baking:
             f"model {show(model.name)}: a checkpoint is compared in float32; load it with `dtype=float32`"
         )
     sums = constants(plan.recipe, steering)
+    check_acts(plan.recipe, model.network, sums)
     tensors = changed_tensors(files_in(plan.located), plan.places, sums, plan.dtype)
     wanted = probe(model.network, tensors.added)
     return Baking(plan, tensors, wanted, str(model.network.device), provenance(plan.recipe, model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import PlanError, VectorError
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steer_cli.activations.arms import Steering
+    from steer_cli.networks.network import Network
+
+PROBE_TOKENS = 8
 
 # What differs where a vector acts at every position, by where the recipe has it act.
 _DIFFERS = {
@@ -54,6 +58,22 @@ def constants(recipe: Recipe, steering: Steering, approximate: bool = False) -> 
                 "remove them"
             )
     return dict(sorted(sums.items()))
+
+
+def check_acts(recipe: Recipe, network: Network, sums: Mapping[int, Tensor]) -> None:
+    """Raise VectorError if what is added at a layer changes no value of the stream of a short text."""
+    import torch
+
+    from steer_cli.activations.residual import visit
+
+    def see(layer: int, stream: Tensor) -> None:
+        if torch.equal(stream + sums[layer].to(stream), stream):
+            raise VectorError(
+                f"{_name(recipe)}: layer {layer}: does nothing: no value of the stream changes; use a larger "
+                "coefficient"
+            )
+
+    visit(network, torch.arange(PROBE_TOKENS)[None] % network.embeddings, sums, see)
 
 
 def check_constant(recipe: Recipe, approximate: bool = False) -> tuple[str, ...]:

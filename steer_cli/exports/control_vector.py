@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from steer_cli.errors import PlanError
 from steer_cli.exchange.stored import StoredVectors
-from steer_cli.exports.constant import check_constant, constants
+from steer_cli.exports.constant import check_acts, check_constant, constants
 from steer_cli.exports.provenance import only_source, provenance, same_model
 from steer_cli.planning.alignment import Alignment
 from steer_cli.recipe.schema import Recipe
@@ -65,11 +65,12 @@ def control_vector(
         notes: what `check_control_vector` said.
 
     Raises:
-        VectorError: additions sum to zeros, or to values that are not finite.
+        VectorError: additions sum to zeros, change nothing, or are not finite.
         OSError: there is no room for a temporary file.
     """
     sums = constants(recipe, steering, approximate=bool(notes))
-    directions = {layer - 1: row.numpy() for layer, row in sums.items() if layer >= FIRST_LAYER}
+    check_acts(recipe, model.network, sums)
+    directions = {layer - 1: row.numpy() for layer, row in sums.items()}
     said = provenance(recipe, model)
     about = {f"{OURS}{key.removeprefix('steer_')}": text for key, text in said.items()}
     about[HINT] = model.located.model_type

@@ -74,7 +74,11 @@ def plan_export(recipe: Recipe, facts: ModelFacts, file: str | Path, approximate
     file = Path(file)
     kind = check_file(file)
     alignments = align(recipe, facts)
-    notes = check_control_vector(recipe, alignments, approximate) if kind == GGUF else ()
+    notes: tuple[str, ...] = ()
+    if kind == GGUF:
+        notes = check_control_vector(recipe, alignments, approximate)
+        # Of those that are left out no vector is computed: at layer 0 there may be none.
+        alignments = tuple(one for one in alignments if one.block >= FIRST_LAYER)
     return ExportPlan(recipe, alignments, file, kind, approximate, notes)
 
 
@@ -102,7 +106,7 @@ def write_export(model: Model, plan: ExportPlan, steering: Steering, note: Note 
     except OSError as error:
         raise _fault(file, f"{error.strerror or error}; choose another place") from None
     if source is not None:
-        note(f"{file.name} holds what the recipe's own file of vectors holds, and says of it what that says")
+        note(f"the vectors are those of the recipe's own file, so {file.name} says of them what that does")
     return Exported(
         recipe=recipe.name,
         recipe_sha256=digest_of(recipe),
@@ -126,7 +130,7 @@ def _held(plan: ExportPlan) -> tuple[int, ...]:
     kept = [
         alignment.index
         for alignment in plan.alignments
-        if plan.format != GGUF or (alignment.block >= FIRST_LAYER and not alignment.addition.adds_nothing)
+        if plan.format != GGUF or not alignment.addition.adds_nothing
     ]
     return tuple(dict.fromkeys(kept))
 

@@ -13,6 +13,7 @@ from steer_cli.recipe import yaml_source as document
 from steer_cli.recipe.bundled import decode, find, is_file, read
 from steer_cli.recipe.messages import describe
 from steer_cli.recipe.named_files import in_folder_of
+from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Document, Override
 
@@ -74,3 +75,17 @@ def validate(written: Document) -> Recipe:
         raise RecipeError(*describe(faults, written, Recipe.known_keys)) from None
     except RecursionError:
         raise RecipeError([f"{written.source}: nested too deeply"]) from None
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """What a function of the library was given as its recipe.
+
+    Raises:
+        RecipeError: it is none, such as the name of one.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    given = show(recipe) if isinstance(recipe, str) else f"a {type(recipe).__name__}"
+    raise RecipeError(
+        [f"recipe: {given} is not a Recipe; pass load_recipe(NAME), or Recipe(prompt=..., additions=[...])"]
+    )

@@ -10,6 +10,7 @@ from steer_cli.events import Progress, silent
 from steer_cli.planning.plan import ModelFacts
 from steer_cli.planning.scan import ScanPlan, plan_scan
 from steer_cli.recipe.chat import Chat
+from steer_cli.recipe.load import checked
 from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Scan, ScanPoint
@@ -42,7 +43,7 @@ def scan(
     Raises:
         SteerError: the recipe or a range does not fit, there are too many settings, or none can be run.
     """
-    recipe = recipe.with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
+    recipe = checked(recipe).with_prompts(list(prompts)).with_sampling(samples=samples, seed=seed)
     plan = plan_ranges(recipe, model.facts(recipe.bos), coefficients, layers)
     points, rows = list(points_of(model, plan, progress=progress)), len(plan.settings)
     return tuple(

@@ -256,6 +256,22 @@ def test_help_is_quick(command):
     assert "pydantic" not in found or command not in ("--help", "--version")
 
 
+def test_an_interrupt_that_a_library_makes_an_error_of_is_still_one():
+    # safetensors raises ValueError if Ctrl-C comes while it makes a tensor.
+    swallowing = """
+import os, signal
+def pressed():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("no shape") from None
+import steer_cli.recipe.bundled as bundled
+bundled.shipped = pressed
+"""
+    result = steer("recipes", start=HEARING.replace(START, swallowing + START))
+    assert result.returncode == 130 and "Traceback" not in result.stderr
+
+
 WAITING = """\
 import atexit, json, os
 atexit.register(lambda: print(json.dumps({name: os.environ.get(name) for name in NAMES})))

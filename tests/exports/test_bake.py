@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny import by_transformers, hidden_states, open_model, recipe_of
 
 import steer_cli as library
-from steer_cli.errors import ExportError, ModelError, PlanError
+from steer_cli.errors import ExportError, ModelError, PlanError, VectorError
 from steer_cli.exports import bake as baking
 from steer_cli.exports import places, shards
 from steer_cli.models.hardware import Hardware
@@ -341,6 +341,12 @@ def test_what_is_no_constant_is_refused(additions, said, network, tmp_path):
     with pytest.raises(PlanError, match=said) as error:
         bake(network("llama"), tmp_path / "baked", *additions)
     assert "approximate" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_coefficient_too_small_to_change_anything_is_refused(network, tmp_path):
+    with pytest.raises(VectorError, match="layer 2: does nothing: no value of the stream changes"):
+        bake(network("llama"), tmp_path / "baked", {**LOVE, "coefficient": 1e-30})
     assert os.listdir(tmp_path) == []
 
 

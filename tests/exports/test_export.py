@@ -392,3 +392,19 @@ def test_a_name_that_cannot_be_written_is_one_line(name, said, tiny_folder, tmp_
     assert said in str(caught.value) and caught.value.parameter == "file"
     assert str(caught.value).startswith("file ")
     assert sorted(tmp_path.iterdir()) == before and (tmp_path / "taken.gguf").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("coefficient", [1e-30, 1e-44])
+def test_a_coefficient_too_small_to_change_anything_is_an_error(coefficient, tiny_folder, tmp_path):
+    with pytest.raises(VectorError, match="layer 2: does nothing: no value of the stream changes"):
+        export(tiny_folder("llama"), tmp_path / "small.gguf", LOVE | {"coefficient": coefficient})
+    assert not list(tmp_path.glob("small*"))
+
+
+def test_of_a_layer_that_is_left_out_no_vector_is_needed(tiny_folder, tmp_path):
+    # Both texts end in the same token, so at layer 0 their last rows are equal.
+    pair = {"plus": "the wedding of my friend", "minus": "the ship of my friend", "layer": "all"}
+    file = tmp_path / "deep.gguf"
+    found = export(tiny_folder("llama"), file, pair | {"position": ALL}, approximate=True)
+    assert found.layers[0] == 2 and min(directions(file)) == 1
+    assert found.approximations == ("layers 0 and 1 are left out: llama.cpp adds nothing before layer 2",)

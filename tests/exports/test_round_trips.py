@@ -45,7 +45,7 @@ def test_a_control_vector_acts_as_the_recipe_and_is_exported_again_to_the_byte(f
     export(folder, second, stored(first, position=ALL), name="again", note=notes.append)
     export(folder, third, stored(second, position=ALL, layer=[4, 2]), prompt="I hate you")
     assert first.read_bytes() == second.read_bytes() == third.read_bytes()
-    assert len(notes) == 1 and "second.gguf holds what the recipe's own file of vectors holds" in notes[0]
+    assert len(notes) == 1 and "so second.gguf says of them what that does" in notes[0]
     both = steer(folder, LOVE, {**LOVE, "plus": " wedding", "layer": 4, "coefficient": -1})
     again = steer(folder, stored(first, position=ALL))
     assert (both.prefilled().logits == again.prefilled().logits).all()
