@@ -36,6 +36,13 @@ def test_words_are_no_patterns():
     assert count_words("C++ and C", {"c": ["C++"]}) == {"c": 1}
 
 
+def test_punctuation_counts_beside_letters_too():
+    assert count_words("What is it? Who, me?!", {"question": ["?"]}) == {"question": 2}
+    assert count_words("It was... well, it was.", {"pause": ["..."]}) == {"pause": 1}
+    assert count_words("C++11 and C++", {"c": ["C++"]}) == {"c": 2}
+    assert count_words("xC++", {"c": ["C++"]}) == {"c": 0}
+
+
 def test_a_phrase_and_letters_beyond_ascii():
     assert count_words("Mariage à la MAIRIE, à La mairie", {"place": ["à la mairie"]}) == {"place": 2}
     assert count_words("ÉGLISE", {"place": ["église"]}) == {"place": 1}
