@@ -99,8 +99,8 @@ def _note(recipe: Recipe, index: int, addition: Addition, approximate: bool) -> 
         )
     if coefficient is None:
         raise PlanError(
-            f"{where}: a relative coefficient depends on the prompt; write the number that "
-            "`steer generate --explain` shows"
+            f"{where}: a relative coefficient depends on the prompt; write the number that `steer generate` "
+            "shows with `explain`"
         )
     if addition.every == "all":
         return None

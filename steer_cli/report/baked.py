@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from steer_cli.report.printable import one_line
 from steer_cli.results import Baked
 
@@ -19,5 +17,5 @@ def baked_lines(found: Baked) -> list[str]:
     if len(found.places) > NAMED:
         lines.append(f"and {len(found.places) - NAMED} more layers: see README.md in it")
     lines.append(f"checked: its logits are the steered ones, to {found.difference:.1g} of their spread")
-    lines.append(f"with steer: steer generate RECIPE --model {shlex.quote(found.folder)}")
+    lines.append(f"with steer: any recipe, with {found.folder} as its model")
     return [one_line(line) for line in lines]

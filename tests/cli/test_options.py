@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ PACKAGE = Path(__file__).parents[2] / "steer_cli"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] != "cli")
 
 
-def options(group=None) -> set[str]:
+@cache
+def options() -> set[str]:
     """The long options of all commands."""
-    found: set[str] = set()
-    for command in [group or typer.main.get_command(app)]:
-        found |= {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
-        for below in getattr(command, "commands", {}).values():
-            found |= options(below)
+    return options_of(typer.main.get_command(app))
+
+
+def options_of(command) -> set[str]:
+    found = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    for below in getattr(command, "commands", {}).values():
+        found |= options_of(below)
     return found
 
 
