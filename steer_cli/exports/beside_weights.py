@@ -41,7 +41,8 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 
-With steer: any recipe with `model: FOLDER`, which then steers on top. Made by steer {steer_version} from this recipe, with the sha256 `{recipe_sha256}`.
+With steer: any recipe with `model: FOLDER`, which then steers on top. Made by steer {steer_version}
+from this recipe, whose sha256 is `{recipe_sha256}`.
 Programs find the same in `steer.json`.
 
 ````yaml
