@@ -204,5 +204,4 @@ def score_of(
         note(f"{missing} is not measured: {reason}")
     steering = vectors_of(model.network, plan.alignments, progress, note)
     found = measured(model.network, plan, steering, curve, progress, seeds or SEEDS)
-    dtype = str(model.network.dtype).removeprefix("torch.")
-    return card_of(plan, found, fingerprint(model.located, WEIGHTS), dtype, tried)
+    return card_of(plan, found, fingerprint(model.located, WEIGHTS), model.dtype, tried)

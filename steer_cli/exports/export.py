@@ -13,7 +13,7 @@ from steer_cli.events import Note, silent
 from steer_cli.exchange.stored import MOST_BYTES
 from steer_cli.exchange.whole_file import write_whole
 from steer_cli.exports.control_vector import FIRST_LAYER, check_control_vector, control_vector
-from steer_cli.exports.provenance import digest_of, dtype_of
+from steer_cli.exports.provenance import digest_of
 from steer_cli.exports.vectors_file import vectors_file
 from steer_cli.planning.alignment import Alignment, files_of
 from steer_cli.planning.plan import ModelFacts, align
@@ -118,7 +118,7 @@ def write_export(model: Model, plan: ExportPlan, steering: Steering, note: Note 
         width=model.network.width,
         model=model.name,
         revision=model.located.revision,
-        dtype=dtype_of(model),
+        dtype=model.dtype,
         version=__version__,
         approximations=plan.approximations,
         files=files_of(plan.alignments),

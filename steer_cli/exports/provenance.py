@@ -24,7 +24,7 @@ def provenance(recipe: Recipe, model: Model) -> dict[str, str]:
     said = {
         "model": model.name,
         "revision": model.located.revision,
-        "dtype": dtype_of(model),
+        "dtype": model.dtype,
         "steer_version": __version__,
         "recipe": as_file(recipe),
         "recipe_sha256": digest_of(recipe),
@@ -38,11 +38,6 @@ def provenance(recipe: Recipe, model: Model) -> dict[str, str]:
 def digest_of(recipe: Recipe) -> str:
     """The digest that records have; of a recipe made in Python, that of the file that would be saved."""
     return recipe.sha256 or identified_by_file(recipe).sha256
-
-
-def dtype_of(model: Model) -> str:
-    """The type that the model computes in."""
-    return str(model.network.dtype).removeprefix("torch.")
 
 
 def stated_additions(recipe: Recipe) -> str:

@@ -43,6 +43,11 @@ class Model:
     def name(self) -> str:
         return self.located.name
 
+    @property
+    def dtype(self) -> str:
+        """The precision that it computes in, such as float32."""
+        return str(self.network.dtype).removeprefix("torch.")
+
     def facts(self, bos: str = "auto") -> ModelFacts:
         """What planning needs to know about the model, with BOS as in a recipe's `bos`."""
         if bos not in self._facts:

@@ -1,4 +1,4 @@
-"""Values and paths as short single lines, for error messages."""
+"""Values, paths and numbers of things as short single lines, for messages."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def dotted(path: Path) -> str:
 
 def _shortened(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: 1 text, 2 texts."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -11,11 +11,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.planning.alignment_table import TableRow
+from steer_cli.recipe.quoting import counted
 from steer_cli.recipe.schema import Addition
 from steer_cli.report import token_columns
 from steer_cli.report.alignment import FROM_HERE, ONWARDS, ROLE_STYLE, TO_THE_END, done_to, shown_token
 from steer_cli.report.measures import came_to_lines
-from steer_cli.report.numbers import counted, short
+from steer_cli.report.numbers import short
 from steer_cli.report.printable import PAD, SPACE, cell
 from steer_cli.report.title import SHOWN_ADDITIONS, layer_range, quoted
 from steer_cli.results import Comparison, Receipt, came_to

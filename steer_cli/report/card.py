@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
+from steer_cli.recipe.quoting import counted
 from steer_cli.report.measures import plain_table
-from steer_cli.report.numbers import counted, plain
+from steer_cli.report.numbers import plain
 from steer_cli.report.printable import one_line
 from steer_cli.results import Card, Estimate, ScoredArm, Verdict, reads_like
 from steer_cli.results.verdict import UNITS, interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from steer_cli.report.numbers import counted
+from steer_cli.recipe.quoting import counted
 from steer_cli.report.printable import one_line
 from steer_cli.report.title import layer_range
 from steer_cli.results import Exported

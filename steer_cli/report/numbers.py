@@ -39,8 +39,3 @@ def _power(value: float, digits: int) -> str:
         return str(value)
     head, exponent = f"{value:.{digits}e}".split("e")
     return f"{head.rstrip('0').rstrip('.')}×10^{int(exponent)}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: 1 text, 2 texts."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

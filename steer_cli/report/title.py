@@ -7,10 +7,11 @@ from pathlib import PurePath
 
 from rich.text import Text
 
+from steer_cli.recipe.quoting import counted
 from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Addition, At, AtToken, Recipe
 from steer_cli.recipe.sources import TextFile, VectorFile
-from steer_cli.report.numbers import counted, plain
+from steer_cli.report.numbers import plain
 from steer_cli.report.printable import one_line, visible
 
 SHOWN_ADDITIONS = 4

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from steer_cli.recipe.quoting import counted
 from steer_cli.report.card import card_parts
 from steer_cli.report.measures import plain_table
-from steer_cli.report.numbers import counted, plain
+from steer_cli.report.numbers import plain
 from steer_cli.report.printable import visible
 from steer_cli.results import Trial, Tuning
 from steer_cli.results.verdict import UNITS

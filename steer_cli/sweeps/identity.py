@@ -6,14 +6,18 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steer_cli.errors import ModelError
 from steer_cli.models import atomic_folder
 from steer_cli.models.fingerprint import sha256_of
+from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.planning.chat import FILE, chats_of
 from steer_cli.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from steer_cli.models.load import Model
 
 # The files in a model's folder on which the figures depend.
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
@@ -54,6 +58,15 @@ def fingerprint(located: Located, patterns: Sequence[str]) -> str:
         return _digest([(file.name, sha256_of(file, memory)) for file in files])
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}: the model's files must be readable") from None
+
+
+def computes_with(located: Located, source: Model | Hardware) -> tuple[str, str]:
+    """Names of the precision and kind of device of a model that is loaded, or will be."""
+    if isinstance(source, Hardware):
+        from steer_cli.models.load import resolved
+
+        return resolved(located, source)
+    return source.dtype, source.network.device.type
 
 
 def _digest(value: Any) -> str:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from steer_cli.errors import SweepError
+from steer_cli.recipe.quoting import counted
 
 LOCAL = "local"  # a cluster for this command alone, on this machine
 STORE_BYTES = 100_000_000  # of the object store: results are a few numbers
@@ -43,13 +44,9 @@ def check_installed(address: str) -> None:
         raise SweepError(f"ray {address}: needs Ray; install it with: pip install 'ray>=2.50'", "ray")
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
     """Why no node has room for an actor."""
-    wanted = [f"{counted(needs.threads, 'CPU')}", *([counted(needs.gpus, "GPU")] if needs.gpus else [])]
+    wanted = [counted(needs.threads, "CPU"), *([counted(needs.gpus, "GPU")] if needs.gpus else [])]
     if needs.memory:
         wanted.append(f"{needs.memory / 1e9:.1f} GB of memory")
     most = max((node.get("CPU", 0) for node in nodes), default=0)

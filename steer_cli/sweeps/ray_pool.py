@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.events import Note, Progress, silent
-from steer_cli.sweeps.ray_cluster import Needs, cluster, counted, too_small
+from steer_cli.recipe.quoting import counted
+from steer_cli.sweeps.ray_cluster import Needs, cluster, too_small
 
 MOST_DEATHS = 3  # of actors that worked on one item, before it is blamed
 PATIENCE = 120.0  # seconds without any actor at work

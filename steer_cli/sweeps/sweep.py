@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from steer_cli.events import Note, Progress, silent
 from steer_cli.models.hardware import Hardware
 from steer_cli.results import Coordinates, SweepPoint
-from steer_cli.results.json_values import Record
 from steer_cli.sweeps.grid import COUNTED_TOGETHER, TOGETHER, GridPoint
+from steer_cli.sweeps.identity import computes_with
 from steer_cli.sweeps.plan import SweepPlan
 from steer_cli.sweeps.store import Store
 from steer_cli.sweeps.stored import coordinates_of, point_of
@@ -42,7 +42,11 @@ def sweep(
         SteerError: a point cannot be run.
     """
     wanted = [plan.coordinates(point) for point in plan.grid]
-    opened = Store(store, _subject(plan, source), partial(point_of, plan=plan)) if store else nullcontext()
+    opened = (
+        Store(store, plan.subject(*computes_with(plan.located, source)), partial(point_of, plan=plan))
+        if store
+        else nullcontext()
+    )
     with opened as held:
         finished = {point.coordinates: point for point in (held.points if held else ())}
         stored = sum(coordinates in finished for coordinates in wanted)
@@ -58,15 +62,6 @@ def sweep(
                 finished |= {point.coordinates: point for point in group}
             yield finished[coordinates]
         progress("sweep", len(wanted), len(wanted))
-
-
-def _subject(plan: SweepPlan, source: Model | Hardware) -> Record:
-    if isinstance(source, Hardware):
-        from steer_cli.models.load import resolved
-
-        return plan.subject(*resolved(plan.located, source))
-    network = source.network
-    return plan.subject(str(network.dtype).removeprefix("torch."), network.device.type)
 
 
 def stored_points(plan: SweepPlan, store: Path) -> int:

@@ -12,9 +12,8 @@ from steer_cli.measure.score_plan import plan_score
 from steer_cli.models.hardware import Hardware
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Card, Searched, Trial, Tuning
-from steer_cli.results.json_values import Record
 from steer_cli.run_plan import load, score_of
-from steer_cli.sweeps.identity import WEIGHTS, fingerprint
+from steer_cli.sweeps.identity import WEIGHTS, computes_with, fingerprint
 from steer_cli.sweeps.store import Store
 from steer_cli.tuning.kept import Kept, trial_of
 from steer_cli.tuning.plan import TunePlan
@@ -49,7 +48,7 @@ def tune(
         SweepError: the store belongs to another search.
         SteerError: a trial cannot be run.
     """
-    subject = _subject(plan, source)
+    subject = plan.subject(*computes_with(plan.located, source))
     opened = Store(store, subject, trial_of, "search") if store else nullcontext()
     with opened as held:
         model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
@@ -80,15 +79,6 @@ def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
         f"half of the evidence. On the other half ({sets}): {'; '.join(card.sentences)}."
     )
     return recipe.model_copy(update={"measured": measured})
-
-
-def _subject(plan: TunePlan, source: Model | Hardware) -> Record:
-    if isinstance(source, Hardware):
-        from steer_cli.models.load import resolved
-
-        return plan.subject(*resolved(plan.located, source))
-    network = source.network
-    return plan.subject(str(network.dtype).removeprefix("torch."), network.device.type)
 
 
 def _fluent(
@@ -128,7 +118,7 @@ def _tuning(
         recipe=plan.recipe,
         model=plan.located.name,
         revision=fingerprint(plan.located, WEIGHTS),
-        dtype=str(model.network.dtype).removeprefix("torch."),
+        dtype=model.dtype,
         version=__version__,
         kind=kind,
         oddness=plan.options.oddness,
