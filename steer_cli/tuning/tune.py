@@ -48,8 +48,11 @@ def tune(
         SweepError: the store belongs to another search.
         SteerError: a trial cannot be run.
     """
-    subject = plan.subject(*computes_with(plan.located, source))
-    opened = Store(store, subject, trial_of, "search") if store else nullcontext()
+    opened = (
+        Store(store, plan.subject(*computes_with(plan.located, source)), trial_of, "search")
+        if store
+        else nullcontext()
+    )
     with opened as held:
         model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
         from steer_cli.tuning.figures import Figuring
