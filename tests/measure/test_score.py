@@ -282,7 +282,8 @@ def test_the_screen_has_the_verdict_first_and_fits(
     assert code == 0, err
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    assert lines[2].startswith(("steers", "does not steer"))
+    _, verdict, *_ = out.split("\n\n")  # the heading has two lines where the model's path is long
+    assert verdict.startswith(("steers", "does not steer"))
     for name in ("steered", "random 1501", "random 1502", "random 1503"):
         assert sum(line.strip().startswith(name) for line in lines) == 1
     assert "prompting  ' wedding' in front" in out and "not measured  fluency" in out
