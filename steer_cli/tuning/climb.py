@@ -1,7 +1,6 @@
 """Find the largest coefficient within the budget at one layer and position, and what it does there.
 
-A climb is a generator: it yields the coefficients that it wants measured and is sent their figures, so that
-the climbs of one layer run side by side and share their passes.
+A climb is a generator: it yields the coefficients that it wants measured and is sent their figures.
 """
 
 from __future__ import annotations
@@ -99,12 +98,18 @@ class Ascent:
             self.figures.update(zip(wanted, found, strict=True))
 
     def _choose_sign(self) -> Climb:
-        """Follow the sign with the larger effect; where neither has any, look once more at less."""
+        """Follow the sign with the larger effect; where both harm without any, look once more at less."""
         size = max(map(abs, self.figures))
+        if self.curve.within(self.budget):
+            # It does too little to tell.
+            size *= STRIDE
+            yield from self._measure([self.sign * size])
         for smaller in (size, size / STRIDE**2):
+            if self._best(self.sign) > 0:
+                return
             yield from self._measure([smaller, -smaller])
             self.sign = max((1.0, -1.0), key=self._best)
-            if self._best(self.sign) > 0:
+            if all(found.damage <= self.budget for found in self.figures.values()):
                 return
 
     def _best(self, sign: float) -> float:

@@ -1,51 +1,87 @@
 """Search layers, positions and coefficients for the largest effect within a damage budget.
 
-The search knows nothing of models: `measure` gives the figures of trials. It goes over the places (a layer
-and a position each) in a few rounds, each with more of the evidence than the one before, for the places that
-promised most in it. In the first round a place begins where its neighbour, the same position a layer below,
-ended in proportion to its own guess. The search is deterministic. It goes through the layers in rising order,
-and asks for the trials of one layer together.
+The search knows nothing of models: it asks for the figures of trials. It goes over places (a layer and a
+position each) in a few rounds, each with more of the evidence: over layers spread through the model, over the
+best of these and the layers around them, and over the best of all. A place begins where the nearest one of
+its position ended, in proportion to its own guess. The search is deterministic.
+
+A round consists of chains, none of which depends on another, so that they may run in any order or at the same
+time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from steer_cli.events import Progress, silent
 from steer_cli.results import Figures, Place, Searched, Trial
 from steer_cli.tuning.climb import Ascent, Climb, Effort
 
 Asked = tuple[Place, float]  # a coefficient at a place
-# The figures of some coefficients at one layer, on a share of the evidence.
+# The figures of some coefficients at one place, on a share of the evidence.
 Measure = Callable[[float, Sequence[Asked]], list[Figures]]
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a chain wants measured: a share of the evidence, and coefficients at one place."""
+
+    share: float
+    asked: tuple[Asked, ...]
+
+
+Climbed = dict[Place, Ascent]
+# Yields what it wants measured, is sent the figures, and returns its climbs.
+Chain = Generator[Request, list[Figures], Climbed]
+# Runs chains to their ends; gives what they return, in their order.
+RunChains = Callable[[Sequence[Chain]], Iterable[Climbed]]
+
+
+@dataclass(frozen=True)
 class Round:
-    """One pass over the places that are left, at most `places` of them (None: all)."""
+    """One pass over some places: the `best` of the round before, in the first one layers spread evenly.
+
+    With `around`, the layers around these belong to it, as far as the spread left them out.
+    """
 
     share: float  # of the evidence
-    places: int | None
     effort: Effort
+    best: int | None = None
+    around: bool = False
 
 
 ROUNDS = (
-    Round(0.15, None, Effort((1.0,), more=2, near=0.6)),
-    Round(0.4, 8, Effort((0.65, 1.0), more=1, near=0.75)),
-    Round(1.0, 3, Effort((0.6, 1.0), more=3, near=0.9)),
+    Round(0.25, Effort((1.0,), more=2, near=0.6)),
+    Round(0.4, Effort((1.0,), more=1, near=0.7), best=4, around=True),
+    Round(1.0, Effort((0.6, 1.0), more=3, near=0.9), best=3),
 )
+# About so many layers are in the first round.
+SPREAD = 10
 # No coefficient is larger than this times the guess, and no neighbour moves the first one further from it.
 LARGEST, FURTHEST = 30.0, 4.0
 # A place that promises less than this share of the best one so far gets no more trials in the round.
 HOPEFUL = 0.4
 
 
+def in_turn(measure: Measure) -> RunChains:
+    """Runs chains one after another."""
+
+    def to_its_end(chain: Chain) -> Climbed:
+        try:
+            request = next(chain)
+            while True:
+                request = chain.send(measure(request.share, request.asked))
+        except StopIteration as end:
+            return end.value
+
+    return lambda chains: map(to_its_end, chains)
+
+
 def search(
     guesses: Mapping[Place, float],
     budget: float,
-    measure: Measure,
+    run: RunChains,
     rounds: Sequence[Round] = ROUNDS,
     progress: Progress = silent,
 ) -> Searched:
@@ -56,81 +92,98 @@ def search(
     Args:
         guesses: the places, and for each a coefficient of the right order of magnitude.
     """
-    places = sorted(guesses, key=lambda place: place.layer)
-    following = [*rounds[1:], None]
-    left = [len(places) if part.places is None else min(part.places, len(places)) for part in rounds]
-    run = [n for n, after in enumerate(following) if after is None or (after.places or 0) < len(places)]
-    done, total = 0, sum(left[n] for n in run)
+    following = [*(part.best for part in rounds[1:]), None]
+    worth = [part for part, best in zip(rounds, following, strict=True) if (best or 0) < len(guesses)]
+    if worth[0].best is not None:
+        # It was not meant to be the first; its guesses may be far off.
+        effort = worth[0].effort
+        worth[0] = Round(worth[0].share, replace(effort, shares=(1.0,), more=effort.more + 2))
     trials: list[Trial] = []
-    expected: dict[Place, tuple[float, float]] = {}
-    for n in run:
-        climbed: dict[Place, Ascent] = {}
-        for _, layer in groupby(places, key=lambda place: place.layer):
-            here = list(layer)
-            progress("tune", done, total)
-            effort = rounds[n].effort if expected or n == 0 else _first(rounds[n].effort)
-            climbs = {place: _ascent(place, guesses, budget, effort, expected, climbed) for place in here}
-            trials += _side_by_side(climbs, rounds[n].share, measure)
-            climbed |= climbs
-            done += len(here)
-        expected = {place: ascent.outlook for place, ascent in climbed.items()}
-        after = following[n]
-        places = places if after is None else _best(places, climbed, after.places)
-        done = sum(left[other] for other in run if other <= n)  # fewer than expected may have been left
-    progress("tune", total, total)
+    climbed: Climbed = {}
+    for part in worth:
+        chains = _chains(part, guesses, climbed)
+        counting = _counting(progress, sum(map(len, chains)), worth.index(part), len(worth))
+        counting(0)
+        running = [_chain(places, part, guesses, budget, climbed, counting) for places in chains]
+        climbed = {place: ascent for found in run(running) for place, ascent in found.items()}
+        for place, ascent in climbed.items():
+            trials += [Trial(place, value, found, part.share) for value, found in ascent.figures.items()]
     return Searched(tuple(trials), budget)
 
 
-def _first(effort: Effort) -> Effort:
-    """The effort of a round that is the first although it was not meant to be: its guesses may be far off."""
-    return replace(effort, shares=(1.0,), more=effort.more + 2)
+def _counting(progress: Progress, places: int, rounds_done: int, rounds: int) -> Callable[[int], None]:
+    """Tells of finished places, in per cent of the search; every round counts the same."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress("tune", round(100 * (rounds_done + done / places) / rounds), 100)
+
+    return count
 
 
-def _ascent(
-    place: Place,
+def _chains(part: Round, guesses: Mapping[Place, float], before: Climbed) -> list[list[Place]]:
+    """The places of a round, chain by chain, in the order in which to go through them."""
+    positions = dict.fromkeys(place.position for place in guesses)
+    layers = {
+        position: sorted(place.layer for place in guesses if place.position == position)
+        for position in positions
+    }
+    if not before:
+        return [[Place(layer, position) for layer in _spread(layers[position])] for position in positions]
+    best = _best(before, part.best)
+    chosen = {*best}
+    for place in best if part.around else ():
+        within = _stride(layers[place.position]) // 2
+        index = layers[place.position].index(place.layer)
+        around = layers[place.position][max(0, index - within) : index + within + 1]
+        chosen |= {Place(layer, place.position) for layer in around}
+    return [[place] for position in positions for place in _rising(chosen, position)]
+
+
+def _rising(places: Iterable[Place], position: object) -> list[Place]:
+    return sorted((place for place in places if place.position == position), key=lambda place: place.layer)
+
+
+def _spread(layers: Sequence[int]) -> list[int]:
+    """About SPREAD of the layers, the upper two thirds first: trials there are cheap and seldom hopeless."""
+    stride = _stride(layers)
+    chosen = layers[stride // 2 :: stride]
+    return [*chosen[len(chosen) // 3 :], *chosen[: len(chosen) // 3]]
+
+
+def _stride(layers: Sequence[int]) -> int:
+    return max(1, round(len(layers) / SPREAD))
+
+
+def _best(climbed: Climbed, count: int | None) -> list[Place]:
+    """The places that promise most, the best first; of equals, the lower layer."""
+    ranked = sorted(climbed, key=lambda place: (-climbed[place].promise, place.layer))
+    # Where no place promises anything, one is looked at with more evidence to make sure.
+    return [place for place in ranked if climbed[place].promise > 0][:count] or ranked[:1]
+
+
+def _chain(
+    places: Sequence[Place],
+    part: Round,
     guesses: Mapping[Place, float],
     budget: float,
-    effort: Effort,
-    expected: Mapping[Place, tuple[float, float]],
-    climbed: Mapping[Place, Ascent],
-) -> Ascent:
-    """The climb at a place, beginning where an earlier round or the layer below says."""
-    start, longest = guesses[place], LARGEST * guesses[place]
-    below = [ascent for other, ascent in climbed.items() if other.position == place.position]
-    if expected:
-        start, longest = expected[place]
-    elif below:
-        # Of both signs, the one that the recipe means comes first, whatever chance chose below.
-        times = abs(below[-1].outlook[0]) / below[-1].longest * LARGEST
-        start = min(FURTHEST, max(1 / FURTHEST, times)) * guesses[place]
-    bar = HOPEFUL * max((ascent.promise for ascent in climbed.values()), default=0.0)
-    return Ascent(budget, start, longest, effort, not expected, bar)
-
-
-def _best(places: Sequence[Place], climbed: Mapping[Place, Ascent], count: int | None) -> list[Place]:
-    """The places that promise most, in their order."""
-    ranked = sorted(places, key=lambda place: -climbed[place].promise)  # of equals, the lower layer first
-    # Where no place promises anything, one is looked at with more evidence to make sure.
-    promising = [place for place in ranked if climbed[place].promise > 0] or ranked[:1]
-    kept = set(promising[:count])
-    return [place for place in places if place in kept]
-
-
-def _side_by_side(climbs: Mapping[Place, Ascent], share: float, measure: Measure) -> list[Trial]:
-    """Run the climbs of one layer in step, so that what they ask for is measured together."""
-    running = {place: ascent.run() for place, ascent in climbs.items()}
-    wanted = {place: next(climb) for place, climb in running.items()}
-    trials: list[Trial] = []
-    while wanted:
-        asked = [(place, value) for place, values in wanted.items() for value in values]
-        found = dict(zip(asked, measure(share, asked), strict=True))
-        trials += [Trial(place, value, found[place, value], share) for place, value in asked]
-        following = {
-            place: _next(running[place], [found[place, value] for value in values])
-            for place, values in wanted.items()
-        }
-        wanted = {place: values for place, values in following.items() if values}
-    return trials
+    before: Climbed,
+    done: Callable[[int], None],
+) -> Chain:
+    """Climb at one place after the other."""
+    climbed: Climbed = {}
+    for place in places:
+        ascent = _ascent(place, part, guesses, budget, before, climbed)
+        climb = ascent.run()
+        wanted = next(climb)
+        while wanted:
+            found = yield Request(part.share, tuple((place, value) for value in wanted))
+            wanted = _next(climb, found)
+        climbed[place] = ascent
+        done(1)
+    return climbed
 
 
 def _next(climb: Climb, figures: list[Figures]) -> list[float]:
@@ -139,3 +192,31 @@ def _next(climb: Climb, figures: list[Figures]) -> list[float]:
         return climb.send(figures)
     except StopIteration:
         return []
+
+
+def _ascent(
+    place: Place,
+    part: Round,
+    guesses: Mapping[Place, float],
+    budget: float,
+    before: Climbed,
+    climbed: Climbed,
+) -> Ascent:
+    """The climb at a place, beginning where the round before ended there, or the nearest place did."""
+    guess, known = guesses[place], before or climbed
+    bar = HOPEFUL * max((ascent.promise for ascent in known.values()), default=0.0)
+    if place in before:
+        start, longest = before[place].outlook
+        return Ascent(budget, start, longest, part.effort, False, bar)
+    nearest = min(
+        (other for other in known if other.position == place.position),
+        key=lambda other: (abs(other.layer - place.layer), other.layer),
+        default=None,
+    )
+    start = guess
+    if nearest is not None:
+        reached = known[nearest].outlook[0]
+        times = min(FURTHEST, max(1 / FURTHEST, abs(reached) / guesses[nearest]))
+        # Where both signs are tried, the one that the recipe means comes first, whatever chance chose nearby.
+        start = times * guess if not before or reached > 0 else -times * guess
+    return Ascent(budget, start, LARGEST * guess, part.effort, not before, bar)

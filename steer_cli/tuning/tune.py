@@ -17,7 +17,7 @@ from steer_cli.sweeps.identity import WEIGHTS, computes_with, fingerprint
 from steer_cli.sweeps.store import Store
 from steer_cli.tuning.kept import Kept, trial_of
 from steer_cli.tuning.plan import TunePlan
-from steer_cli.tuning.search import search
+from steer_cli.tuning.search import in_turn, search
 from steer_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def tune(
         measure = Kept(Figuring(model.network, plan, vectors), held)
         if held and held.points:
             note(f"{store}: {len(held.points)} trials are already there")
-        found = search(guesses(model.network, plan, vectors), plan.options.budget, measure, progress=progress)
+        found = search(
+            guesses(model.network, plan, vectors), plan.options.budget, in_turn(measure), progress=progress
+        )
     chosen, odd = _fluent(model, plan, vectors, found, note)
     if chosen is None:
         return _tuning(plan, model, found, odd)
