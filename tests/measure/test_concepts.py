@@ -1,4 +1,4 @@
-"""The concepts in benchmarks/concepts: enough sentences, all different, and recipes that a search can move."""
+"""The concepts in benchmarks/concepts: enough sentences, all different, and valid recipes."""
 
 import re
 from pathlib import Path
