@@ -3,9 +3,9 @@
     python benchmarks/tune.py [--concepts topic,mood] [--read 12] [--coefficients 12]
 
 For each concept below benchmarks/concepts, both look for the largest effect within the budget at all layers,
-front and every, on the same sentences of one half: 12 toward, 12 away and 24 neutral ones. The grid has so many coefficients at each place, a factor
-of 1.4 apart, around the one that the search begins with. What each has found is then measured on the other
-half. Completions are checked by neither.
+front and every, on the same sentences of one half: 12 toward, 12 away and 24 neutral ones. The grid has so
+many coefficients at each place, a factor of 1.4 apart, around the one that the search begins with. What each
+has found is then measured on the other half. Completions are checked by neither.
 
 Work is counted, not timed: the multiplications of all weights. Where three coefficients in a row do more than
 ten times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
@@ -157,14 +157,13 @@ def compared(name: str, model: Model, work: Work, options: argparse.Namespace) -
     """Both ways on one concept."""
     folder, results = CONCEPTS / name, BENCHMARKS / "results" / "tune"
     results.mkdir(parents=True, exist_ok=True)
-    sets = [
-        first(read_corpus(f"{side}={folder / side}.txt", lines=True), options.sentences) for side in SIDES
-    ]
+    sets = [read_corpus(f"{side}={folder / side}.txt", lines=True) for side in SIDES]
     # Every other sentence, so that there are some of every kind.
     neutral = neutral_text()
-    neutral = first(Corpus.of(neutral.name, neutral.sentences[::2]), options.neutral)
-    recipe = load_recipe(folder / "recipe.yaml")
+    neutral = Corpus.of(neutral.name, neutral.sentences[::2])
+    recipe = load_recipe(str(folder / "recipe.yaml"))
     plan = plan_tuning(recipe, gathered(*sets, neutral), TuneOptions(), model.located)
+    plan = replace(plan, searched=some_of(plan.searched, options.read))
     bench = Bench(plan, model, results, work)
     # A grid takes long, and does not change with the search.
     kept, asked = results / f"{name}-grid.json", {**vars(options), "concepts": name}
