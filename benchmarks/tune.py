@@ -1,6 +1,7 @@
 """What does the search of `steer tune` lose against a full grid, and what does it save?
 
     python benchmarks/tune.py [--concepts topic,mood] [--read 12] [--coefficients 12]
+    python benchmarks/tune.py --random 20
 
 For each concept below benchmarks/concepts, both look for the largest effect within the budget at all layers,
 front and every, on the same sentences of one half: 12 toward, 12 away and 24 neutral ones. The grid has so
@@ -10,6 +11,9 @@ has found is then measured on the other half. Completions are checked by neither
 Work is counted, not timed: the multiplications of all weights. Where three coefficients in a row do more than
 ten times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
 Trials are kept in results/tune, so that an interrupted run goes on.
+
+With --random, so many random vectors are tuned instead, towards the sentences of the first concept, and the
+verdicts of their cards are counted.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ from steer_cli.measure.evidence import Evidence, gathered
 from steer_cli.measure.neutral import neutral_text
 from steer_cli.models.load import Model
 from steer_cli.networks.products import Linear
+from steer_cli.recipe.load import validate
+from steer_cli.recipe.schema import Recipe
+from steer_cli.recipe.yaml_source import Document
 from steer_cli.results import Searched, Trial
 from steer_cli.sweeps.identity import computes_with
 from steer_cli.sweeps.store import Store
@@ -42,8 +49,10 @@ from steer_cli.tuning.on_sentences import OnSentences
 from steer_cli.tuning.parts import part_of
 from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
 from steer_cli.tuning.search import Measure, in_turn, search
+from steer_cli.tuning.tune import tune
 from steer_cli.tuning.vectors import PlaceVectors, guesses, vectors_of_places
 
+MODEL = "smollm2-135m"
 SIDES = ("toward", "away")
 CONCEPTS = BENCHMARKS / "concepts"
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
@@ -157,16 +166,10 @@ def compared(name: str, model: Model, work: Work, options: argparse.Namespace) -
     """Both ways on one concept."""
     folder, results = CONCEPTS / name, BENCHMARKS / "results" / "tune"
     results.mkdir(parents=True, exist_ok=True)
-    sets = [read_corpus(f"{side}={folder / side}.txt", lines=True) for side in SIDES]
-    # Every other sentence, so that there are some of every kind.
-    neutral = neutral_text()
-    neutral = Corpus.of(neutral.name, neutral.sentences[::2])
-    recipe = load_recipe(str(folder / "recipe.yaml"))
-    plan = plan_tuning(recipe, gathered(*sets, neutral), TuneOptions(), model.located)
-    plan = replace(plan, searched=some_of(plan.searched, options.read))
+    plan = planned(load_recipe(str(folder / "recipe.yaml")), name, model, options.read)
     bench = Bench(plan, model, results, work)
     # A grid takes long, and does not change with the search.
-    kept, asked = results / f"{name}-grid.json", {**vars(options), "concepts": name}
+    kept, asked = results / f"{name}-grid.json", {"read": options.read, "coefficients": options.coefficients}
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("asked") != asked:
         known = {"asked": asked, "grid": bench.found_by("grid", by_grid(options.coefficients))}
@@ -180,6 +183,29 @@ def some_of(evidence: Evidence, count: int) -> Evidence:
     """So many sentences of each set, and twice as many neutral ones."""
     most = part_of(evidence, 1.0, 2 * count)
     return replace(part_of(evidence, 1.0, count), neutral=most.neutral)
+
+
+def planned(recipe: Recipe, name: str, model: Model, read: int) -> TunePlan:
+    """A search with the sentences of a concept."""
+    sets = [read_corpus(f"{side}={CONCEPTS / name / side}.txt", lines=True) for side in SIDES]
+    # Every other sentence, so that there are some of every kind.
+    neutral = neutral_text()
+    neutral = Corpus.of(neutral.name, neutral.sentences[::2])
+    plan = plan_tuning(recipe, gathered(*sets, neutral), TuneOptions(), model.located)
+    return replace(plan, searched=some_of(plan.searched, read))
+
+
+def of_random_vectors(name: str, model: Model, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the cards of tuned random vectors say."""
+    found = []
+    for seed in range(1, options.random + 1):
+        pair = {"plus": " ships", "minus": " ", "layer": 0, "random": {"seed": seed}}
+        recipe = validate(Document("random", {"model": MODEL, "additions": [pair]}))
+        tuned = tune(planned(recipe, name, model, options.read), model)
+        found.append({"seed": seed, "steers": tuned.steers, "says": tuned.says})
+        print(f"seed {seed}: {tuned.says}", flush=True)
+    print(f"{sum(one['steers'] for one in found)} of {len(found)} random vectors are said to steer")
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
@@ -203,16 +229,20 @@ def main() -> None:
     parser.add_argument("--concepts", default=",".join(known), help="names, with commas between them")
     parser.add_argument("--read", type=int, default=12, help="sentences of a set; neutral ones twice as many")
     parser.add_argument("--coefficients", type=int, default=12, help="of the grid, at each place")
+    parser.add_argument("--random", type=int, default=0, help="tune so many random vectors instead")
     options = parser.parse_args()
     here = machine()
     show_machine(here)
-    model, work = load_model("smollm2-135m", device="cpu"), Work()
-    rows = []
-    for name in options.concepts.split(","):
-        rows.append(compared(name, model, work, options))
-        show(rows[-1])
-    results = BENCHMARKS / "results" / "tune.json"
-    results.write_text(json.dumps({"machine": here, "options": vars(options), "concepts": rows}, indent=1))
+    model, names = load_model(MODEL, device="cpu"), options.concepts.split(",")
+    if options.random:
+        kind, rows = "random", of_random_vectors(names[0], model, options)
+    else:
+        kind, rows, work = "concepts", [], Work()
+        for name in names:
+            rows.append(compared(name, model, work, options))
+            show(rows[-1])
+    results = BENCHMARKS / "results" / f"tune-{kind}.json"
+    results.write_text(json.dumps({"machine": here, "options": vars(options), kind: rows}, indent=1))
     print(f"written to {results}")
 
 
