@@ -88,8 +88,8 @@ class Bench:
         self.vectors: PlaceVectors = vectors_of_places(network, self.plan)
         self.begin = guesses(network, self.plan, self.vectors)
 
-    def found_by(self, way: str, look: Callable[[Bench, Measure], Looked]) -> dict[str, Any]:
-        """Look for the best trial, and measure it on the other half."""
+    def found_by(self, way: str, look: Callable[[Bench, Measure], Looked], judge: Bench) -> dict[str, Any]:
+        """Look for the best trial, and let `judge` measure it on the other half."""
         path = self.folder / f"{self.plan.recipe.name}-{way}.jsonl"
         if way == "tune":
             path.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ class Bench:
             "work": work if not kept.read else None,
             "seconds": round(seconds, 1),
         }
-        return found | (self.held_out(looked.best) if looked.best else {"effect": 0.0})
+        return found | (judge.held_out(looked.best) if looked.best else {"effect": 0.0})
 
     def held_out(self, trial: Trial) -> dict[str, Any]:
         """What a trial does on the half that no search has seen."""
@@ -162,19 +162,23 @@ def by_grid(coefficients: int) -> Callable[[Bench, Measure], Looked]:
     return look
 
 
-def compared(name: str, model: Model, work: Work, options: argparse.Namespace) -> dict[str, Any]:
+def compared(
+    name: str, model: Model, grid_model: Model, work: Work, options: argparse.Namespace
+) -> dict[str, Any]:
     """Both ways on one concept."""
     folder, results = CONCEPTS / name, BENCHMARKS / "results" / "tune"
     results.mkdir(parents=True, exist_ok=True)
     plan = planned(load_recipe(str(folder / "recipe.yaml")), name, model, options.read)
     bench = Bench(plan, model, results, work)
+    on_grid = bench if grid_model is model else Bench(plan, grid_model, results, work)
     # A grid takes long, and does not change with the search.
-    kept, asked = results / f"{name}-grid.json", {"read": options.read, "coefficients": options.coefficients}
+    kept = results / f"{name}-grid.json"
+    asked = {"read": options.read, "coefficients": options.coefficients, "dtype": grid_model.dtype}
     known = json.loads(kept.read_text()) if kept.is_file() else {}
     if known.get("asked") != asked:
-        known = {"asked": asked, "grid": bench.found_by("grid", by_grid(options.coefficients))}
+        known = {"asked": asked, "grid": on_grid.found_by("grid", by_grid(options.coefficients), bench)}
         kept.write_text(json.dumps(known))
-    grid, tuned = known["grid"], bench.found_by("tune", by_search)
+    grid, tuned = known["grid"], bench.found_by("tune", by_search, bench)
     share = tuned["work"] / grid["work"] if tuned["work"] and grid["work"] else None
     return {"concept": name, "grid": grid, "tune": tuned, "share_of_work": share}
 
@@ -229,6 +233,7 @@ def main() -> None:
     parser.add_argument("--concepts", default=",".join(known), help="names, with commas between them")
     parser.add_argument("--read", type=int, default=12, help="sentences of a set; neutral ones twice as many")
     parser.add_argument("--coefficients", type=int, default=12, help="of the grid, at each place")
+    parser.add_argument("--grid-dtype", default="float32", help="bfloat16 makes the grid quicker")
     parser.add_argument("--random", type=int, default=0, help="tune so many random vectors instead")
     options = parser.parse_args()
     here = machine()
@@ -238,8 +243,10 @@ def main() -> None:
         kind, rows = "random", of_random_vectors(names[0], model, options)
     else:
         kind, rows, work = "concepts", [], Work()
+        same = options.grid_dtype == model.dtype
+        grid_model = model if same else load_model(MODEL, device="cpu", dtype=options.grid_dtype)
         for name in names:
-            rows.append(compared(name, model, work, options))
+            rows.append(compared(name, model, grid_model, work, options))
             show(rows[-1])
     results = BENCHMARKS / "results" / f"tune-{kind}.json"
     results.write_text(json.dumps({"machine": here, "options": vars(options), kind: rows}, indent=1))
