@@ -9,7 +9,7 @@ many coefficients at each place, a factor of 1.4 apart, around the one that the 
 has found is then measured on the other half. Completions are checked by neither.
 
 Work is counted, not timed: the multiplications of all weights. Where three coefficients in a row do more than
-ten times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
+five times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
 Trials are kept in results/tune, so that an interrupted run goes on.
 
 With --random, so many random vectors are tuned instead, towards the sentences of the first concept, and the
@@ -57,7 +57,7 @@ SIDES = ("toward", "away")
 CONCEPTS = BENCHMARKS / "concepts"
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
 TOGETHER = 3  # coefficients that are measured at once, and whose damage decides about larger ones
-HOPELESS = 10  # times the budget
+HOPELESS = 5  # times the budget
 
 
 class Work:
