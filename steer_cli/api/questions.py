@@ -163,7 +163,7 @@ def shift(
     recipe = checked(recipe).with_prompts([prompt] if prompt is not None else [])
     plan = plan_recipe(recipe, model.facts(recipe.bos), 0)
     if len(plan.prompts) != 1:
-        raise PlanError(f"{recipe.name}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
+        raise PlanError(f"{recipe.label}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
     wanted, positions = wanted_ids(want, plan.facts.tokenizer), [place_in(plan.prompts[0], position)]
     return next(shifts(model, plan, positions, wanted, top))
 

@@ -40,7 +40,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
         PlanError: it does nothing, or a file cannot be read.
         TokenError: a pad is not a single token.
     """
-    addition, where = recipe.additions[index], f"{recipe.name or 'recipe'}: additions.{index}"
+    addition, where = recipe.additions[index], f"{recipe.label}: additions.{index}"
     if addition.vector is not None:
         stored = open_vector(recipe, addition, where)
         check_position(stored, addition, where)
@@ -88,7 +88,7 @@ def check_files(recipe: Recipe) -> None:
         PlanError: one cannot be read, or does not hold what the recipe asks of it.
     """
     for index, addition in enumerate(recipe.additions):
-        where = f"{recipe.name or 'recipe'}: additions.{index}"
+        where = f"{recipe.label}: additions.{index}"
         if addition.texts is not None:
             read_lists(recipe, addition.texts, where)
         if addition.vector is not None:

@@ -177,7 +177,7 @@ def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) 
         )
     if "counts" in measures and not recipe.count:
         raise SweepError(
-            f"measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`",
+            f"measure counts: {recipe.label} counts no words; add `count: {{wedding: [bride]}}`",
             parameter="measure",
         )
     _check_used(options, measures)
