@@ -163,7 +163,7 @@ def made_of(
     if how == "pca":
         return principal(torch.cat([difference(pair, layer, streams, network) for pair in pairs]))
     total = torch.zeros(
-        1 if alignment.addition.one_row else alignment.length, network.width, device=network.device
+        1 if alignment.addition.every else alignment.length, network.width, device=network.device
     )
     for pair in pairs:
         rows = difference(pair, layer, streams, network)

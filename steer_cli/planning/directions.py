@@ -51,7 +51,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
         same = sorted(row.ids for row in lists.plus) == sorted(row.ids for row in lists.minus)
     else:
         # One row is read at the text's own tokens, so the text must not be padded.
-        pad = None if addition.one_row else pad_id(tokenizer, addition.pad, where)
+        pad = None if addition.every else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(_pair(pair, addition, tokenizer, pad) for pair in addition.all_pairs)
         direction = Direction(pairs=pairs)
         same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
@@ -66,7 +66,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
 
 
 def _pair(pair: Pair, addition: Addition, tokenizer: Tokenizer, pad: int | None) -> AlignedPair:
-    if not addition.one_row:
+    if not addition.every:
         return align(tokenizer, pair.plus, pair.minus, pad)
     read, names = addition.read or "last", pair.names
     minus = None if pair.minus is None else one_row(tokenizer, pair.minus, read, names[1] or "")

@@ -131,11 +131,6 @@ class Addition(Part):
         return self
 
     @property
-    def one_row(self) -> bool:
-        """Whether the position takes a vector of one row, which acts at each position alike."""
-        return self.every is not None
-
-    @property
     def adds_nothing(self) -> bool:
         """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
         return self.strength == 0 or self.dims == 0
@@ -147,7 +142,7 @@ class Addition(Part):
 
     @property
     def every(self) -> Way | None:
-        """Where it acts if that is at every position; None for a vector that covers a span."""
+        """Where it acts if that is at every position, which takes a vector of one row; None for a span."""
         if self.position == "every":
             return "both"
         return self.position.every if isinstance(self.position, Every) else None
