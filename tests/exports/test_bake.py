@@ -453,7 +453,7 @@ def test_a_folder_that_appears_meanwhile_stays_as_it_is(network, tmp_path, monke
     real = shards.write_tensors
     monkeypatch.setattr("steer_cli.exports.tensors.write_tensors", write)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ExportError, match="^folder baked: it exists already"):
+    with pytest.raises(ExportError, match=r"^folder baked: it exists already"):
         bake(network("llama"), "baked", LOVE)
     assert os.listdir(target) == ["mine"] and os.listdir(tmp_path) == ["baked"]
 
