@@ -65,6 +65,7 @@ def complete(
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
         watch: told how the first completions of a prompt grow; of several prompts, the oldest unfinished one.
+        note: told where texts do not agree, and at the end where samples are too few to compare counts.
     """
     return _complete(model, plan, planned(plan, control), batch_rows, score, progress, watch, note)
 
@@ -82,13 +83,21 @@ def _complete(
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.baselines import control_vectors
     from steer_cli.measure.completions import completions
+    from steer_cli.measure.too_few import too_few, undecided
 
     steerings = [vectors_of(model.network, plan.alignments, progress, note)]
     if control is not None and not control.rows:
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
         changed = control_vectors(model.network, plan.alignments, found, control.kind, seed)
         steerings.append(Steering(plan.alignments, tuple(changed)))
-    yield from completions(model.network, plan, steerings, control, batch_rows, score, progress, watch)
+    labels = []
+    for comparison in completions(
+        model.network, plan, steerings, control, batch_rows, score, progress, watch
+    ):
+        labels += undecided(comparison)
+        yield comparison
+    if labels:
+        note(too_few(labels, plan.recipe.sampling.samples))
 
 
 def shifts(
