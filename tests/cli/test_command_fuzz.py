@@ -53,6 +53,10 @@ HAND_MADE = [
     {"plus": "Love", "minus": "Hate", "layer": "all", "operation": "ablate", "position": {"every": "all"}},
     {"plus": "Love", "layer": 3, "operation": "ablate", "position": "front", "overflow": "clip"},
     {"plus": "Love", "minus": "Hate", "layer": 2, "position": {"every": "new"}},
+    {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": {"relative": 0.8}},
+    {"vector": "one.safetensors", "layer": 2, "position": "every"},
+    {"vector": "one.gguf", "coefficient": 2, "position": {"every": "all"}},
+    {"vector": "three.safetensors", "layer": 2, "coefficient": {"relative": -0.5}},
 ]
 
 words = ["Love", "Hate", " wedding", "I talk about weddings constantly", "anger", " friend", "", " "]
@@ -73,7 +77,8 @@ def mostly(*usual: st.SearchStrategy, rarely: st.SearchStrategy = extreme) -> st
     return st.sampled_from([*range(len(usual))] * 12 + [-1]).flatmap(lambda i: [*usual, rarely][i])
 
 
-coefficients = mostly(st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12]))
+numbers_to_add = mostly(st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12]))
+coefficients = st.one_of(numbers_to_add, st.builds(lambda number: {"relative": number}, numbers_to_add))
 shares = mostly(
     st.sampled_from(["0%", "25%", "99.9%"]), rarely=st.sampled_from(["100%", "9" * 400 + "%", "50"])
 )
