@@ -34,7 +34,7 @@ def vectors_of(
     network: Network, alignments: Sequence[Alignment], progress: Progress = silent, note: Note = silent
 ) -> Steering:
     """The vectors of a plan's additions, and how far their texts agree; a note says where they do not."""
-    from steer_cli.activations.agreement import agreement
+    from steer_cli.activations.agreement import agreement, warn
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.vectors import vector_of, with_streams
 
@@ -42,9 +42,7 @@ def vectors_of(
     for alignment, streams in with_streams(network, alignments, progress):
         vectors.append(vector_of(alignment, streams, network))
         agreements.append(agreement(alignment, streams, network))
-    low = [found for found in agreements if found is not None and found.is_low]
-    for found in {found.label: found for found in reversed(low)}.values():  # one layer of each addition
-        note(found.warning)
+    warn(agreements, note)
     return Steering(tuple(alignments), tuple(vectors), tuple(agreements))
 
 
@@ -142,12 +140,13 @@ def shifts(
         )
 
 
-def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
+def norms_of(model: Model, plan: Plan, centre: bool = False, note: Note = silent) -> Iterator[Norms]:
     """The norms of a plan; see `norms`."""
     from steer_cli.measure.norms import norms
 
-    for prompt in plan.prompts:
-        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre):
+    for index, prompt in enumerate(plan.prompts):
+        once = silent if index else note  # the texts are the same for all prompts
+        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre, once):
             yield Norms(
                 recipe=plan.recipe.name,
                 model=model.name,
