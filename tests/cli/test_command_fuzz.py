@@ -11,11 +11,13 @@ from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
+from vector_files import gguf, safetensors
 
 from steer_cli.cli import app
 from steer_cli.recipe.bundled import shipped
@@ -58,6 +60,8 @@ HAND_MADE = [
     {"vector": "one.gguf", "coefficient": 2, "position": {"every": "all"}},
     {"vector": "three.safetensors", "layer": 2, "coefficient": {"relative": -0.5}},
 ]
+
+VECTORS = ("one.safetensors", "one.gguf", "three.safetensors")  # see `write_stored`
 
 words = ["Love", "Hate", " wedding", "I talk about weddings constantly", "anger", " friend", "", " "]
 odd = ["😀", "👩\u200d🚀", "\u202egnol", "é漢字", "a\nb", "\x1b[31m", "\x00", "\u2028", "<s>", "</s>"]
@@ -113,6 +117,10 @@ ADDITION = {  # a value for each key, most of them valid
     "read": st.sampled_from([None, "last", "mean"]),
     "texts": st.builds(lambda a, b: {"plus": a, "minus": b}, lists, mostly(lists, texts)),
     "pairs": pairs,
+    "vector": mostly(
+        st.sampled_from([*VECTORS, {"file": "three.safetensors", "addition": 0}]),
+        rarely=st.sampled_from(["none.gguf", "recipe.yaml", {"file": "one.gguf", "addition": 7}]),
+    ),
 }
 SAMPLING = {
     "max_new_tokens": mostly(st.integers(1, 5)),
@@ -138,10 +146,11 @@ wrong = st.one_of(st.none(), st.booleans(), extreme, texts, st.lists(texts, max_
 INSTEAD = {
     "prompt": ["prompts"],
     "prompts": ["prompt"],
-    "pairs": ["plus", "minus", "texts"],
-    "plus": ["pairs", "texts"],
-    "minus": ["pairs", "texts"],
-    "texts": ["plus", "minus", "pairs"],
+    "pairs": ["plus", "minus", "texts", "vector"],
+    "plus": ["pairs", "texts", "vector"],
+    "minus": ["pairs", "texts", "vector"],
+    "texts": ["plus", "minus", "pairs", "vector"],
+    "vector": ["plus", "minus", "pairs", "texts", "random", "match_norm", "source_layer"],
 }
 
 
@@ -191,6 +200,15 @@ def written(recipe: dict, form: str) -> str:
     if form == "json":
         return json.dumps(recipe).replace("Infinity", ".inf").replace("NaN", ".nan")
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def write_stored(folder: Path) -> None:
+    """Stored vectors of the tiny models' width: of one row, and of three positions."""
+    rows = np.random.default_rng(0).standard_normal((3, 48))
+    said = {"format": "steer", "version": "1"}
+    safetensors(folder / "one.safetensors", {"layer.2": rows[:1]}, said)
+    safetensors(folder / "three.safetensors", {"layer.2": rows, "layer.3": -rows}, said)
+    gguf(folder / "one.gguf", {"direction.1": rows[0], "direction.3": rows[1]})
 
 
 CONTROLS = ["random", "embedding", "prompt", "shuffled"]
@@ -297,6 +315,7 @@ def check_records(result, recipe: dict) -> None:
 
 def test_mutations_of_valid_recipes_through_the_commands(folders, tmp_path):
     run = Runs()
+    write_stored(tmp_path)
 
     @fuzz
     @given(
