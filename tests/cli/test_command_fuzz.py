@@ -81,8 +81,8 @@ def mostly(*usual: st.SearchStrategy, rarely: st.SearchStrategy = extreme) -> st
     return st.sampled_from([*range(len(usual))] * 12 + [-1]).flatmap(lambda i: [*usual, rarely][i])
 
 
-numbers_to_add = mostly(st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12]))
-coefficients = st.one_of(numbers_to_add, st.builds(lambda number: {"relative": number}, numbers_to_add))
+NUMBERS = st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12])
+coefficients = mostly(*NUMBERS, st.builds(lambda number: {"relative": number}, mostly(*NUMBERS)))
 shares = mostly(
     st.sampled_from(["0%", "25%", "99.9%"]), rarely=st.sampled_from(["100%", "9" * 400 + "%", "50"])
 )
@@ -191,6 +191,8 @@ def recipes(draw) -> dict:
         part, values = draw(st.sampled_from(parts))
         key = draw(st.sampled_from(sorted(values)))
         part[key] = draw(mostly(values[key], rarely=wrong))
+        if key == "vector" and part[key] in VECTORS:
+            part |= {"layer": 2, "position": "front" if part[key].startswith("three") else "every"}
         for other in INSTEAD.get(key, ()):
             part.pop(other, None)
     return recipe
@@ -206,9 +208,9 @@ def write_stored(folder: Path) -> None:
     """Stored vectors of the tiny models' width: of one row, and of three positions."""
     rows = np.random.default_rng(0).standard_normal((3, 48))
     said = {"format": "steer", "version": "1"}
-    safetensors(folder / "one.safetensors", {"layer.2": rows[:1]}, said)
-    safetensors(folder / "three.safetensors", {"layer.2": rows, "layer.3": -rows}, said)
-    gguf(folder / "one.gguf", {"direction.1": rows[0], "direction.3": rows[1]})
+    safetensors(folder / "one.safetensors", {f"layer.{layer}": rows[:1] for layer in range(4)}, said)
+    safetensors(folder / "three.safetensors", {f"layer.{layer}": rows for layer in range(4)}, said)
+    gguf(folder / "one.gguf", {f"direction.{block}": rows[0] for block in range(1, 4)})
 
 
 CONTROLS = ["random", "embedding", "prompt", "shuffled"]
