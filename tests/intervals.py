@@ -6,7 +6,9 @@ prints the tables of docs/score.md: simulated populations, and what steering cha
 """
 
 import argparse
+import csv
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from steer_cli.measure.bootstrap import Draws, Weighted, estimate
+from steer_cli.measure.share import mean_share
+from steer_cli.results import Estimate
 
 CORPORA = Path(__file__).parents[1] / "benchmarks" / "corpora"
 PER_SENTENCE: dict[str, Callable] = {  # the change per token of sentences, from their lengths
@@ -42,11 +46,12 @@ class Population:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure over sets of some sizes."""
+    """A figure over sets of some sizes, and how its interval is made."""
 
     name: str
     sizes: tuple[int, ...]
     populations: tuple[Population, ...]
+    interval: Callable[..., Estimate] = estimate
 
     @property
     def truth(self) -> float:
@@ -70,15 +75,14 @@ def sentences(kind: str, lengths: tuple[int, int] = (5, 40)) -> Population:
     return Population(draws(np.random.default_rng(1), MANY).mean, draws)
 
 
-def words(mean: float, shape: float | None = None) -> Population:
-    """Simulated counts of a word: Poisson, or negative binomial, where uses come in bursts."""
+def words(mean: float, unsteered: float = 0.0, bursts: bool = False) -> Population:
+    """Simulated counts of words in steered completions, less those in unsteered ones."""
 
     def draws(draw: np.random.Generator, size: int) -> Draws:
-        if shape is None:
-            return Draws.of(draw.poisson(mean, size))
-        return Draws.of(draw.negative_binomial(shape, shape / (shape + mean), size))
+        found = draw.negative_binomial(1, 1 / (1 + mean), size) if bursts else draw.poisson(mean, size)
+        return Draws.of(found - draw.poisson(unsteered, size))
 
-    return Population(mean, draws)
+    return Population(mean - unsteered, draws)
 
 
 def drawn_from(population: Draws) -> Population:
@@ -91,11 +95,12 @@ def drawn_from(population: Draws) -> Population:
     return Population(population.mean, draws)
 
 
-def held(cell: Cell, sets: int, seed: int = 3) -> tuple[float, float]:
+def held(cell: Cell, sets: int) -> tuple[float, float]:
     """The shares of sets whose interval lies above the truth, and below it."""
+    seed = zlib.crc32(f"{cell.name} {cell.sizes}".encode())
     draw, truth, above, below = np.random.default_rng(seed), cell.truth, 0, 0
     for _ in range(sets):
-        found = estimate(*cell.parts(draw))
+        found = cell.interval(*cell.parts(draw))
         above, below = above + (found.low > truth), below + (found.high < truth)
     return above / sets, below / sets
 
@@ -104,7 +109,7 @@ def simulated() -> Iterator[Cell]:
     for kind, sizes in {
         "normal": (8, 12, 24, 50),
         "short sentences gain more": (8, 24),
-        "skewed as KL": (16, 50, 233),
+        "skewed as KL": (16, 50),
         "exponential": (8, 16, 24, 50),
     }.items():
         yield from (Cell(kind, (size,), (sentences(kind),)) for size in sizes)
@@ -114,17 +119,17 @@ def simulated() -> Iterator[Cell]:
     for sizes in ((8, 8), (12, 30), (8, 120)):
         yield Cell("difference of two sets", sizes, both)
     yield Cell("log-normal", (24,), (sentences("log-normal"),))
-    for size in (24, 64):
-        yield Cell("words, 0.15 per completion", (size,), (words(0.15),))
-        yield Cell("words, 0.4, in bursts", (size,), (words(0.4, 1),))
-        yield Cell("words, 2.5 less 0.4", (size, size), (words(2.5, 1), words(0.4).less()))
+    for size in (16, 24):
+        yield Cell("words, 0.2 per completion", (size,), (words(0.2),))
+        yield Cell("words, 1.4 per completion, in bursts", (size,), (words(1.4, bursts=True),))
+        yield Cell("words, 2.5 in bursts less 0.4", (size,), (words(2.5, 0.4, bursts=True),))
 
 
 def measured() -> Iterator[Cell]:
     """The same of what steering changes in the default model."""
     import steer_cli as steer
 
-    model = steer.load_model("smollm2-135m", threads=1)
+    model = steer.load_model("smollm2-135m")
     for layer in (6, 16):
         recipe = steer.load_recipe("wedding-shift", {"additions.0.layer": layer})
         for arm, sets in _sentence_draws(model, recipe).items():
@@ -132,16 +137,20 @@ def measured() -> Iterator[Cell]:
             toward, away, damage, divergence = map(drawn_from, sets)
             for size in (8, 24):
                 yield Cell(f"{name}: effect", (size, size), (toward, away.less()))
-            yield Cell(f"{name}: effect", (8, 120), (toward, away.less()))
-            for size in (8, 24):
                 yield Cell(f"{name}: gain on shipping", (size,), (away,))
-                yield Cell(f"{name}: damage", (size,), (damage.less(),))
-            for size in (8, 16, 50, 116):
+            yield Cell(f"{name}: damage", (8,), (damage.less(),))
+            for size in (8, 16, 50):
                 yield Cell(f"{name}: KL", (size,), (divergence,))
     for name, draws in _completion_draws(model, steer.load_recipe("love-hate"), "praise").items():
-        yield from (Cell(f"love-hate: {name}", (size,), (drawn_from(draws),)) for size in (8, 16, 24, 64))
+        interval = _of_shares if name.endswith("repeated") else estimate
+        for size in (8, 16, 24, 64):
+            yield Cell(f"love-hate: {name}", (size,), (drawn_from(draws),), interval)
     slopes = drawn_from(_slopes(model, steer.load_recipe("gloom")))
-    yield from (Cell("gloom: slope of choices", (size,), (slopes,)) for size in (8, 16, 50))
+    yield from (Cell("gloom: slope of choices", (size,), (slopes,)) for size in (8, 24))
+
+
+def _of_shares(part: Weighted) -> Estimate:
+    return mean_share(part[1], least=-1.0)
 
 
 def _sentence_draws(model, recipe) -> dict[str, tuple[Draws, ...]]:
@@ -150,7 +159,7 @@ def _sentence_draws(model, recipe) -> dict[str, tuple[Draws, ...]]:
     from steer_cli.measure.score_plan import plan_score
     from steer_cli.measure.text_arms import TextArms
 
-    toward, away = (read_corpus(CORPORA / f"{name}.txt") for name in ("weddings", "shipping"))
+    toward, away = (read_corpus(str(CORPORA / f"{name}.txt")) for name in ("weddings", "shipping"))
     plan = plan_score(recipe, model.facts(recipe.bos), gathered(toward, away))
     arms = TextArms(model.network, plan.facts.tokenizer, plan.lines, ("neutral",))
     [steered] = arms.compared([run_plan.vectors_of(model.network, plan.alignments)], keep_changes=True)
@@ -169,28 +178,38 @@ def _sets(changes) -> Iterator[Draws]:
 
 def _completion_draws(model, recipe, label: str) -> dict[str, Draws]:
     from steer_cli import run_plan
+    from steer_cli.activations.arms import Steering
+    from steer_cli.activations.baselines import control_vectors
     from steer_cli.measure.writing import draws_of, written
     from steer_cli.planning.plan import plan_recipe
 
     sampled = recipe.with_sampling(samples=64)
     plan = plan_recipe(sampled, model.facts(recipe.bos), recipe.sampling.max_new_tokens)
     steering = run_plan.vectors_of(model.network, plan.alignments)
-    both = written(model.network, plan, [steering], label=label)
-    found = {"unsteered words": draws_of(both[0].words)}
-    for name in ("words", "logprob", "repeated"):
-        unsteered, steered = (draws_of(getattr(arm, name)) for arm in both)
-        found[f"change of {name}"] = steered.less(unsteered)
-    return found
+    vectors = control_vectors(model.network, plan.alignments, steering.vectors, "random", 1503)
+    noise = Steering(plan.alignments, tuple(vectors))
+    unsteered, steered, random = written(model.network, plan, [steering, noise], label=label)
+
+    def change(arm, name: str) -> Draws:
+        return draws_of(getattr(arm, name)).less(draws_of(getattr(unsteered, name)))
+
+    return {
+        "words": change(steered, "words"),
+        "words, random vector": change(random, "words"),
+        "log probability": change(steered, "logprob"),
+        "3-grams repeated": change(steered, "repeated"),
+    }
 
 
 def _slopes(model, recipe) -> Draws:
-    from steer_cli import read_corpus, run_plan
+    from steer_cli import run_plan
     from steer_cli.measure.choices import log_odds, multiples, slopes
     from steer_cli.measure.evidence import Choice
     from steer_cli.measure.score_plan import plan_choices
 
-    reviews = read_corpus(CORPORA / "reviews.csv", column="text").sentences
-    items = [Choice(f"{review.text} To me the place was", " awful", " lovely") for review in reviews]
+    with open(CORPORA / "reviews.csv", encoding="utf-8", newline="") as file:
+        reviews = [row["text"] for row in csv.DictReader(file)]
+    items = [Choice(f"{review} To me the place was", " awful", " lovely") for review in reviews]
     plan = plan_choices(recipe, model.facts(recipe.bos), items)
     steering = run_plan.vectors_of(model.network, plan.plan.alignments)
     return Draws.of(slopes(log_odds(model.network, plan, multiples(steering))))
@@ -199,9 +218,10 @@ def _slopes(model, recipe) -> Draws:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=2000, help="sets drawn for each row")
-    parser.add_argument("--simulated", action="store_true", help="do not measure the default model")
+    parser.add_argument("--only", choices=["simulated", "measured"])
     options = parser.parse_args()
-    for cells in (simulated,) if options.simulated else (simulated, measured):
+    kinds = [kind for kind in (simulated, measured) if options.only in (None, kind.__name__)]
+    for cells in kinds:
         print("\n| figure | draws | hold the truth | lie above it | lie below it |\n|---|---|---|---|---|")
         for cell in cells():
             above, below = held(cell, options.sets)
