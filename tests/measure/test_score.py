@@ -260,6 +260,7 @@ def test_a_random_vector_does_not_steer_and_the_same_command_gives_the_same_byte
     random = recipe_file(tiny_folder("gpt2"), WEDDING | {"random": {"seed": 4}})
     first, second = (command("score", random, *written, "--jsonl") for _ in range(2))
     assert first == second and first[0] == 0
+    assert "the interval of KL is too narrow with 10 neutral sentences; give 16 or more" in first[2]
     verdict = json.loads(first[1])["verdicts"]["sentences"]
     assert verdict["direction"] == 0
 
