@@ -142,9 +142,10 @@ def measured() -> Iterator[Cell]:
             for size in (8, 16, 50):
                 yield Cell(f"{name}: KL", (size,), (divergence,))
     for name, draws in _completion_draws(model, steer.load_recipe("love-hate"), "praise").items():
-        interval = _of_shares if name.endswith("repeated") else estimate
         for size in (8, 16, 24, 64):
-            yield Cell(f"love-hate: {name}", (size,), (drawn_from(draws),), interval)
+            yield Cell(f"love-hate: {name}", (size,), (drawn_from(draws),))
+            if name.endswith("repeated"):
+                yield Cell(f"love-hate: {name}, bounded", (size,), (drawn_from(draws),), _of_shares)
     slopes = drawn_from(_slopes(model, steer.load_recipe("gloom")))
     yield from (Cell("gloom: slope of choices", (size,), (slopes,)) for size in (8, 24))
 
