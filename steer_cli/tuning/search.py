@@ -53,11 +53,11 @@ class Round:
 
 ROUNDS = (
     Round(0.25, Effort((1.0,), more=2, near=0.6)),
-    Round(0.4, Effort((1.0,), more=1, near=0.7), best=4, around=True),
+    Round(0.6, Effort((1.0,), more=1, near=0.7), best=6, around=True),
     Round(1.0, Effort((0.6, 1.0), more=3, near=0.9), best=3),
 )
 # About so many layers are in the first round.
-SPREAD = 10
+SPREAD = 15
 # No coefficient is larger than this times the guess, and no neighbour moves the first one further from it.
 LARGEST, FURTHEST = 30.0, 4.0
 # A place that promises less than this share of the best one so far gets no more trials in the round.

@@ -133,7 +133,7 @@ def test_the_best_of_the_surface_is_found_with_a_tenth_of_a_grid(surface, least)
     wanted, _ = best_of(surface)
     assert found.best[0].figures.effect >= least * wanted
     assert found.best[0].figures.damage <= BUDGET
-    assert measured.cost <= 30 * 2 * 12 / 15
+    assert measured.cost <= 30 * 2 * 12 / 12
 
 
 @pytest.mark.parametrize("surface", [monotone, saturating, helpful_when_small, backwards])
