@@ -84,7 +84,7 @@ def test_records_are_those_of_a_run_without_ray_though_a_node_is_killed(two_node
     assert lines_of(spread) == records
     assert trials_of(store.read_bytes()) == trials_of(whole)
     assert 5 < killed[0] < len(whole.splitlines())
-    assert sum("a worker died" in said for said in notes) == 1
+    assert any("a worker died" in said for said in notes)
     assert not actors()
 
 
