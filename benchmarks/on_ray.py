@@ -25,6 +25,8 @@ from tempfile import TemporaryDirectory
 import environments
 from environments import BENCHMARKS
 
+from steer_cli.models.catalogue import DEFAULT_MODEL
+
 STEER = [sys.executable, "-m", "steer_cli"]
 PAIR = ["--plus", " weddings", "--minus", " "]
 TARGET = 1.10
@@ -46,7 +48,7 @@ def commands(folder: Path, options: argparse.Namespace) -> dict[str, list[str]]:
 
     The search reads whole corpora, which it cuts in two, at every fourth layer.
     """
-    shared = ["--jsonl", "--lines", "--device", "cpu"]
+    shared = ["--model", options.model, "--jsonl", "--lines", "--device", "cpu"]
     swept = ["sweep", *PAIR, "--layers", f"0:{options.layers}", *shared]
     tuned = ["tune", *PAIR, "--layers", f"0:{options.layers}:4", *shared]
     for name, side in (("weddings", "--toward"), ("shipping", "--away")):
@@ -135,6 +137,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="0 runs everything once and discards nothing")
     parser.add_argument("--workers", type=int, default=2, help="and threads of the one process")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--layers", type=int, default=24, help="of the sweep, one point each")
     parser.add_argument("--sentences", type=int, default=24, help="of each of the sweep's two corpora")
     parser.add_argument("--only", choices=("sweep", "tune"), help="leave out the other")
@@ -144,7 +147,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    environments.pulled()
+    if options.model == DEFAULT_MODEL:
+        environments.pulled()
     if hasattr(os, "sched_setaffinity"):
         # A local cluster has a worker for every core that it may use.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.workers])
@@ -160,7 +164,7 @@ def main() -> None:
     facts["load_average_after"] = environments.machine()["load_average"]
     environments.show_machine(facts)
     show(entries, options.workers)
-    work = {name: getattr(options, name) for name in ("rounds", "workers", "layers", "sentences")}
+    work = {name: getattr(options, name) for name in ("model", "rounds", "workers", "layers", "sentences")}
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(
         json.dumps({"machine": facts, "work": work, "entries": entries}, indent=1) + "\n"

@@ -117,12 +117,12 @@ class Pool:
             self._hand_out(before=min(failed, default=None))
             ready, _ = self.cluster.ray.wait(list(self._doing), timeout=1.0)
             if ready:
-                heard = time.monotonic()
                 finished = self._received(ready[0])
                 if finished is not None and isinstance(finished[1], SteerError):
                     failed.update([finished])
                 elif finished is not None:
                     yield finished
+                heard = time.monotonic()
             elif time.monotonic() - heard > PATIENCE and not self._at_work:
                 raise self._error(
                     f"no worker has started for {PATIENCE:.0f} s; wait until the cluster has free CPUs"
