@@ -34,7 +34,7 @@ def vectors_of(
     network: Network, alignments: Sequence[Alignment], progress: Progress = silent, note: Note = silent
 ) -> Steering:
     """The vectors of a plan's additions, and how far their texts agree; a note says where they do not."""
-    from steer_cli.activations.agreement import agreement
+    from steer_cli.activations.agreement import agreement, warn
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.vectors import vector_of, with_streams
 
@@ -42,9 +42,7 @@ def vectors_of(
     for alignment, streams in with_streams(network, alignments, progress):
         vectors.append(vector_of(alignment, streams, network))
         agreements.append(agreement(alignment, streams, network))
-    low = [found for found in agreements if found is not None and found.is_low]
-    for found in {found.label: found for found in reversed(low)}.values():  # one layer of each addition
-        note(found.warning)
+    warn(agreements, note)
     return Steering(tuple(alignments), tuple(vectors), tuple(agreements))
 
 
@@ -65,6 +63,7 @@ def complete(
         batch_rows: rows that decode together; None fits them to a memory budget.
         score: also compute each completion's mean log probability under the unsteered model.
         watch: told how the first completions of a prompt grow; of several prompts, the oldest unfinished one.
+        note: told where texts do not agree, and at the end where samples are too few to compare counts.
     """
     return _complete(model, plan, planned(plan, control), batch_rows, score, progress, watch, note)
 
@@ -82,13 +81,21 @@ def _complete(
     from steer_cli.activations.arms import Steering
     from steer_cli.activations.baselines import control_vectors
     from steer_cli.measure.completions import completions
+    from steer_cli.measure.too_few import too_few, undecided
 
     steerings = [vectors_of(model.network, plan.alignments, progress, note)]
     if control is not None and not control.rows:
         seed, found = plan.recipe.sampling.seed, steerings[0].vectors
         changed = control_vectors(model.network, plan.alignments, found, control.kind, seed)
         steerings.append(Steering(plan.alignments, tuple(changed)))
-    yield from completions(model.network, plan, steerings, control, batch_rows, score, progress, watch)
+    labels = []
+    for comparison in completions(
+        model.network, plan, steerings, control, batch_rows, score, progress, watch
+    ):
+        labels += undecided(comparison)
+        yield comparison
+    if labels:
+        note(too_few(labels, plan.recipe.sampling.samples))
 
 
 def shifts(
@@ -133,12 +140,13 @@ def shifts(
         )
 
 
-def norms_of(model: Model, plan: Plan, centre: bool = False) -> Iterator[Norms]:
+def norms_of(model: Model, plan: Plan, centre: bool = False, note: Note = silent) -> Iterator[Norms]:
     """The norms of a plan; see `norms`."""
     from steer_cli.measure.norms import norms
 
-    for prompt in plan.prompts:
-        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre):
+    for index, prompt in enumerate(plan.prompts):
+        once = silent if index else note  # the texts are the same for all prompts
+        for placement, vector, stream in norms(model.network, prompt.ids, prompt.placements, centre, once):
             yield Norms(
                 recipe=plan.recipe.name,
                 model=model.name,
@@ -198,10 +206,13 @@ def score_of(
     """
     from steer_cli.measure.card import card_of
     from steer_cli.measure.score import SEEDS, measured
+    from steer_cli.measure.score_plan import rough
     from steer_cli.models.identity import WEIGHTS, fingerprint
 
     for missing, reason in plan.missing.items():
         note(f"{missing} is not measured: {reason}")
+    for said in rough(plan):
+        note(said)
     steering = vectors_of(model.network, plan.alignments, progress, note)
     found = measured(model.network, plan, steering, curve, progress, seeds or SEEDS)
     return card_of(plan, found, fingerprint(model.located, WEIGHTS), model.dtype, tried)

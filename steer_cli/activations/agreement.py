@@ -5,11 +5,14 @@ Braun et al. 2025 (arXiv 2505.22637): where the pairs' differences point apart, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 from torch.nn.functional import pad
 
 from steer_cli.activations.capture import Streams
 from steer_cli.activations.vectors import difference, made_of
+from steer_cli.events import Note
 from steer_cli.networks.network import Network
 from steer_cli.planning.alignment import Alignment
 from steer_cli.results import Agreement
@@ -44,6 +47,13 @@ def agreement(alignment: Alignment, streams: Streams, network: Network) -> Agree
         plus=len(alignment.plus_rows),
         minus=len(alignment.minus_rows),
     )
+
+
+def warn(found: Iterable[Agreement | None], note: Note) -> None:
+    """Say where texts do not agree, of each addition once: at the first of its layers."""
+    low = [one for one in found if one is not None and one.is_low]
+    for one in {one.label: one for one in reversed(low)}.values():
+        note(one.warning)
 
 
 def cosine(one: Tensor, other: Tensor) -> float | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from steer_cli.errors import PlanError
+from steer_cli.errors import PlanError, VectorError
 from steer_cli.planning.in_front import Front, before_chat, fitting, gap, plus_texts
 from steer_cli.planning.placement import Alignment, check_length
 from steer_cli.planning.plan import Plan
@@ -36,11 +36,11 @@ def control_vectors(
     """Replacements for the vectors, [positions, width] each, with the same norm at every position.
 
     Raises:
-        VectorError: the texts of the pair are equal at layer 0, where `embedding` reads them.
+        VectorError: the texts of an addition are equal at layer 0, where `embedding` reads them.
     """
     import torch
 
-    from steer_cli.activations.vectors import compute, rescaled
+    from steer_cli.activations.vectors import compute, read_alike, rescaled
 
     if control == "shuffled":
         generator = torch.Generator().manual_seed(seed)
@@ -54,10 +54,20 @@ def control_vectors(
         )
         for alignment in alignments
     ]
+    try:
+        found = compute(network, changed)
+    except VectorError:
+        alike = next((alignment.label for alignment in changed if read_alike(alignment)), None)
+        if control != "embedding" or alike is None:
+            raise
+        raise VectorError(
+            f"control embedding: {alike}: its texts are read at the same token, which has the same embedding "
+            "in all of them; use random or shuffled",
+            "control",
+        ) from None
     # After `dims`, which does not reduce a control's norm by as much as the vector's.
     return [
-        rescaled(made, vector.norm(dim=-1, keepdim=True))
-        for made, vector in zip(compute(network, changed), vectors, strict=True)
+        rescaled(made, vector.norm(dim=-1, keepdim=True)) for made, vector in zip(found, vectors, strict=True)
     ]
 
 
@@ -105,14 +115,29 @@ def planned(plan: Plan, control: str | None) -> Control | None:
     )
     if given:
         front = Front((given,), 1)
+        rows = _fronted(plan, given, True, system)
     else:
-        longest = max(len(prompt.ids) for prompt in plan.prompts)
-        room = None if facts.context is None else facts.context - longest - new_tokens
-        front = fitting(_plus_texts(plan, system), room, facts.tokenizer)
-    rows = _fronted(plan, front.text, bool(given), system)
+        front, rows = _as_many_as_fit(plan, _plus_texts(plan, system), system)
     for prompt, row in zip(plan.prompts, rows, strict=True):
         check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
     return Control(kind, f"{kind} {front.name}", front.text, rows)
+
+
+Rows = tuple[tuple[int, ...], ...]
+
+
+def _as_many_as_fit(plan: Plan, texts: tuple[str, ...], system: bool) -> tuple[Front, Rows]:
+    """As many of the texts as the context holds with every prompt, and the rows with them in front."""
+    facts = plan.facts
+    longest = max(len(prompt.ids) for prompt in plan.prompts)
+    most = None if facts.context is None else facts.context - plan.recipe.sampling.max_new_tokens
+    front = fitting(texts, None if most is None else most - longest, facts.tokenizer)
+    rows = _fronted(plan, front.text, False, system)
+    # A chat template may put tokens of its own around a text.
+    while most is not None and len(front.texts) > 1 and (over := max(map(len, rows)) - most) > 0:
+        front = fitting(texts, len(facts.tokenizer.encode(front.text)) - over, facts.tokenizer)
+        rows = _fronted(plan, front.text, False, system)
+    return front, rows
 
 
 def _plus_texts(plan: Plan, system: bool) -> tuple[str, ...]:
@@ -125,7 +150,7 @@ def _plus_texts(plan: Plan, system: bool) -> tuple[str, ...]:
         raise PlanError(f"control prompt: {error}; {remedy}", "control") from None
 
 
-def _fronted(plan: Plan, front: str, joined: bool, system: bool) -> tuple[tuple[int, ...], ...]:
+def _fronted(plan: Plan, front: str, joined: bool, system: bool) -> Rows:
     """Each prompt's ids with the text in front.
 
     Args:

@@ -16,6 +16,7 @@ from steer_cli.activations.effect import lost
 from steer_cli.activations.passes import Pass, Prompt, PromptRow, prompt_in
 from steer_cli.activations.relative import NO_LENGTHS, StreamLengths
 from steer_cli.errors import PlanError
+from steer_cli.planning.chat_starts import begins_chat, chat_starts
 from steer_cli.planning.placement import Placement, place
 from steer_cli.planning.span import name_of
 from steer_cli.planning.tokens import Tokenizer
@@ -106,7 +107,7 @@ class Placer:
     def _is_chat(self, ids: tuple[int, ...]) -> bool:
         bos = self._tokenizer.bos
         if bos is None:
-            return bool(self._tokenizer.chat_starts.intersection(ids[:1]))
+            return begins_chat(ids, self._chat_starts)
         piece = repr(self._tokenizer.piece(bos))
         if ids[:2] == (bos, bos):
             raise PlanError(
@@ -115,12 +116,16 @@ class Placer:
             )
         if ids[0] == bos:
             return False
-        if ids[0] in self._tokenizer.chat_starts:
+        if begins_chat(ids, self._chat_starts):
             return True
         raise PlanError(
             f"steering: a row does not begin with BOS ({piece}); put it in front of the text, pass "
             "attention_mask if it is there, or set `bos: none` in the recipe"
         )
+
+    @cached_property
+    def _chat_starts(self) -> frozenset[tuple[int, ...]]:
+        return chat_starts(self._tokenizer)
 
     def is_idle(self, placement: Placement) -> bool:
         """Whether an addition has reached no token yet."""

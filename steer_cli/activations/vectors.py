@@ -105,12 +105,27 @@ def vector_of(alignment: Alignment, streams: Streams, network: Network, may_be_z
     if not vector.isfinite().all():
         raise VectorError(f"{alignment.label}: the stream at layer {alignment.source_block} is not finite")
     if addition.strength != 0 and not may_be_zero and not vector.any():
-        ways = "change texts, layer or dims"
-        if addition.layer == "all" and addition.source_layer is None:
-            # At layer 0 equal tokens mostly have equal streams.
-            ways = f"not every layer gives one (layer {alignment.block}); set `source_layer`"
-        raise VectorError(f"{alignment.label}: does nothing: the vector is all zeros; {ways}")
+        raise VectorError(f"{alignment.label}: does nothing: the vector is all zeros{_remedy(alignment)}")
     return vector
+
+
+def _remedy(alignment: Alignment) -> str:
+    """Why a vector is all zeros, as far as that is known, and what to do."""
+    addition, why = alignment.addition, ""
+    ways = "change texts, layer or dims"
+    if read_alike(alignment) and alignment.source_block == 0:
+        why = ", as all texts are read at the same token, which has one stream at layer 0"
+        ways = "choose a deeper layer" if addition.source_layer is None else "choose a deeper `source_layer`"
+    if addition.layer == "all" and addition.source_layer is None:
+        why = why or f" at layer {alignment.block}"
+        ways = "list other layers, or set `source_layer`"
+    return f"{why}; {ways}"
+
+
+def read_alike(alignment: Alignment) -> bool:
+    """Whether all texts are read at the same token, as chats are at the header of the answer."""
+    read = {() if row.read is None else row.ids[slice(*row.read)] for row in alignment.rows}
+    return len(read) == 1 and () not in read
 
 
 def _generator(alignment: Alignment) -> torch.Generator:
@@ -163,7 +178,7 @@ def made_of(
     if how == "pca":
         return principal(torch.cat([difference(pair, layer, streams, network) for pair in pairs]))
     total = torch.zeros(
-        1 if alignment.addition.one_row else alignment.length, network.width, device=network.device
+        1 if alignment.addition.every else alignment.length, network.width, device=network.device
     )
     for pair in pairs:
         rows = difference(pair, layer, streams, network)

@@ -148,6 +148,7 @@ def shift(
     want: Sequence[str] = (),
     position: int | None = None,
     top: int = 10,
+    note: Note = silent,
 ) -> Shift:
     """Compare the steered and unsteered next-token distributions of one prompt.
 
@@ -156,6 +157,7 @@ def shift(
         want: words for effect and damage.
         position: predict from here; BOS is 0, negative positions count from the end, None is the last.
         top: how many of the likeliest tokens of each arm to include.
+        note: called with a line for the user, as where the texts of an addition do not agree.
 
     Raises:
         SteerError: the recipe does not fit the model or the prompt, or steering does nothing.
@@ -163,21 +165,22 @@ def shift(
     recipe = checked(recipe).with_prompts([prompt] if prompt is not None else [])
     plan = plan_recipe(recipe, model.facts(recipe.bos), 0)
     if len(plan.prompts) != 1:
-        raise PlanError(f"{recipe.name}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
+        raise PlanError(f"{recipe.label}: it has {len(plan.prompts)} prompts; choose one with `prompt`")
     wanted, positions = wanted_ids(want, plan.facts.tokenizer), [place_in(plan.prompts[0], position)]
-    return next(shifts(model, plan, positions, wanted, top))
+    return next(shifts(model, plan, positions, wanted, top, note))
 
 
-def norms(model: Model, recipe: Recipe, centre: bool = False) -> tuple[Norms, ...]:
+def norms(model: Model, recipe: Recipe, centre: bool = False, note: Note = silent) -> tuple[Norms, ...]:
     """|vector| and |stream| of every addition at every layer, on every prompt.
 
     Args:
         centre: subtract the mean over the width first; for models with LayerNorm.
+        note: as in `shift`.
 
     Raises:
         SteerError: the recipe does not fit the model or a prompt.
     """
-    return tuple(norms_of(model, plan_recipe(checked(recipe), model.facts(recipe.bos), 0), centre))
+    return tuple(norms_of(model, plan_recipe(checked(recipe), model.facts(recipe.bos), 0), centre, note))
 
 
 def perplexity(

@@ -17,8 +17,8 @@ HELP = options.help_text(
     "before the folder appears. --jsonl prints one record.",
     "steer bake love-hate --position every=all -o ./love-hate",
     "steer bake --plus Love --minus Hate --layer 6 -c 2 --position every=all -o ./love",
-    "steer bake mine.yaml -o ./mine --dtype bfloat16",
-    "steer bake mine.yaml -o ./again --jsonl | jq .difference",
+    "steer bake love-hate --position every=all -o ./small --dtype bfloat16",
+    "steer bake love-hate --position every=all -o ./again --jsonl | jq .difference",
 )
 
 Folder = Annotated[
@@ -64,6 +64,7 @@ def bake(
         raise WrongUsage("no --output: name a new folder, as in -o ./steered")
     asked = direction.Direction(plus, minus, layer, coefficient, position)
     check_new(folder)
+    saving.check_apart(save, folder)
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False, direction=asked, save=save)
     check_position(chosen)
     with Display() as display:

@@ -29,7 +29,7 @@ HELP = options.help_text(
     "steer generate love-hate --control random",
     'steer generate love-hate --chat "How was your day?" --system "You are a poet." --position every',
     'steer generate love-hate --control prompt="Write with love:"',
-    "cat prompts.txt | steer generate love-hate --prompts - --jsonl | jq .steered",
+    "printf 'I think\\nWe are\\n' | steer generate love-hate --prompts - --jsonl | jq .steered",
 )
 
 

@@ -89,7 +89,7 @@ def recipe_from(
         recipe = recipe.with_prompts(texts)
     elif needs_prompt and not recipe.all_prompts:
         raise RecipeError(
-            [f'{recipe.name}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
+            [f'{recipe.label}: no prompt; add -p "I hate you because", or `prompt: ...` to a recipe']
         )
     if save is not None:
         recipe = moved_to(recipe, save.parent)

@@ -66,7 +66,7 @@ def norms(
         plan = plan_recipe(chosen, facts, 0)
         loaded = run_plan.load(located, Hardware(dtype, device, device_map, threads), display.progress)
         saving.save(chosen, save, display.note)
-        found = list(run_plan.norms_of(loaded, plan, centre))
+        found = list(run_plan.norms_of(loaded, plan, centre, display.note))
         shown = output.Output(jsonl, display, title(chosen, located.name))
         records = (record for norms_found in found for record in norms_found.records())
         shown.show(records, measures.norms_parts(found, shown.width))

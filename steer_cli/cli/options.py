@@ -67,6 +67,13 @@ class Help:
     examples: tuple[str, ...]
 
 
+# Of helps whose examples name files: not all of them come with the package.
+THEIR_FILES = (
+    "In the examples, benchmarks/corpora is a folder of steer's repository, which is not installed with the "
+    "command; files called mine are yours."
+)
+
+
 def help_text(text: str, *examples: str) -> Help:
     return Help(text, examples)
 

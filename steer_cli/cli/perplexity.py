@@ -13,11 +13,12 @@ HELP = options.help_text(
     "1 means that steering makes the text likelier. Each sentence is measured by itself. Predictions made at "
     "the vector's own positions are left out of both perplexities; predictions before it (with middle or a "
     "number) are counted, though steering does not change them. The standard error is over sentences. "
-    "--jsonl prints a record per corpus and label.",
-    "steer perplexity wedding-shift --corpus weddings.txt --corpus shipping.txt",
-    'steer perplexity --plus " weddings" --layer 6 --corpus weddings.txt',
-    "steer perplexity wedding-shift --corpus a=weddings.txt --baseline prompt",
-    "steer perplexity worst --corpus reviews.csv --column text --label stars",
+    "--jsonl prints a record per corpus and label.\n\n" + options.THEIR_FILES,
+    "steer perplexity wedding-shift --corpus benchmarks/corpora/weddings.txt "
+    "--corpus benchmarks/corpora/shipping.txt",
+    'steer perplexity --plus " weddings" --layer 6 --corpus benchmarks/corpora/weddings.txt',
+    "steer perplexity wedding-shift --corpus a=benchmarks/corpora/weddings.txt --baseline prompt",
+    "steer perplexity worst --corpus benchmarks/corpora/reviews.csv --column text --label stars",
 )
 
 

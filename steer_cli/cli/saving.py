@@ -9,6 +9,7 @@ from steer_cli.errors import RecipeError
 from steer_cli.events import Note
 from steer_cli.recipe.file_text import as_file
 from steer_cli.recipe.named_files import moved_to
+from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 
 _TAKEN = "{} {}: the file already exists; choose another name, or remove it first"
@@ -20,6 +21,13 @@ def check_free(file: Path | None, option: str = "--save") -> None:
         return
     if str(file) in ("-", "."):  # an empty name is the folder itself
         raise RecipeError([f"{option} {file}: not the name of a file; write one such as mine.yaml"])
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError([f"{option} {show(str(file))}: {reason}; choose another name"]) from None
     if file.is_dir():
         raise RecipeError([f"{option} {file}: is a folder; write the name of a file in it"])
     if os.path.lexists(file):
@@ -29,6 +37,12 @@ def check_free(file: Path | None, option: str = "--save") -> None:
         raise RecipeError([f"{option} {file}: there is no folder {file.parent}; create it first"])
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RecipeError([f"{option} {file}: cannot be written; choose another place"])
+
+
+def check_apart(file: Path | None, output: Path) -> None:
+    """Raise RecipeError if the recipe would be saved where the command writes its result."""
+    if file is not None and file.absolute() == output.absolute():
+        raise RecipeError([f"--save {file}: is the --output too; write another name, such as mine.yaml"])
 
 
 def save(recipe: Recipe, file: Path | None, note: Note, option: str = "--save") -> None:

@@ -62,9 +62,10 @@ def show(recipe, found, ranges, save, hardware, batch_rows, jsonl: bool, display
     """
     from steer_cli import run_plan
     from steer_cli.cli import saving
+    from steer_cli.measure.scan import scan
     from steer_cli.report import strip
     from steer_cli.report.title import title
-    from steer_cli.sweeps.scan import plan_ranges, points_of
+    from steer_cli.sweeps.scan import plan_ranges
 
     located, facts = found
     with _range_options():
@@ -72,7 +73,8 @@ def show(recipe, found, ranges, save, hardware, batch_rows, jsonl: bool, display
     loaded = run_plan.load(located, hardware, display.progress)
     saving.save(recipe, save, display.note)
     shown = output.Output(jsonl, display, title(recipe, located.name))
-    for index, point in enumerate(points_of(loaded, plan, batch_rows, display.progress)):
+    points = scan(loaded.network, plan, batch_rows, display.progress, display.note)
+    for index, point in enumerate(points):
         if index == 0:
             shown.screen(strip.introduction(plan))
         if index % len(plan.settings) == 0:

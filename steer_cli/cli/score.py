@@ -13,12 +13,14 @@ HELP = options.help_text(
     "sentences that should become likelier (--toward) and less so (--away), choices between two answers "
     "(--choices), or the words that the recipe counts in completions (--count). Damage is what neutral text "
     "loses. Random vectors of the same length and plain prompting are measured the same way. Figures have "
-    "95 % intervals, and the verdict says whether the recipe steers. --jsonl prints one record.",
-    "steer score wedding-shift --toward weddings.txt --away shipping.txt",
+    "95 % intervals, and the verdict says whether the recipe steers. --jsonl prints one record.\n\n"
+    + options.THEIR_FILES,
+    "steer score wedding-shift --toward benchmarks/corpora/weddings.txt "
+    "--away benchmarks/corpora/shipping.txt",
     "steer score love-hate --count praise --samples 32",
-    "steer score chat-sad --choices moods.jsonl --neutral mine.txt",
-    "steer score --plus Love --minus Hate --layer 6 -c 2 --toward kind.txt --away unkind.txt",
-    "steer score wedding-shift --toward weddings.txt --plot curve.svg --jsonl | jq .says",
+    "steer score chat-sad --choices mine.jsonl --neutral mine.txt",
+    'steer score --plus " weddings" --layer 6 -c 4 --toward benchmarks/corpora/weddings.txt',
+    "steer score wedding-shift --toward benchmarks/corpora/weddings.txt --plot curve.svg --jsonl | jq .says",
 )
 
 Toward = Annotated[

@@ -17,11 +17,11 @@ HELP = options.help_text(
     "names corpora (their ratio), corpus/label, counted labels, cost (with counts: how much less likely the "
     "steered texts are to the unsteered model than its own, in nats per token), kl, effect or damage. "
     "--jsonl prints a record per point; with --best the winning one comes once more as the last line, with "
-    "the objective as `best` and its recipe as `best_recipe`.",
+    "the objective as `best` and its recipe as `best_recipe`.\n\n" + options.THEIR_FILES,
     'steer sweep --plus " wedding" -p "I went up to my friend and said" --layers 0:30 --measure kl',
     "steer sweep wedding-shift --layers 0:30 --measure kl --plot kl.svg",
-    "steer sweep wedding-shift --layers 0:30 --corpus a.txt --store a.jsonl",
-    'steer sweep wedding-shift --layers 6,16 --corpus a.txt --best "min a"',
+    "steer sweep wedding-shift --layers 0:30 --corpus benchmarks/corpora/weddings.txt --store points.jsonl",
+    'steer sweep wedding-shift --layers 6,16 --corpus benchmarks/corpora/weddings.txt --best "min weddings"',
     "steer sweep love-hate --layers 0:9 --relative 0.2:1:0.2",
     'steer sweep love-hate --layers 0:9 --best "max kl" --save best.yaml',
     'steer sweep love-hate --layers 0:9 --best "max kl" --jsonl | tail -1',

@@ -17,13 +17,14 @@ HELP = options.help_text(
     "text loses, in nats per token; 0.02 is 2 % of perplexity. Evidence is cut in two by its content: "
     "the search reads one half, the card of the tuned recipe is of the other, so that no figure is "
     "flattered by the search. Where nothing steers within the budget, that is the answer, with the "
-    "nearest miss. --jsonl prints a record per trial, then one of what was chosen.",
-    "steer tune wedding-shift --toward weddings.txt --away shipping.txt",
-    "steer tune --plus Love --minus Hate --toward kind.txt --away unkind.txt -o kind.yaml",
+    "nearest miss. --jsonl prints a record per trial, then one of what was chosen.\n\n" + options.THEIR_FILES,
+    "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt "
+    "--away benchmarks/corpora/shipping.txt",
+    'steer tune --plus " weddings" --minus " ships" --toward benchmarks/corpora/weddings.txt -o tuned.yaml',
     "steer tune love-hate --count praise --layers 0:16 --positions front",
-    "steer tune mine.yaml --toward a.txt --budget 0.05 --store mine.jsonl --plot mine.svg",
-    "steer tune mine.yaml --choices moods.jsonl --jsonl | tail -1 | jq .says",
-    "steer tune mine.yaml --toward a.txt --ray local",
+    "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt --budget 0.05 --store trials.jsonl",
+    "steer tune mine.yaml --choices mine.jsonl --jsonl | tail -1 | jq .says",
+    "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt --ray local",
 )
 
 Budget = Annotated[

@@ -40,6 +40,11 @@ class RecipeCommand(Command):
 
 def _said(option: str, given: Sequence[str], options: set[str]) -> str | None:
     """One line for an option that is a key of a recipe; None where it is not, or where it is a slip."""
+    if option == "--relative" and "--coefficient" in options:  # of `steer bake`, whose constants are numbers
+        return (
+            f"{option}: what it comes to depends on the prompt, and what is written here does not; give the "
+            "number that `steer generate --explain` shows, with --coefficient"
+        )
     path = _path(option.removeprefix("--").replace("-", "_"))
     if path is None or "--set" not in options or {f"{option}s", option.removesuffix("s")} & options:
         return None

@@ -84,7 +84,7 @@ def plan_bake(
             raise ValueError("its config.json has parts for several networks")
         where = places(config, list_tensors(files_in(located)), layers, located.blocks or 0)
     except ValueError as error:
-        raise PlanError(f"{_name(recipe)}: cannot be baked into {located.name}: {error}; {WAY_OUT}") from None
+        raise PlanError(f"{recipe.label}: cannot be baked into {located.name}: {error}; {WAY_OUT}") from None
     return BakePlan(recipe, located, alignments, folder, where, dtype)
 
 
@@ -94,7 +94,7 @@ def check_position(recipe: Recipe) -> None:
         if addition.operation == "ablate" or addition.adds_nothing or addition.every == "all":
             continue
         raise PlanError(
-            f"{_name(recipe)}: additions.{index}: `position: {name_of(addition.position)}` is not every "
+            f"{recipe.label}: additions.{index}: `position: {name_of(addition.position)}` is not every "
             "position, where a bias acts; write `position: {every: all}`, for BOS and new tokens too"
         )
     check_constant(recipe)
@@ -176,7 +176,3 @@ def _result(baking: Baking, share: float) -> Baked:
         version=__version__,
         files=files_of(plan.alignments),
     )
-
-
-def _name(recipe: Recipe) -> str:
-    return recipe.name or "recipe"

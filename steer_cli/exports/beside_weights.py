@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +46,8 @@ With steer: any recipe with `model: FOLDER`, which then steers on top. Made by s
 from this recipe, whose sha256 is `{recipe_sha256}`.
 Programs find the same in `steer.json`.
 
-````yaml
-{recipe}````
+{fence}yaml
+{recipe}{fence}
 """
 
 
@@ -97,7 +98,13 @@ def _card(config: Mapping[str, Any], places: Mapping[int, str], about: Mapping[s
     rows = [f"| {layer} | `{name}` |" for layer, name in places.items()]
     network = f" It is written as a network of the kind {config['model_type']}."
     revision = f" (revision {about['revision']})" if "revision" in about else ""
-    return CARD.format(**{**about, "places": "\n".join(rows), "network": network, "revision": revision})
+    said = {**about, "places": "\n".join(rows), "network": network, "revision": revision}
+    return CARD.format(**said, fence=_fence(about["recipe"]))
+
+
+def _fence(text: str) -> str:
+    """A fence of Markdown that no run of backticks in the text closes."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -51,10 +51,10 @@ def constants(recipe: Recipe, steering: Steering, approximate: bool = False) -> 
         sums[alignment.block] = before + coefficient * row
     for layer, total in sums.items():
         if not total.isfinite().all():
-            raise VectorError(f"{_name(recipe)}: layer {layer}: too large for float32; lower a coefficient")
+            raise VectorError(f"{recipe.label}: layer {layer}: too large for float32; lower a coefficient")
         if not total.any():
             raise VectorError(
-                f"{_name(recipe)}: layer {layer}: its additions sum to zeros; change a coefficient, or "
+                f"{recipe.label}: layer {layer}: its additions sum to zeros; change a coefficient, or "
                 "remove them"
             )
     return dict(sorted(sums.items()))
@@ -69,7 +69,7 @@ def check_acts(recipe: Recipe, network: Network, sums: Mapping[int, Tensor]) -> 
     def see(layer: int, stream: Tensor) -> None:
         if torch.equal(stream + sums[layer].to(stream), stream):
             raise VectorError(
-                f"{_name(recipe)}: layer {layer}: does nothing: no value of the stream changes; use a larger "
+                f"{recipe.label}: layer {layer}: does nothing: no value of the stream changes; use a larger "
                 "coefficient"
             )
 
@@ -84,14 +84,14 @@ def check_constant(recipe: Recipe, approximate: bool = False) -> tuple[str, ...]
     """
     acting = [item for item in enumerate(recipe.additions) if not item[1].adds_nothing]
     if not acting:
-        raise PlanError(f"{_name(recipe)}: adds nothing: every coefficient or `dims` is 0; change one")
+        raise PlanError(f"{recipe.label}: adds nothing: every coefficient or `dims` is 0; change one")
     notes = (_note(recipe, index, addition, approximate) for index, addition in acting)
     return tuple(note for note in notes if note is not None)
 
 
 def _note(recipe: Recipe, index: int, addition: Addition, approximate: bool) -> str | None:
     """What is approximated of an addition; None if it is constant as it stands."""
-    where, coefficient = f"{_name(recipe)}: additions.{index}", _number(addition.coefficient)
+    where, coefficient = f"{recipe.label}: additions.{index}", _number(addition.coefficient)
     if addition.operation == "ablate":
         raise PlanError(
             f"{where}: `operation: ablate` depends on the stream, and no constant vector does the same; "
@@ -117,7 +117,3 @@ def _note(recipe: Recipe, index: int, addition: Addition, approximate: bool) -> 
 def _number(coefficient: Any) -> float | None:
     """A coefficient that is a plain number; None where it depends on the prompt."""
     return float(coefficient) if isinstance(coefficient, (int, float)) else None
-
-
-def _name(recipe: Recipe) -> str:
-    return recipe.name or "recipe"

@@ -43,7 +43,7 @@ def check_control_vector(
     outside = [alignment for alignment in acting if alignment.block < FIRST_LAYER]
     if not outside:
         return notes
-    where = f"{recipe.name or 'recipe'}: additions.{outside[0].index}: layer {outside[0].block}"
+    where = f"{recipe.label}: additions.{outside[0].index}: layer {outside[0].block}"
     if len(outside) == len(acting):
         raise PlanError(f"{where}: llama.cpp adds nothing before layer {FIRST_LAYER}; choose deeper layers")
     if not approximate:

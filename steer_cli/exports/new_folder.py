@@ -42,27 +42,27 @@ def new_folder(folder: Path, note: Note) -> Iterator[Path]:
     Raises:
         ExportError: the disk is full, something cannot be written, or the folder has come into being since.
     """
-    folder = folder.absolute()
+    named, folder = folder, folder.absolute()  # errors name it as it was given
     work = folder.parent / UNFINISHED.format(folder.name)
-    with _alone(folder):
+    with _alone(named):
         try:
             if os.path.lexists(work):  # of a dead process, since we hold the lock
                 shutil.rmtree(work)
-                note(f"removed {work}, which an unfinished run had left")
+                note(f"removed {named.parent / work.name}, which an unfinished run had left")
             work.mkdir()
             yield work
             _settle(work)
             if os.path.lexists(folder):
-                raise _taken(folder)
+                raise _taken(named)
             os.rename(work, folder)  # refuses a folder that is not empty
         except OSError as error:
-            raise fault(folder, f"{error.strerror or error}; choose another place") from None
+            raise fault(named, f"{error.strerror or error}; choose another place") from None
         except Exception as error:
             # safetensors passes on only the text of the system's error.
             if type(error).__name__ != "SafetensorError":
                 raise
             reason = FULL if "os error 28" in str(error) else " ".join(str(error).split())[:160]
-            raise fault(folder, f"{reason}; choose another place") from None
+            raise fault(named, f"{reason}; choose another place") from None
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -32,7 +32,7 @@ def vectors_file(
         for alignment, vector in zip(steering.alignments, steering.vectors, strict=True)
     }
     if not any(rows.any() for rows in vectors.values()):
-        raise VectorError(f"{recipe.name or 'recipe'}: all vectors are zeros; change texts, layer or dims")
+        raise VectorError(f"{recipe.label}: all vectors are zeros; change texts, layer or dims")
     about = {**provenance(recipe, model), "additions": stated_additions(recipe)}
     source = _unchanged(recipe, steering.alignments, vectors, about)
     if source is not None:

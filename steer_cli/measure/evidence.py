@@ -115,7 +115,7 @@ def _check_counted(count: str, recipe: Recipe) -> None:
     if count not in recipe.count:
         known = ", ".join(map(show, recipe.count))
         ways = f"it has {known}" if known else "it has no word lists; add `count: {NAME: [word, ...]}` to it"
-        raise CorpusError(f"count {show(count)}: no such words in {recipe.name}; {ways}", "count")
+        raise CorpusError(f"count {show(count)}: no such words in {recipe.label}; {ways}", "count")
 
 
 def _distinct(name: str, corpus: Corpus, note: Note) -> Corpus:

@@ -10,7 +10,7 @@ from steer_cli.events import Note, silent
 from steer_cli.measure.corpus import Columns, Corpus, read_corpus
 from steer_cli.measure.evidence import Choice, Choices
 from steer_cli.planning.text_file import column_fault, decode, has_half_a_character, read_bytes, table_rows
-from steer_cli.recipe.chat import Chat, text_or_chat
+from steer_cli.recipe.chat import Chat, checked_prompt
 from steer_cli.recipe.quoting import show
 
 KEYS = ("prompt", "matching", "not_matching")
@@ -76,9 +76,6 @@ def _prompt(prompt: Any, place: str) -> str | Chat:
     if isinstance(prompt, list):  # the turns of a chat
         prompt = {"chat": prompt}
     try:
-        found = text_or_chat(prompt)
+        return checked_prompt(prompt)
     except RecipeError as error:
         raise CorpusError(f"{place}: {error}") from None
-    if isinstance(found, str) and has_half_a_character(found):
-        raise CorpusError(f"{place}: prompt: half a character (a lone surrogate); save it as UTF-8")
-    return found

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from steer_cli.activations.agreement import agreement, warn
 from steer_cli.activations.arms import rows_of
 from steer_cli.activations.capture import Wanted, capture, held_positions
 from steer_cli.activations.relative import comes_to, lengths_of
 from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.errors import PlanError, VectorError
+from steer_cli.events import Note, silent
 from steer_cli.networks.network import Network
 from steer_cli.planning.placement import Alignment, Placement
+from steer_cli.results import Agreement
 
 # Stream values held at once: 128 MB of float32, and as much again while copying from a pass.
 HELD_STREAM = 32_000_000
@@ -22,7 +25,11 @@ Measured = tuple[Placement, Tensor, Tensor]  # |vector| and |stream|, [positions
 
 
 def norms(
-    network: Network, prompt: tuple[int, ...], placements: Sequence[Placement], centre: bool = False
+    network: Network,
+    prompt: tuple[int, ...],
+    placements: Sequence[Placement],
+    centre: bool = False,
+    note: Note = silent,
 ) -> Iterator[Measured]:
     """Norms of the stream and of each addition's unscaled vector, as if read and added at every layer.
 
@@ -32,6 +39,7 @@ def norms(
 
     Args:
         centre: subtract the mean over the width first, as a LayerNorm does anyway.
+        note: told where the texts of an addition do not agree at a layer of the recipe.
 
     Raises:
         PlanError: an addition acts on new tokens alone.
@@ -49,7 +57,9 @@ def norms(
         )
     spread = list(_spread(placements, network.depth))
     alignments = [placement.alignment for placement in spread]
+    chosen = {(one.alignment.index, one.alignment.block) for one in placements}
     found: dict[int, Measured] = {}
+    agreements: list[Agreement | None] = []
     for layers in _in_parts(network, prompt, alignments):
         inside = {n: alignment for n, alignment in enumerate(alignments) if alignment.layer in layers}
         texts = read_by(tuple(inside.values()))
@@ -58,6 +68,8 @@ def norms(
         if centre:
             streams = {key: stream - stream.mean(-1, keepdim=True) for key, stream in streams.items()}
         for n, alignment in inside.items():
+            if (alignment.index, alignment.block) in chosen:
+                agreements.append(agreement(alignment, whole, network))
             # At layer 0 the vector of equal tokens is zero, which is a valid result here.
             vector = vector_of(alignment, streams, network, may_be_zero=True)
             if spread[n].relative is not None:
@@ -69,6 +81,7 @@ def norms(
             rows = rows_of(spread[n], vector)
             stream = streams[Wanted(prompt, alignment.block)][spread[n].start : spread[n].end]
             found[n] = (spread[n], rows.norm(dim=-1), stream.norm(dim=-1))
+    warn(agreements, note)
     yield from (found[n] for n in range(len(spread)))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from steer_cli.activations.agreement import agreement, warn
 from steer_cli.activations.arms import UNSTEERED, Steering
 from steer_cli.activations.capture import capture
 from steer_cli.activations.relative import stream_lengths
@@ -14,30 +15,37 @@ from steer_cli.activations.vectors import read_by, vector_of
 from steer_cli.decoding.engine import Finished, decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.errors import ModelError, VectorError
-from steer_cli.events import Progress
+from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.completions import completion_of
 from steer_cli.measure.logprob import PASS_POSITIONS, mean_logprobs
 from steer_cli.networks.network import Network
 from steer_cli.planning.plan import PlannedPrompt
 from steer_cli.planning.scan import ScanPlan, Setting
-from steer_cli.results import CameTo, Completion, ScanPoint, came_to
+from steer_cli.results import Agreement, CameTo, Completion, ScanPoint, came_to
 
 # Why a setting cannot be run, in one line: what stands in the place of its vectors, request or completions.
 Fault = str
 
 
-def scan(network: Network, plan: ScanPlan, batch_rows: int | None, progress: Progress) -> Iterator[ScanPoint]:
+def scan(
+    network: Network,
+    plan: ScanPlan,
+    batch_rows: int | None,
+    progress: Progress,
+    note: Note = silent,
+) -> Iterator[ScanPoint]:
     """The points of every prompt, setting by setting, as soon as they are known.
 
     A setting that adds nothing, or whose logits are not finite, is a point with an error.
 
     Args:
         batch_rows: rows that decode together; None fits them to a memory budget.
+        note: told where the texts of an addition do not agree.
 
     Raises:
         VectorError: the unsteered model cannot be run, or none of the settings can.
     """
-    finished = _finished(network, plan, _requests(network, plan, progress), batch_rows, progress)
+    finished = _finished(network, plan, _requests(network, plan, progress, note), batch_rows, progress)
     faults: list[Fault] = []
     for prompt in plan.prompts:
         plain = next(finished)
@@ -54,9 +62,9 @@ def scan(network: Network, plan: ScanPlan, batch_rows: int | None, progress: Pro
         raise VectorError(f"no row could be run: {faults[0]}")
 
 
-def _requests(network: Network, plan: ScanPlan, progress: Progress) -> list[Request | Fault]:
+def _requests(network: Network, plan: ScanPlan, progress: Progress, note: Note) -> list[Request | Fault]:
     """For each prompt the unsteered arm, then every setting that acts."""
-    vectors = _vectors(network, plan, progress)
+    vectors = _vectors(network, plan, progress, note)
     steerings = [
         found if isinstance(found, Fault) else Steering(acting.alignments, found)
         for acting, found in zip(plan.acting, vectors, strict=True)
@@ -79,12 +87,15 @@ def _requests(network: Network, plan: ScanPlan, progress: Progress) -> list[Requ
     return requests
 
 
-def _vectors(network: Network, plan: ScanPlan, progress: Progress) -> list[tuple[Tensor, ...] | Fault]:
+def _vectors(
+    network: Network, plan: ScanPlan, progress: Progress, note: Note
+) -> list[tuple[Tensor, ...] | Fault]:
     """The vectors of every setting that acts. All are read in one capture; a coefficient only scales them."""
     acting = [setting for setting in plan.settings if setting.plan is not None]
     wanted = set().union(*(read_by(acts.alignments) for acts in plan.acting))
     streams = capture(network, wanted, progress) if wanted else {}
     made: dict[object, tuple[Tensor, ...] | Fault] = {}
+    agreements: list[Agreement | None] = []
     found = []
     for setting, acts in zip(acting, plan.acting, strict=True):
         # A vector of zeros is no fault where the coefficient is 0, while other additions act.
@@ -92,9 +103,11 @@ def _vectors(network: Network, plan: ScanPlan, progress: Progress) -> list[tuple
         if key not in made:
             try:
                 made[key] = tuple(vector_of(alignment, streams, network) for alignment in acts.alignments)
+                agreements += (agreement(alignment, streams, network) for alignment in acts.alignments)
             except VectorError as error:
                 made[key] = str(error)
         found.append(made[key])
+    warn(agreements, note)
     return found
 
 

@@ -15,7 +15,7 @@ from steer_cli.measure import effects
 from steer_cli.measure.bootstrap import Draws, estimate
 from steer_cli.measure.choices import MULTIPLIERS, log_odds, log_odds_after, multiples, slopes
 from steer_cli.measure.score_plan import ScorePlan
-from steer_cli.measure.share import share_of
+from steer_cli.measure.share import mean_share, share_of
 from steer_cli.measure.text_arms import ArmChanges, TextArms
 from steer_cli.measure.writing import Written, draws_of, written
 from steer_cli.networks.network import Network
@@ -181,13 +181,14 @@ def _completions(
 def _fluency(unsteered: Written, steered: Written) -> Fluency:
     logprobs = [draws_of(arm.logprob) for arm in (unsteered, steered)]
     repeated = [draws_of(arm.repeated) for arm in (unsteered, steered)]
-    alone = [[estimate((1.0, draws)) for draws in pair] for pair in (logprobs, repeated)]
+    likely = [estimate((1.0, draws)) for draws in logprobs]
+    shares = [mean_share(draws) for draws in repeated]
     prompts, draws = len(unsteered.logprob), len(logprobs[0].sums)
     over = "prompts" if draws == prompts else "samples"
     return Fluency(
-        (alone[0][0], alone[0][1]),
+        (likely[0], likely[1]),
         estimate((-1.0, logprobs[1].less(logprobs[0]))),
-        (alone[1][0], alone[1][1]),
-        estimate((1.0, repeated[1].less(repeated[0]))),
+        (shares[0], shares[1]),
+        mean_share(repeated[1].less(repeated[0]), least=-1.0),
         over,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError, SteerError
@@ -14,6 +14,7 @@ from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import ModelFacts, Plan, align, plan_recipe
 from steer_cli.recipe.schema import Recipe
 
+ROUGH = 16  # draws; with fewer, intervals of what is very unequal are too narrow: see docs/score.md
 SAMPLES = 24  # completions of each prompt in each arm, where prompts are too few for an interval
 
 
@@ -126,6 +127,18 @@ def plan_score(
         *(recipe, facts, evidence, alignments, lines, fronted),
         *(choices, rows[0], writing, rows[1], front, missing),
     )
+
+
+def rough(plan: ScorePlan) -> Iterator[str]:
+    """Which intervals will be too narrow, as there are few draws of what is very unequal."""
+    neutral = len(plan.evidence.neutral.sentences)
+    if plan.lines and neutral < ROUGH:
+        yield f"the interval of KL is too narrow with {neutral} neutral sentences; give {ROUGH} or more"
+    if plan.writing is not None and plan.evidence.count is not None:
+        prompts, samples = len(plan.writing.prompts), plan.writing.recipe.sampling.samples
+        draws, what = (prompts, "prompts") if prompts >= FEWEST else (samples, "samples")
+        if draws < ROUGH:
+            yield f"the interval of counted words is too narrow with {draws} {what}; use {ROUGH} or more"
 
 
 def _lines(

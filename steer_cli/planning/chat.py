@@ -99,7 +99,7 @@ def chats_of(recipe: Recipe) -> dict[Chat, str]:
     places: dict[Chat, str] = {}
     for path, text in _texts(recipe):
         if isinstance(text, Chat):
-            place = recipe.change_of(*path) or f"{recipe.name or 'recipe'}: {dotted(path)}"
+            place = recipe.change_of(*path) or f"{recipe.label}: {dotted(path)}"
             places.setdefault(text, place)
     return places
 

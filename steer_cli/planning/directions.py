@@ -40,7 +40,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
         PlanError: it does nothing, or a file cannot be read.
         TokenError: a pad is not a single token.
     """
-    addition, where = recipe.additions[index], f"{recipe.name or 'recipe'}: additions.{index}"
+    addition, where = recipe.additions[index], f"{recipe.label}: additions.{index}"
     if addition.vector is not None:
         stored = open_vector(recipe, addition, where)
         check_position(stored, addition, where)
@@ -51,7 +51,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
         same = sorted(row.ids for row in lists.plus) == sorted(row.ids for row in lists.minus)
     else:
         # One row is read at the text's own tokens, so the text must not be padded.
-        pad = None if addition.one_row else pad_id(tokenizer, addition.pad, where)
+        pad = None if addition.every else pad_id(tokenizer, addition.pad, where)
         pairs = tuple(_pair(pair, addition, tokenizer, pad) for pair in addition.all_pairs)
         direction = Direction(pairs=pairs)
         same = all(pair.minus is not None and pair.plus.ids == pair.minus.ids for pair in pairs)
@@ -66,7 +66,7 @@ def direction_of(recipe: Recipe, index: int, tokenizer: Tokenizer, of_texts: str
 
 
 def _pair(pair: Pair, addition: Addition, tokenizer: Tokenizer, pad: int | None) -> AlignedPair:
-    if not addition.one_row:
+    if not addition.every:
         return align(tokenizer, pair.plus, pair.minus, pad)
     read, names = addition.read or "last", pair.names
     minus = None if pair.minus is None else one_row(tokenizer, pair.minus, read, names[1] or "")
@@ -88,7 +88,7 @@ def check_files(recipe: Recipe) -> None:
         PlanError: one cannot be read, or does not hold what the recipe asks of it.
     """
     for index, addition in enumerate(recipe.additions):
-        where = f"{recipe.name or 'recipe'}: additions.{index}"
+        where = f"{recipe.label}: additions.{index}"
         if addition.texts is not None:
             read_lists(recipe, addition.texts, where)
         if addition.vector is not None:

@@ -101,7 +101,7 @@ def align_additions(
     aligned = []
     tokenizer.render(chats_of(recipe))
     for index, addition in enumerate(recipe.additions):
-        where = f"{recipe.name or 'recipe'}: additions.{index}"
+        where = f"{recipe.label}: additions.{index}"
         direction = direction_of(
             recipe, index, tokenizer, _changed(recipe, index, "minus", "plus", "pairs", "texts") or where
         )

@@ -90,7 +90,7 @@ def plan_scan(
                 settings.append(unsteered)
     if not any(setting.plan for setting in settings):
         raise PlanError(
-            f"{recipe.name or 'recipe'}: every row would be the unsteered one; scan coefficients other than 0"
+            f"{recipe.label}: every row would be the unsteered one; scan coefficients other than 0"
         )
     if all(setting.plan is not None for setting in settings):
         settings.insert(0, unsteered)

@@ -74,12 +74,12 @@ def open_vector(recipe: Recipe, addition: Addition, where: str) -> StoredVector:
 
 def check_position(stored: StoredVector, addition: Addition, where: str) -> None:
     """Raise PlanError if the vector has several rows for one that is alike everywhere, or the reverse."""
-    if addition.one_row and stored.positions > 1:
+    if addition.every and stored.positions > 1:
         raise PlanError(
             f"{where}: {stored.name} has {stored.positions} positions, and `position: every` takes one row; "
             "write front, or another position in the prompt"
         )
-    if not addition.one_row and stored.positions == 1:
+    if not addition.every and stored.positions == 1:
         raise PlanError(
             f"{where}: {stored.name} has one row, which is for every position; write `position: every`"
         )

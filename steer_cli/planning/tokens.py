@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from steer_cli.errors import TokenError
 from steer_cli.planning.chat import Renderer, Template, folder_template
 from steer_cli.planning.token_files import check_ids, check_vocabulary, stated_ids, stated_tokens
-from steer_cli.recipe.chat import Chat, Turn
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.quoting import show
 
 # Held while a tokenizer reads a text: whether it takes special tokens for text is a state of its own.
@@ -91,16 +91,6 @@ class Tokenizer:
         """Render chats for `prompt`, all in one go; see `Renderer`."""
         _ = self._special  # those of the tokenizer's own file: the renderer adds others, for chats alone
         self.renderer.render(chats)
-
-    @cached_property
-    def chat_starts(self) -> frozenset[int]:
-        """Tokens that a chat begins with; none without a template."""
-        starts: set[int] = set()
-        user = Turn(role="user", content="a")
-        for turns in ([user], [Turn(role="system", content="a"), user]):
-            with suppress(TokenError):  # some models know no system turn
-                starts.update(self.prompt(Chat(chat=turns))[:1])
-        return frozenset(starts)
 
     def _encode_rendered(self, text: str) -> tuple[int, ...]:
         """Token ids of a rendered chat, in which special tokens are special."""

@@ -72,16 +72,22 @@ class Chat(Part):
 TextOrChat = bounds.Text | Chat
 
 
-def text_or_chat(value: Any) -> str | Chat:
+def checked_prompt(value: Any) -> str | Chat:
     """A prompt as a program gives it: a text, a chat, or a mapping with a chat's keys.
 
     Raises:
-        RecipeError: it is none of them.
+        RecipeError: it is none of them, or a text that is not valid UTF-8 or too long.
     """
     if isinstance(value, Mapping):
         return Chat(**{str(key): inner for key, inner in value.items()})
-    if not isinstance(value, str | Chat):
+    if isinstance(value, Chat):
+        return value
+    if not isinstance(value, str):
         raise RecipeError([f"prompt {show(value)}: not a text, or a mapping such as {{'chat': [...]}}"])
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RecipeError([f"prompt {show(value)}: not UTF-8 text; save it as UTF-8"])
+    if len(value) > bounds.LONGEST_TEXT:
+        raise RecipeError([f"prompt {show(value)}: more than {bounds.LONGEST_TEXT} characters; shorten it"])
     return value
 
 

@@ -14,11 +14,11 @@ from pydantic_core import PydanticKnownError
 from steer_cli.errors import RecipeError
 from steer_cli.recipe import bounds
 from steer_cli.recipe.bundled import DEFAULT_MODEL
-from steer_cli.recipe.chat import Chat, TextOrChat, side_names, text_or_chat
+from steer_cli.recipe.chat import Chat, TextOrChat, checked_prompt, side_names
 from steer_cli.recipe.part import PARTS, Part
 from steer_cli.recipe.position_words import Way, Word
 from steer_cli.recipe.positions import At, AtToken, Every
-from steer_cli.recipe.quoting import Path, show
+from steer_cli.recipe.quoting import Path
 from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.recipe.sampling import Sampling
 from steer_cli.recipe.sources import ONE_SOURCE, Producer, TextFile, Texts, VectorFile, check_source
@@ -131,11 +131,6 @@ class Addition(Part):
         return self
 
     @property
-    def one_row(self) -> bool:
-        """Whether the position takes a vector of one row, which acts at each position alike."""
-        return self.every is not None
-
-    @property
     def adds_nothing(self) -> bool:
         """Whether a coefficient or share of the width of 0 leaves the stream unchanged."""
         return self.strength == 0 or self.dims == 0
@@ -147,7 +142,7 @@ class Addition(Part):
 
     @property
     def every(self) -> Way | None:
-        """Where it acts if that is at every position; None for a vector that covers a span."""
+        """Where it acts if that is at every position, which takes a vector of one row; None for a span."""
         if self.position == "every":
             return "both"
         return self.position.every if isinstance(self.position, Every) else None
@@ -211,6 +206,11 @@ class Recipe(Part):
         return self
 
     @property
+    def label(self) -> str:
+        """What errors call it: its name, or "recipe" where it has none."""
+        return self.name or "recipe"
+
+    @property
     def sha256(self) -> str:
         """Equals `sha256sum FILE`; each change (KEY=VALUE) is hashed after the file, on a line of its own."""
         return self._sha256
@@ -231,16 +231,9 @@ class Recipe(Part):
         """
         if not prompts and not self.all_prompts:
             raise RecipeError(
-                [f"{self.name}: no prompt; add `prompt: ...` to the recipe or use `prompt=TEXT`"]
+                [f"{self.label}: no prompt; add `prompt: ...` to the recipe or use `prompt=TEXT`"]
             )
-        prompts = [text_or_chat(prompt) for prompt in prompts]
-        for prompt in (prompt for prompt in prompts if isinstance(prompt, str)):
-            if any("\ud800" <= character <= "\udfff" for character in prompt):
-                raise RecipeError([f"prompt {show(prompt)}: not UTF-8 text; save it as UTF-8"])
-            if len(prompt) > bounds.LONGEST_TEXT:
-                raise RecipeError(
-                    [f"prompt {show(prompt)}: more than {bounds.LONGEST_TEXT} characters; shorten it"]
-                )
+        prompts = [checked_prompt(prompt) for prompt in prompts]
         one, several = (prompts[0], ()) if len(prompts) == 1 else (None, tuple(prompts))
         return self.model_copy(update={"prompt": one, "prompts": several}) if prompts else self
 

@@ -113,9 +113,9 @@ def check_source(addition: Addition) -> None:
     if addition.combine == "pca" and len(addition.pairs) < 2:
         raise ValueError("combine: pca needs at least two pairs; add pairs, or remove it")
     for key in ("texts", "read"):
-        if getattr(addition, key) is not None and not addition.one_row:
+        if getattr(addition, key) is not None and not addition.every:
             raise ValueError(f"{key}: makes one row, for every position; write `position: every`")
-    if addition.combine == "pca" and not addition.one_row:
+    if addition.combine == "pca" and not addition.every:
         raise ValueError("combine: pca makes one row, for every position; write `position: every`")
 
 

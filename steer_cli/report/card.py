@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
 from steer_cli.recipe.quoting import counted
-from steer_cli.report.measures import plain_table
+from steer_cli.report.measures import plain_table, table_width
 from steer_cli.report.numbers import plain
 from steer_cli.report.printable import one_line
 from steer_cli.results import Card, Estimate, ScoredArm, Verdict, reads_like
@@ -43,7 +42,7 @@ def _tables(card: Card, width: int) -> Iterator[RenderableType]:
     damage_heads = ["damage", "KL", "KL 95 %"] if card.steered.neutral else []
     names = [_name(arm) for arm in card.arms]
     both = [[name, *left, *right] for name, left, right in zip(names, effects, damages, strict=True)]
-    if _width(["", *heads, *damage_heads], both) <= width or not damage_heads:
+    if table_width(["", *heads, *damage_heads], both) <= width or not damage_heads:
         yield _table([*heads, *damage_heads], both)
         return
     yield _table(heads, [[name, *left] for name, left in zip(names, effects, strict=True)])
@@ -56,11 +55,6 @@ def _table(heads: list[str], rows: list[list[str]]) -> RenderableType:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _width(heads: list[str], rows: list[list[str]]) -> int:
-    # Each column has a space on both sides, and the table one more.
-    return 2 + sum(max(cell_len(row[index]) for row in [heads, *rows]) + 2 for index in range(len(heads)))
 
 
 def _name(arm: ScoredArm) -> str:

@@ -22,6 +22,7 @@ from steer_cli.report.receipt import agreements, receipt, sums
 from steer_cli.results import Comparison, Completion, compare_arms, reads_like, steering_cost
 
 LONGEST_PROMPT = 300  # characters over the completions: the end of a longer one
+LONGEST_LABEL = 12  # cells of a label in front of its figures; a longer one stands on a line of its own
 COUNTED = "underline cyan"
 
 
@@ -44,7 +45,7 @@ def comparison_parts(comparison: Comparison, width: int, explain: bool = False) 
         return
     yield from alignment(comparison.table, width)
     yield Text()
-    yield from receipt(comparison.receipts, comparison.pieces)
+    yield from receipt(comparison.receipts, comparison.pieces, width)
     yield from sums(comparison.sums, comparison.pieces)
     yield from agreements(comparison.agreements)
 
@@ -120,9 +121,8 @@ def counts(comparison: Comparison) -> Iterator[Text]:
         }
         unsteered, steered, *control = values.values()
         means = compare_arms(unsteered, steered)
-        line = Text(
-            f"{visible(label):{widest}}  {means.unsteered:.2f} → {means.steered:.2f} words per completion"
-        )
+        head = _head(visible(label), widest)
+        line = Text(f"{head}{means.unsteered:.2f} → {means.steered:.2f} words per completion")
         if means.difference_stderr is not None:
             line.append(f" ({means.difference:+.2f} ± {means.difference_stderr:.2f})", style="dim")
         for other in control:
@@ -135,12 +135,9 @@ def costs(comparison: Comparison) -> Iterator[Text]:
     unsteered, *others = comparison.columns.items()
     if any(completion.mean_logprob is None for completion in unsteered[1]):
         return
-    head = f"{'cost':{_label_width(comparison)}}  "
+    head = _head("cost", _label_width(comparison))
     # The head of its column says more of a control.
-    short = ("steered", f"control: {comparison.control_kind}")
-    others = [(name, arm) for name, (_, arm) in zip(short, others, strict=False)]
-    widest = max(cell_len(name) for name, _ in others)
-    for name, arm in others:
+    for name, (_, arm) in zip(("steered", "control"), others, strict=False):
         before, after = (
             [[completion.mean_logprob for completion in side if completion.mean_logprob is not None]]
             for side in (unsteered[1], arm)
@@ -149,7 +146,7 @@ def costs(comparison: Comparison) -> Iterator[Text]:
         error = "" if cost.cost_stderr is None else f" ± {cost.cost_stderr:.2f}"
         yield Text.assemble(
             head,
-            f"{name:{widest}}  " if others[1:] else "",
+            f"{name}  " if others[1:] else "",
             # 0.0 is added so that no -0.00 is shown.
             f"{round(cost.cost, 2) + 0.0:.2f}{error} nats per token: {reads_like(cost.cost)}",
         )
@@ -157,4 +154,11 @@ def costs(comparison: Comparison) -> Iterator[Text]:
 
 
 def _label_width(comparison: Comparison) -> int:
-    return max(cell_len(visible(label)) for label in ("cost", *comparison.recipe.count))
+    widths = [cell_len(visible(label)) for label in ("cost", *comparison.recipe.count)]
+    return max(width for width in widths if width <= LONGEST_LABEL)
+
+
+def _head(label: str, widest: int) -> str:
+    """What stands in front of a label's figures; a longer label is on the line above them."""
+    fill = " " * (widest - cell_len(label)) if cell_len(label) <= widest else "\n" + " " * widest
+    return f"{label}{fill}  "

@@ -5,7 +5,7 @@ Colour never carries meaning alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from steer_cli.recipe.quoting import counted
 from steer_cli.report.heat import heat_parts
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import cell, visible
@@ -34,6 +35,15 @@ def plain_table(*columns: str, left: int = 1) -> Table:
             column, justify="left" if text else "right", no_wrap=not text, overflow="fold", min_width=width
         )
     return table
+
+
+def table_width(heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> int:
+    """The width of a plain table without folds: one space at both ends, and three between columns."""
+    columns = zip(heads, *rows, strict=True)
+    widths = [
+        max(cell.cell_len if isinstance(cell, Text) else cell_len(cell) for cell in one) for one in columns
+    ]
+    return sum(widths) + 3 * len(widths) - 1
 
 
 def shift_parts(shift: Shift) -> Iterator[RenderableType]:
@@ -126,7 +136,6 @@ def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
     groups: dict[tuple[object, ...], list[Norms]] = {}
     for at_layer in found:
         groups.setdefault((at_layer.prompt, at_layer.chat, at_layer.addition), []).append(at_layer)
-    room = max(1, min(SHOWN_POSITIONS, (width - 8) // 11))
     for layers in groups.values():
         first = layers[0]
         centred = "  centred" if first.centred else ""
@@ -135,15 +144,27 @@ def norms_parts(found: Sequence[Norms], width: int) -> Iterator[RenderableType]:
             (visible(first.prompt), "bold"),
             f"\n  |{visible(first.label)}| / |stream| at coefficient 1{centred}",
         )
-        heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens[:room])]
         came_to = [at_layer.came_to for at_layer in layers]
         number = [] if came_to[0] is None else [f"relative {plain(came_to[0].relative)}"]
-        table = plain_table("layer", *number, *heads)
+        heads = [f"{first.start + i} {cell(token)}" for i, token in enumerate(first.tokens)]
+        heads, rows = ["layer", *number, *heads], []
         for at_layer, one in zip(layers, came_to, strict=True):
             cells = [] if one is None else [exact(one.coefficient)]
-            table.add_row(str(at_layer.layer), *cells, *(f"{value:.3f}" for value in at_layer.ratio[:room]))
+            rows.append([str(at_layer.layer), *cells, *(f"{value:.3f}" for value in at_layer.ratio)])
+        shown = _fitting(heads, rows, len(number) + 1, width)
+        table = plain_table(*heads[:shown])
+        for row in rows:
+            table.add_row(*row[:shown])
         yield table
         if number:
             yield Text(f"  {number[0]}: the coefficient that it comes to at this layer", style="dim")
-        if len(first.tokens) > room:
-            yield Text(f"  and {len(first.tokens) - room} more positions (the records have all)", style="dim")
+        if hidden := len(heads) - shown:
+            yield Text(f"  and {counted(hidden, 'more position')} (the records have all)", style="dim")
+
+
+def _fitting(heads: Sequence[str], rows: Sequence[Sequence[str]], before: int, width: int) -> int:
+    """How many columns fit on the screen; those `before` the positions, and one position, always stay."""
+    shown = min(len(heads), before + SHOWN_POSITIONS)
+    while shown > before + 1 and table_width(heads[:shown], [row[:shown] for row in rows]) > width:
+        shown -= 1
+    return shown

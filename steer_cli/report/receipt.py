@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -16,20 +17,24 @@ from steer_cli.report.printable import cell, visible
 from steer_cli.results import Agreement, Receipt, Sum
 
 
-def receipt(receipts: Sequence[Receipt], pieces: Sequence[str]) -> Iterator[RenderableType]:
+def receipt(receipts: Sequence[Receipt], pieces: Sequence[str], width: int) -> Iterator[RenderableType]:
     """Where each addition acted: tokens, norms, their ratio and cosine, one line per position.
 
     `added` is how large the change was, in norms of the stream: of one that is added, the ratio times the
     coefficient. `before` and `after`, of one that is ablated, are the stream's component along it.
+
+    Args:
+        width: columns of the screen.
     """
     for acted in receipts:
         placement = acted.placement
-        yield Text.assemble(
+        head = Text.assemble(
             "  ablated: " if placement.ablates else "  acted: ",
             (visible(placement.alignment.label), "bold"),
             f"  layer {placement.alignment.layer}  coefficient {_coefficient(placement)}",
-            f"  {_where(placement)}",
         )
+        where = f"  {_where(placement)}"
+        yield head.append(f"\n  {where}" if head.cell_len + cell_len(where) > width else where)
         if not acted.ratio:
             continue  # on new tokens alone
         added = [f"{change:.2f} x" for change in acted.change]

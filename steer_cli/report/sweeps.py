@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from steer_cli.report.measures import DAMAGED, figure, plain_table
+from steer_cli.report.measures import DAMAGED, figure, plain_table, table_width
 from steer_cli.report.numbers import exact, plain
 from steer_cli.report.printable import visible
 from steer_cli.results import (
@@ -55,7 +54,7 @@ def table(points: Sequence[SweepPoint], winner: SweepPoint | None, width: int) -
     errors = [point.errors() for point in points]
     columns = [*[""] * len(axes), *names]
     wider = [_with_errors(row, columns, of_point) for row, of_point in zip(rows, errors, strict=True)]
-    with_errors = any(errors) and _width(heads, wider) <= width
+    with_errors = any(errors) and table_width(heads, wider) <= width
     shown = plain_table(*heads, left=0)
     for point, row in zip(points, wider if with_errors else rows, strict=True):
         shown.add_row(*row, style="bold" if point is winner else "")
@@ -69,12 +68,6 @@ def _with_errors(row: Sequence[Text], names: Sequence[str], errors: Mapping[str,
         Text.assemble(cell, f" ±{errors[name]:.3f}") if name in errors else cell
         for cell, name in zip(row, names, strict=True)
     ]
-
-
-def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
-    """The width of a table without folded cells."""
-    columns = zip(map(cell_len, heads), *([cell.cell_len for cell in row] for row in rows), strict=True)
-    return sum(max(column) + 2 for column in columns)
 
 
 def _unsteered(points: Sequence[SweepPoint]) -> str:

@@ -34,7 +34,11 @@ def title(recipe: Recipe, model: str) -> Text:
     head, only = Text.assemble((name, "bold")), summary(additions[0])
     if len(additions) == 1 and only.startswith(f"{name} "):
         # A recipe without a file has its texts as its name.
-        head.append(only[len(name) :]).append(f"   {model}", style="dim")
+        how = only[len(name) :]
+        if len(only) + len(model) <= ONE_LINE:
+            head.append(how).append(f"   {model}", style="dim")
+        else:
+            head.append(f"   {model}", style="dim").append(f"\n{how.strip()}")
     elif len(additions) > 1:
         head.append(f"   {model}", style="dim")
         for number, addition in enumerate(additions[:SHOWN_ADDITIONS], 1):

@@ -175,7 +175,7 @@ def swept_additions(recipe: Recipe, chosen: Sequence[int]) -> tuple[int, ...]:
     for index in chosen:
         if not 0 <= index < len(recipe.additions):
             raise SweepError(
-                f"addition {index}: {recipe.name} has additions 0 to {len(recipe.additions) - 1}",
+                f"addition {index}: {recipe.label} has additions 0 to {len(recipe.additions) - 1}",
                 parameter="addition",
             )
     return tuple(chosen) or tuple(range(len(recipe.additions)))

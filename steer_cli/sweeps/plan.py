@@ -19,7 +19,7 @@ from steer_cli.planning.plan import ModelFacts, PlannedPrompt, align
 from steer_cli.planning.prediction import wanted_ids
 from steer_cli.planning.tokens import Tokenizer
 from steer_cli.recipe.file_text import without_stale
-from steer_cli.recipe.relative import strength_of
+from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
 from steer_cli.sweeps.grid import Grid, GridPoint, check_adds, parse_grid, recipe_at, swept_additions
@@ -178,7 +178,7 @@ def _measures(options: SweepOptions, recipe: Recipe, corpora: Sequence[Corpus]) 
         )
     if "counts" in measures and not recipe.count:
         raise SweepError(
-            f"measure counts: {recipe.name} counts no words; add `count: {{wedding: [bride]}}`",
+            f"measure counts: {recipe.label} counts no words; add `count: {{wedding: [bride]}}`",
             parameter="measure",
         )
     _check_used(options, measures)
@@ -202,35 +202,42 @@ def _check_used(options: SweepOptions, measures: Sequence[str]) -> None:
             )
 
 
-def _alignments(plan: SweepPlan, layer: int | None = None) -> Iterator[tuple[Alignment, ...]]:
-    """Alignments for each position of the grid, at its first layer by default.
+def _alignments(plan: SweepPlan) -> Iterator[tuple[Alignment, ...]]:
+    """Alignments for each position of the grid, at its first layer.
 
     Layers, coefficients and dims do not affect placement.
     """
-    # A coefficient of 0 adds nothing, so `check_fit` would skip it.
-    coefficient = next(
-        (value for value in plan.grid.coefficients if value is None or strength_of(value) != 0), 0.0
-    )
     for position in plan.grid.positions:
-        at = plan.grid.layers[0] if layer is None else layer
-        recipe = plan.recipe_at(GridPoint(at, coefficient, position))
-        yield align(recipe, plan.facts)
+        yield align(plan.recipe_at(GridPoint(plan.grid.layers[0], _acting(plan), position)), plan.facts)
+
+
+def _acting(plan: SweepPlan) -> float | Relative | None:
+    """A coefficient of the grid to check the recipe at: one of 0 adds nothing, and would be skipped."""
+    return next((value for value in plan.grid.coefficients if value is None or strength_of(value) != 0), 0.0)
 
 
 def _check_prompts(plan: SweepPlan) -> None:
     """Raise SteerError if a point does not fit a prompt, or a prompt does not fit the model."""
     facts = plan.facts
     new_tokens = plan.recipe.sampling.max_new_tokens if "counts" in plan.measures else 0
-    # Of all that is planned, only a stored vector depends on the layer.
-    for layer in plan.grid.layers if any(addition.vector for addition in plan.recipe.additions) else ():
-        for _ in _alignments(plan, layer):
-            pass
+    if any(addition.vector for addition in plan.recipe.additions):
+        _check_stored_layers(plan)
     for alignments in _alignments(plan):
         if "kl" in plan.measures:
             check_acts_on_texts(alignments)
         for prompt in plan.prompts if plan.measures != ("perplexity",) else ():
             check_length(prompt.ids, prompt.text, new_tokens, facts.context, facts.limited)
             place(alignments, facts.tokenizer, prompt.ids, prompt.text, prompt.chat is not None)
+
+
+def _check_stored_layers(plan: SweepPlan) -> None:
+    """Raise PlanError if a stored vector does not have a layer of the grid.
+
+    Of all that is planned, only a stored vector depends on the layer; aligning the recipe reads it.
+    """
+    for layer in plan.grid.layers:
+        for position in plan.grid.positions:
+            align(plan.recipe_at(GridPoint(layer, _acting(plan), position)), plan.facts)
 
 
 def _lines(plan: SweepPlan) -> tuple[Line, ...]:

@@ -23,6 +23,7 @@ from steer_cli.tuning.search import Asked
 from steer_cli.tuning.vectors import PlaceVectors
 
 SAMPLES = 24  # completions of each prompt with all of the evidence
+COST_SAMPLES = 12  # enough to tell text that is odd
 
 
 @dataclass
@@ -40,7 +41,7 @@ class OnCompletions:
 
     def cost(self, asked: Asked) -> float:
         """How much less likely, per token, the unsteered model finds the completions than its own."""
-        unsteered, steered = self.written(SAMPLES, [asked])
+        unsteered, steered = self.written(COST_SAMPLES, [asked])
         return draws_of(unsteered.logprob).mean - draws_of(steered.logprob).mean
 
     def written(self, samples: int, asked: Sequence[Asked]) -> list[Written]:

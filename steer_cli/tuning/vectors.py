@@ -76,7 +76,7 @@ def guesses(network: Network, plan: TunePlan, vectors: PlaceVectors) -> dict[Pla
     if plan.recipe.additions[plan.tuned[0]].operation == "ablate":
         return dict.fromkeys(vectors.at, 0.5)
     multiples = {
-        place: EVERYWHERE if alignments[0].addition.one_row else ON_SPAN
+        place: EVERYWHERE if alignments[0].addition.every else ON_SPAN
         for place, alignments in plan.places.items()
         if place in vectors.at
     }

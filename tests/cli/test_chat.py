@@ -10,7 +10,9 @@ import pytest
 import yaml
 from chat_templates import CHATML, MISTRAL, write_chat_tokenizer
 
+from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.load import load
+from steer_cli.recipe.sampling import Sampling
 
 ROOT = Path(__file__).parents[2]
 FEW = ["--set", "sampling.max_new_tokens=4", "--set", "sampling.samples=1"]
@@ -163,6 +165,32 @@ def test_a_persona_in_front_of_a_chat_is_its_system_turn(chatty):
     assert row.startswith(f"<|im_start|>system\nLove all.<|im_end|>\n<|im_start|>user\n{SAID}")
     (row,) = fronted(chatty, PERSONA, {"chat": [SYSTEM, USER]}, "prompt")
     assert row.startswith("<|im_start|>system\nLove all.\n\nBe brief.<|im_end|>\n")
+
+
+def test_as_many_texts_stand_in_front_as_fit_with_the_tokens_of_the_template(chatty):
+    """A chat without a turn of the user gets one, whose header takes room as well."""
+    from steer_cli.models.located import Located
+
+    facts = Located("chatty", chatty).facts()
+    said = [f"I talk about {number} weddings" for number in range(120)]
+    pairs = {"pairs": [{"plus": text, "minus": "You"} for text in said], "layer": 1, "position": "every"}
+    only_system = [{"role": "system", "content": "I"}]
+    (row,) = fronted(chatty, pairs, {"chat": only_system}, "prompt")
+    rows = []
+    for count in range(1, len(said)):
+        turns = [{"role": "user", "content": " ".join(said[:count])}, *only_system]
+        rows.append(facts.tokenizer.prompt(Chat(chat=turns)))
+    fits = [ids for ids in rows if len(ids) + Sampling().max_new_tokens <= facts.context]
+    assert 1 < len(fits) < len(rows) and row == facts.tokenizer.decode(fits[-1])
+
+
+def test_the_embedding_of_chats_is_refused_with_the_reason(chatty, recipe_file, fault):
+    recipe = recipe_file(chatty, PERSONA, prompt=SAID)
+    said = fault("generate", recipe, "--control", "embedding", *FEW)
+    assert said.startswith("--control embedding: ") and "read at the same token" in said
+    said = fault("generate", recipe, "--layer", "all", *FEW)
+    assert "the vector is all zeros, as all texts are read at the same token" in said
+    assert said.endswith("list other layers, or set `source_layer`")
 
 
 def test_what_cannot_stand_in_front_is_one_line(chatty, recipe_file, fault):

@@ -11,11 +11,13 @@ from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
+from vector_files import gguf, safetensors
 
 from steer_cli.cli import app
 from steer_cli.recipe.bundled import shipped
@@ -53,7 +55,13 @@ HAND_MADE = [
     {"plus": "Love", "minus": "Hate", "layer": "all", "operation": "ablate", "position": {"every": "all"}},
     {"plus": "Love", "layer": 3, "operation": "ablate", "position": "front", "overflow": "clip"},
     {"plus": "Love", "minus": "Hate", "layer": 2, "position": {"every": "new"}},
+    {"plus": "Love", "minus": "Hate", "layer": 2, "coefficient": {"relative": 0.8}},
+    {"vector": "one.safetensors", "layer": 2, "position": "every"},
+    {"vector": "one.gguf", "coefficient": 2, "position": {"every": "all"}},
+    {"vector": "three.safetensors", "layer": 2, "coefficient": {"relative": -0.5}},
 ]
+
+VECTORS = ("one.safetensors", "one.gguf", "three.safetensors")  # see `write_stored`
 
 words = ["Love", "Hate", " wedding", "I talk about weddings constantly", "anger", " friend", "", " "]
 odd = ["😀", "👩\u200d🚀", "\u202egnol", "é漢字", "a\nb", "\x1b[31m", "\x00", "\u2028", "<s>", "</s>"]
@@ -73,7 +81,8 @@ def mostly(*usual: st.SearchStrategy, rarely: st.SearchStrategy = extreme) -> st
     return st.sampled_from([*range(len(usual))] * 12 + [-1]).flatmap(lambda i: [*usual, rarely][i])
 
 
-coefficients = mostly(st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12]))
+NUMBERS = st.integers(-20, 20), st.floats(-20, 20), st.sampled_from([0, 1e-30, 1e6, 1e12])
+coefficients = mostly(*NUMBERS, st.builds(lambda number: {"relative": number}, mostly(*NUMBERS)))
 shares = mostly(
     st.sampled_from(["0%", "25%", "99.9%"]), rarely=st.sampled_from(["100%", "9" * 400 + "%", "50"])
 )
@@ -108,6 +117,10 @@ ADDITION = {  # a value for each key, most of them valid
     "read": st.sampled_from([None, "last", "mean"]),
     "texts": st.builds(lambda a, b: {"plus": a, "minus": b}, lists, mostly(lists, texts)),
     "pairs": pairs,
+    "vector": mostly(
+        st.sampled_from([*VECTORS, {"file": "three.safetensors", "addition": 0}]),
+        rarely=st.sampled_from(["none.gguf", "recipe.yaml", {"file": "one.gguf", "addition": 7}]),
+    ),
 }
 SAMPLING = {
     "max_new_tokens": mostly(st.integers(1, 5)),
@@ -133,10 +146,11 @@ wrong = st.one_of(st.none(), st.booleans(), extreme, texts, st.lists(texts, max_
 INSTEAD = {
     "prompt": ["prompts"],
     "prompts": ["prompt"],
-    "pairs": ["plus", "minus", "texts"],
-    "plus": ["pairs", "texts"],
-    "minus": ["pairs", "texts"],
-    "texts": ["plus", "minus", "pairs"],
+    "pairs": ["plus", "minus", "texts", "vector"],
+    "plus": ["pairs", "texts", "vector"],
+    "minus": ["pairs", "texts", "vector"],
+    "texts": ["plus", "minus", "pairs", "vector"],
+    "vector": ["plus", "minus", "pairs", "texts", "random", "match_norm", "source_layer"],
 }
 
 
@@ -177,6 +191,8 @@ def recipes(draw) -> dict:
         part, values = draw(st.sampled_from(parts))
         key = draw(st.sampled_from(sorted(values)))
         part[key] = draw(mostly(values[key], rarely=wrong))
+        if key == "vector" and part[key] in VECTORS:
+            part |= {"layer": 2, "position": "front" if part[key].startswith("three") else "every"}
         for other in INSTEAD.get(key, ()):
             part.pop(other, None)
     return recipe
@@ -186,6 +202,15 @@ def written(recipe: dict, form: str) -> str:
     if form == "json":
         return json.dumps(recipe).replace("Infinity", ".inf").replace("NaN", ".nan")
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def write_stored(folder: Path) -> None:
+    """Stored vectors of the tiny models' width: of one row, and of three positions."""
+    rows = np.random.default_rng(0).standard_normal((3, 48))
+    said = {"format": "steer", "version": "1"}
+    safetensors(folder / "one.safetensors", {f"layer.{layer}": rows[:1] for layer in range(4)}, said)
+    safetensors(folder / "three.safetensors", {f"layer.{layer}": rows for layer in range(4)}, said)
+    gguf(folder / "one.gguf", {f"direction.{block}": rows[0] for block in range(1, 4)})
 
 
 CONTROLS = ["random", "embedding", "prompt", "shuffled"]
@@ -292,6 +317,7 @@ def check_records(result, recipe: dict) -> None:
 
 def test_mutations_of_valid_recipes_through_the_commands(folders, tmp_path):
     run = Runs()
+    write_stored(tmp_path)
 
     @fuzz
     @given(

@@ -216,6 +216,7 @@ def test_the_place_is_looked_at_before_the_model(fault, tmp_path):
         ("", "not the name of a file"),
         ("-", "not the name of a file"),
         (tmp_path, "is a folder"),
+        ("a" * 300, "File name too long; choose another name"),
         ("link.yaml", "the file already exists"),
         ("/dev/full", "the file already exists"),
     ):

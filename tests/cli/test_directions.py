@@ -80,9 +80,10 @@ def test_texts_that_do_not_agree_are_noted(lists, command, tmp_path):
     ]
     model = json.loads((tmp_path / lists).read_text())["model"]
     recipe(tmp_path / "pairs.yaml", model, {"pairs": pairs, "layer": 2, "position": "every"})
-    for name in ("generate", "shift"):
-        code, _, err = command(name, "pairs.yaml")
-        assert code == 0 and err.count("the texts do not agree: 'Love' - 'Hate' and 2 more pairs") == 1
+    for words in (["generate"], ["shift"], ["norms"], ["generate", "--scan", "1:3:1"]):
+        code, _, err = command(*words, "pairs.yaml")
+        assert code == 0, err
+        assert err.count("the texts do not agree: 'Love' - 'Hate' and 2 more pairs") == 1
 
 
 def test_a_saved_recipe_finds_its_files_from_another_folder(lists, stored, command, records, tmp_path):

@@ -143,6 +143,10 @@ def test_the_file_is_looked_at_before_the_model(fault, tmp_path):
         said = fault("export", *PAIR, "--model", "no/such-model", "-o", name)
         assert said.startswith("--output ") and reason in said
     assert (tmp_path / "taken.gguf").read_bytes() == b"mine"
+    for command, name in (("export", "love.gguf"), ("bake", "love")):
+        where = ["--save", f"./{name}", "-o", name]
+        said = fault(command, *PAIR, "--position", "every=all", "--model", "no/such-model", *where)
+        assert said.startswith(f"--save {name}: is the --output too")
     said = fault("export", *PAIR, code=2)
     assert said.startswith("no --output: ") and both in said
     assert fault("export", "-o", "a.gguf", code=2).startswith("no recipe and no --plus")

@@ -306,7 +306,7 @@ def test_the_folder_says_where_it_comes_from_and_holds_nothing_that_chooses_code
     (source / "config.json").write_text(json.dumps(values | {"auto_map": {"AutoModel": "code.Model"}}))
     for name in ("code.py", "README.md", "secret.txt", "NOTICE", "GEMMA_TERMS.html", "pytorch_model.bin"):
         (source / name).write_text("old")
-    found = bake(source, tmp_path / "baked", LOVE)
+    found = bake(source, tmp_path / "baked", {**LOVE, "minus": "Hate ````"}, source="some ``````ticks")
     names = {file.name for file in (tmp_path / "baked").iterdir()}
     assert names == {
         *(
@@ -323,6 +323,8 @@ def test_the_folder_says_where_it_comes_from_and_holds_nothing_that_chooses_code
     assert said["recipe_sha256"] == found.recipe_sha256 and said["steer_version"] == library.__version__
     card = (tmp_path / "baked" / "README.md").read_text()
     assert found.recipe_sha256 in card and "coefficient: 3" in card and "layers.1.mlp.down_proj.bias" in card
+    fence, recipe = re.search(r"^(`+)yaml\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE).groups()
+    assert recipe == said["recipe"] and fence not in recipe
 
 
 # ---- refusals
@@ -450,8 +452,9 @@ def test_a_folder_that_appears_meanwhile_stays_as_it_is(network, tmp_path, monke
 
     real = shards.write_tensors
     monkeypatch.setattr("steer_cli.exports.tensors.write_tensors", write)
-    with pytest.raises(ExportError, match="exists already"):
-        bake(network("llama"), target, LOVE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match=r"^folder baked: it exists already"):
+        bake(network("llama"), "baked", LOVE)
     assert os.listdir(target) == ["mine"] and os.listdir(tmp_path) == ["baked"]
 
 
@@ -532,6 +535,8 @@ def test_the_command_says_what_it_wrote(network, recipe_file, command, records, 
     assert fault("bake", file, code=2).startswith("no --output")
     said = fault("bake", file, "-o", "new", "--position", "front")
     assert "{every: all}" in said and "approximate" not in said
+    said = fault("bake", file, "-o", "new", "--relative", "0.3", code=2)
+    assert said.startswith("--relative: ") and said.endswith("shows, with --coefficient")
     (run,) = records("generate", file, "--model", "other", "-p", TEXT, "-n", "1", "-c", "0")
     assert run["model"] == "other"
     assert baking.TYPES[0] == "auto"

@@ -4,48 +4,50 @@ import math
 
 import numpy as np
 import pytest
+from intervals import held, sentences, simulated
 from scipy import stats
 
 from steer_cli.measure.bootstrap import Draws, estimate
-from steer_cli.measure.share import share_of
+from steer_cli.measure.share import mean_share, share_of
 from steer_cli.measure.student import bound_of, within
 from steer_cli.measure.verdicts import chance, verdict
 from steer_cli.results import Estimate
 
-
-def sentences(draw, count, kind):
-    """The changes of sentences of 5 to 40 tokens; each has a mean of its own beside its tokens' noise."""
-    lengths = draw.integers(5, 41, count).astype(float)
-    own = {"even": draw.normal(0.2, 0.15, count), "short gain more": 3 / lengths, "skewed": None}[kind]
-    if own is None:
-        own = 0.1 + draw.gamma(2, 0.07, count)
-    return Draws(lengths * own + np.sqrt(lengths) * draw.normal(0, 0.4, count), lengths)
+MADE = {kind: sentences(kind) for kind in ("normal", "skewed as KL")}
+CELLS = [cell for cell in simulated() if max(cell.sizes) <= 16]
 
 
-def truth(kind):
-    everything = sentences(np.random.default_rng(1), 200_000, kind)
-    return everything.mean
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.name} {cell.sizes}")
+def test_95_of_100_intervals_hold_the_truth(cell):
+    """Within what so few tries can tell: 2 standard errors of the share, on top of 93 to 97."""
+    tries = 300
+    slack = 2 * math.sqrt(0.95 * 0.05 / tries)
+    assert 0.93 - slack <= 1 - sum(held(cell, tries)) <= 0.97 + slack
 
 
-@pytest.mark.parametrize("kind", ["even", "short gain more", "skewed"])
+def without_each(made):
+    """The mean without one of the draws, for each."""
+    kept = [np.delete(np.arange(len(made.sums)), number) for number in range(len(made.sums))]
+    return np.array([made.sums[some].sum() / made.counts[some].sum() for some in kept])
+
+
 @pytest.mark.parametrize("count", [8, 30])
-def test_95_of_100_intervals_hold_the_truth(kind, count):
-    """Within what 400 tries can tell: 2.5 standard errors of the share, on top of 93 to 97."""
-    draw, value, tries = np.random.default_rng(count), truth(kind), 300
-    held = 0
-    for _ in range(tries):
-        found = estimate((1.0, sentences(draw, count, kind)))
-        held += found.low <= value <= found.high
-    slack = 2.5 * math.sqrt(0.95 * 0.05 / tries)
-    assert 0.93 - slack <= held / tries <= 0.97 + slack
+def test_no_end_is_nearer_than_what_single_draws_do_to_the_mean(count):
+    """The error is the jackknife's: how far the mean moves when a draw is left out."""
+    for seed in range(20):
+        made = MADE["skewed as KL"].draw(np.random.default_rng(seed), count)
+        error = math.sqrt(np.square(without_each(made) - made.mean).sum())
+        found = estimate((1.0, made))
+        assert found.high - made.mean >= 1.9599 * error
+        assert made.mean - found.low >= 1.9599 * error
 
 
-def test_so_do_those_of_a_difference_of_two_sets():
-    draw, value, tries, held = np.random.default_rng(2), truth("even") - truth("skewed"), 200, 0
-    for _ in range(tries):
-        found = estimate((1.0, sentences(draw, 12, "even")), (-1.0, sentences(draw, 30, "skewed")))
-        held += found.low <= value <= found.high
-    assert 0.9 <= held / tries <= 0.99
+def test_one_long_sentence_does_not_hide_how_little_is_known():
+    """It agrees with the mean that it makes; the others say how far off it may be."""
+    others = np.array([1.0, -1.0, 2.0, -2.0, 0.0, 1.5, -1.5, 0.5])
+    long = Draws(np.append(5 * others, 1000 * 1.0), np.append(np.full(8, 5.0), 1000.0))
+    found = estimate((1.0, long))
+    assert found.low < others.mean() and found.high > 1.0
 
 
 def test_a_rare_word_has_an_interval_with_ends():
@@ -59,7 +61,7 @@ def test_a_rare_word_has_an_interval_with_ends():
 
 
 def test_with_many_draws_it_is_the_normal_interval():
-    made = sentences(np.random.default_rng(4), 2000, "even")
+    made = MADE["normal"].draw(np.random.default_rng(4), 2000)
     off = made.sums - made.mean * made.counts
     error = math.sqrt(len(off) * off.var(ddof=1)) / made.counts.sum()
     found = estimate((1.0, made))
@@ -69,7 +71,7 @@ def test_with_many_draws_it_is_the_normal_interval():
 
 
 def test_units_order_and_repetition():
-    made = sentences(np.random.default_rng(5), 20, "skewed")
+    made = MADE["skewed as KL"].draw(np.random.default_rng(5), 20)
     found = estimate((1.0, made))
     assert estimate((1.0, made)) == found
     twice = estimate((2.0, made))
@@ -79,7 +81,7 @@ def test_units_order_and_repetition():
 
 
 def test_a_paired_difference_is_narrower_and_that_of_the_same_is_nothing():
-    made = sentences(np.random.default_rng(6), 30, "even")
+    made = MADE["normal"].draw(np.random.default_rng(6), 30)
     noise = Draws(0.1 * np.sqrt(made.counts) * np.random.default_rng(7).normal(size=30), made.counts)
     near = Draws(made.sums + noise.sums, made.counts)
     paired, apart = estimate((1.0, near.less(made))), estimate((1.0, near), (-1.0, made))
@@ -101,6 +103,34 @@ def test_a_share_has_wilsons_interval(found, items):
     expected = stats.binomtest(found, items).proportion_ci(0.95, "wilson")
     share = share_of(found, items)
     assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("ones, draws", [(0, 8), (1, 24), (7, 24), (24, 24)])
+def test_shares_of_0_and_1_have_clopper_and_pearsons_interval(ones, draws):
+    expected = stats.binomtest(ones, draws).proportion_ci(0.95, "exact")
+    found = mean_share(Draws.of([1.0] * ones + [0.0] * (draws - ones)))
+    assert found.value == ones / draws and found.count == draws
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.012)
+
+
+@pytest.mark.parametrize("draws", [8, 24])
+def test_a_rare_completion_that_repeats_itself_is_reckoned_with(draws):
+    """The bootstrap's interval is [0, 0] wherever there is none among the draws."""
+    draw, tries = np.random.default_rng(9), 100
+    made = [Draws.of(np.where(draw.random(draws) < 0.03, 0.45, 0.0)) for _ in range(tries)]
+    found = [mean_share(part) for part in made]
+    assert sum(share.low <= 0.03 * 0.45 <= share.high for share in found) / tries >= 0.95
+    assert (
+        sum(bound.high >= 0.03 * 0.45 for bound in map(estimate, [(1.0, part) for part in made])) / tries
+        < 0.9
+    )
+
+
+def test_a_difference_of_shares_is_that_of_the_other_turned_round():
+    values = np.random.default_rng(10).normal(0.1, 0.2, 24).clip(-1, 1)
+    found, turned = (mean_share(Draws.of(side * values), least=-1.0) for side in (1, -1))
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=0.01)
+    assert mean_share(Draws.of(values[::-1]), least=-1.0) == found
 
 
 def test_a_random_vector_is_declared_to_steer_in_fewer_than_1_of_20():

@@ -109,7 +109,14 @@ def interval(sets):
             error += len(off) / (len(off) - 1) * (off**2).sum() / counts.sum() ** 2
         return value, error**0.5
 
-    value, error = of(sets)
+    value, _ = of(sets)
+    # The figure's own error is the jackknife's: how far it moves when a sentence is left out.
+    moved = [
+        of([*sets[:number], (sign, sentences[:k] + sentences[k + 1 :]), *sets[number + 1 :]])[0] - value
+        for number, (sign, sentences) in enumerate(sets)
+        for k in range(len(sentences))
+    ]
+    error = float(np.square(moved).sum()) ** 0.5
     scaled = []
     for _ in range(1500):
         again = [
@@ -119,7 +126,7 @@ def interval(sets):
         other, own = of(again)
         scaled.append((other - value) / own)
     low, high = np.quantile(scaled, [0.025, 0.975])
-    return value - high * error, value - low * error
+    return value - max(high, 1.96) * error, value - min(low, -1.96) * error
 
 
 def check(card, plain, sets):
@@ -260,6 +267,7 @@ def test_a_random_vector_does_not_steer_and_the_same_command_gives_the_same_byte
     random = recipe_file(tiny_folder("gpt2"), WEDDING | {"random": {"seed": 4}})
     first, second = (command("score", random, *written, "--jsonl") for _ in range(2))
     assert first == second and first[0] == 0
+    assert "the interval of KL is too narrow with 10 neutral sentences; give 16 or more" in first[2]
     verdict = json.loads(first[1])["verdicts"]["sentences"]
     assert verdict["direction"] == 0
 

@@ -226,3 +226,13 @@ def test_what_stands_in_the_folder_is_not_imported(with_template, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert with_template(CHATML).prompt(Chat(chat=[USER]))
+
+
+def test_a_text_that_begins_with_the_first_token_of_a_plain_template_is_no_chat(with_template):
+    from steer_cli.planning.chat_starts import begins_chat, chat_starts
+
+    tokenizer = with_template("{% for turn in messages %}User: {{ turn.content }}\n{% endfor %}")
+    starts = chat_starts(tokenizer)
+    chat = tokenizer.prompt(Chat(chat=[{"role": "user", "content": "I hate you"}]))
+    assert begins_chat(chat, starts) and not begins_chat(tokenizer.encode("Users hate you"), starts)
+    assert chat[0] == tokenizer.encode("Users hate you")[0]

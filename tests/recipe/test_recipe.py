@@ -16,7 +16,7 @@ from steer_cli.recipe import load as format_of
 from steer_cli.recipe.bundled import find, shipped
 from steer_cli.recipe.load import load
 from steer_cli.recipe.overrides import parse_override
-from steer_cli.recipe.schema import At, AtToken, Every
+from steer_cli.recipe.schema import At, AtToken, Every, Recipe
 from steer_cli.recipe.yaml_source import Document
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -567,6 +567,14 @@ def test_other_prompts_leave_the_recipe_as_it_was(tmp_path):
         RecipeError, match=r"no prompt; add `prompt: \.\.\.` to the recipe or use `prompt=TEXT`"
     ):
         load(written(tmp_path, ADDITION + "    layer: 1\n")).with_prompts([])
+
+
+def test_errors_call_a_recipe_by_its_name_or_recipe():
+    addition = {"plus": "a", "layer": 1}
+    for name, label in (("love", "love"), ("", "recipe")):
+        recipe = Recipe(name=name, additions=[addition])
+        with pytest.raises(RecipeError, match=f"^{label}: no prompt"):
+            recipe.with_prompts([])
 
 
 # ---- the file's digest

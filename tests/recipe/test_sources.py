@@ -114,7 +114,7 @@ def test_parts_are_made_in_python():
     made = Addition(texts=texts, layer=2, position="every")
     assert made == Addition(texts={"plus": COLUMN, "minus": ("b",)}, layer=2, position="every")
     stored = Addition(vector=VectorFile(file="v.safetensors", addition=1), origin="steer")
-    assert stored.origin == "steer" and stored.layers == () and not stored.one_row
+    assert stored.origin == "steer" and stored.layers == () and stored.every is None
     assert as_values(Recipe(additions=[stored]))["additions"] == [
         {
             "vector": {"file": "v.safetensors", "addition": 1},

@@ -88,6 +88,28 @@ def test_several_additions_are_numbered_in_the_title_and_in_the_table(compared):
     assert [*rows["together, layer 2"].values()] == [short(ratio) for ratio in total.ratio]
 
 
+def test_figures_stand_below_each_other_on_lines_of_a_small_terminal_whatever_the_labels(compared):
+    long = "words of praise and of affection for somebody"
+    comparison = compared(LOVE, count={"a": ["a"], long: ["b"]})
+    lines = lines_of(comparison_parts(comparison, 80), 80)
+    start = lines.index(long)
+    assert {line[:6] for line in (lines[start - 1], lines[start + 1], lines[start + 2])} == {
+        "a     ",
+        "      ",
+        "cost  ",
+    }
+    assert " words per completion" in lines[start + 1] and " nats per token: " in lines[start + 2]
+
+
+def test_a_title_without_a_file_breaks_between_what_and_how():
+    texts = {"plus": "Dear Sir or Madam, I regret to inform you", "minus": "hey dude, guess what, lol"}
+    name = f"{quoted(texts['plus'])} - {quoted(texts['minus'])}"
+    recipe = Recipe(name=name, additions=[{**texts, "layer": "33%", "position": "every"}])
+    assert title(recipe, "m").plain.splitlines() == [f"{name}   m", "× 1, layer 33%, every position"]
+    short_one = Recipe(name="Love - Hate", additions=[LOVE])
+    assert title(short_one, "m").plain == "Love - Hate × -3, layer 2, front   m"
+
+
 def test_layers_of_one_addition_share_a_row_from_least_to_most(compared):
     comparison = compared(LOVE | {"layer": [0, 1, 2, 3]})
     row = table(lines_of(acted(comparison, 200)))[f"{RATIO}, layers 0-3"]

@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
-from steer_cli.report.measures import figure, perplexities
+from steer_cli.report.measures import figure, norms_parts, perplexities, plain_table, table_width
 from steer_cli.report.numbers import exact, plain, short
-from steer_cli.results import Perplexity
+from steer_cli.results import CameTo, Norms, Perplexity
 
 
 def lines_of(table, width: int) -> list[str]:
@@ -24,6 +24,30 @@ def test_a_method_is_not_folded_at_80_columns(method):
     assert f" {method} " in line and "1,234,568" in line
     # The name is whole, on as many lines as it needs.
     assert "".join(line[:20].split(method)[0].strip() for line in lines[3:]) == name
+
+
+@pytest.mark.parametrize("columns", [2, 5, 8])
+def test_the_width_of_a_table_is_the_one_that_it_is_drawn_with(columns):
+    heads, row = ["head" * index for index in range(1, columns + 1)], ["12345"] * columns
+    table = plain_table(*heads)
+    table.add_row(*row)
+    assert max(map(len, lines_of(table, 500))) == table_width(heads, [row])
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_norms_show_as_many_positions_as_fit_whole(relative):
+    tokens = ("I", " hate", " you", " because", " nevertheless", " understanding", " it")
+    figures = tuple(1.5 + index for index in range(len(tokens)))
+    came_to = CameTo(0, 3, 0.3, 0.2377) if relative else None
+    norms = Norms(
+        "r", "m", "I hate", 0, "'a'", 3, 1, tokens, figures, figures, figures, False, came_to=came_to
+    )
+    drawn = [line for part in norms_parts([norms], 80) for line in lines_of(part, 80)]
+    (head,) = [line.split() for line in drawn if "layer" in line and "hate" in line]
+    (row,) = [line.split() for line in drawn if line.split()[:1] == ["3"]]
+    assert "5 ·nevertheless" in " ".join(head) and "understanding" not in " ".join(head)
+    assert row[-5:] == ["1.500", "2.500", "3.500", "4.500", "5.500"]
+    assert drawn[-1].strip() == "and 2 more positions (the records have all)"
 
 
 NUMBERS = [
