@@ -207,7 +207,7 @@ def score_of(
     from steer_cli.measure.card import card_of
     from steer_cli.measure.score import SEEDS, measured
     from steer_cli.measure.score_plan import rough
-    from steer_cli.sweeps.identity import WEIGHTS, fingerprint
+    from steer_cli.models.identity import WEIGHTS, fingerprint
 
     for missing, reason in plan.missing.items():
         note(f"{missing} is not measured: {reason}")

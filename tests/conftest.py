@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,23 @@ def recipe_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def two_nodes():
+    """A Ray cluster of two nodes as processes, each with room for one worker; starting it takes seconds."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, filter(None, sys.path))))
+        small = {"num_cpus": 1, "object_store_memory": 80_000_000, "memory": 4_000_000_000}
+        try:
+            made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+        except Exception as error:  # of many kinds: no shared memory, no free port, no network interface
+            pytest.skip(f"Ray starts no cluster on this machine: {error}")
+        made.add_node(**small)
+        yield made
+        ray.shutdown()
+        made.shutdown()

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     *("version", "errors", "events", "recipe", "exchange", "planning", "results"),
     *("networks", "activations", "decoding", "models"),
-    *("measure", "exports", "sweeps", "run_plan", "tuning", "api"),
+    *("workers", "measure", "exports", "sweeps", "run_plan", "tuning", "api"),
     *("report", "cli", "__main__"),
 ]
 # All that report knows: plain data.
@@ -33,7 +33,7 @@ ROOMS = {  # library -> the only places that import it
     "tokenizers": {"planning"},
     "jinja2": {"planning"},
     "huggingface_hub": {"models"},
-    "ray": {"sweeps"},
+    "ray": {"workers"},
 }
 LIGHT = {"version", "errors", "events", "recipe", "planning", "results"}
 

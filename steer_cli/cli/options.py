@@ -167,7 +167,7 @@ DeviceMap = Annotated[
 
 def _needs_ray(address: str | None) -> str | None:
     if address is not None:
-        from steer_cli.sweeps.ray_cluster import check_installed
+        from steer_cli.workers.cluster import check_installed
 
         check_installed(address)
     return address

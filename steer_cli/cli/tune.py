@@ -24,6 +24,7 @@ HELP = options.help_text(
     "steer tune love-hate --count praise --layers 0:16 --positions front",
     "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt --budget 0.05 --store trials.jsonl",
     "steer tune mine.yaml --choices mine.jsonl --jsonl | tail -1 | jq .says",
+    "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt --ray local",
 )
 
 Budget = Annotated[
@@ -95,6 +96,7 @@ def tune(
     store: Store = None,
     out: Out = None,
     plot: options.Plot = None,
+    ray: options.Ray = None,
     jsonl: output.Jsonl = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -117,10 +119,10 @@ def tune(
         files = Files(toward, away, neutral, choices, count)
         evidence = evidence_from(files, chosen, lines, column, display.note)
         plan = plan_tuning(chosen, evidence, asked, progress=display.progress, note=display.note)
-        _run(plan, Hardware(dtype, device, device_map, threads), store, out, plot, jsonl, display)
+        _run(plan, Hardware(dtype, device, device_map, threads), store, out, plot, ray, jsonl, display)
 
 
-def _run(plan, hardware, store: Path | None, out: Path | None, plot, jsonl: bool, display) -> None:
+def _run(plan, hardware, store: Path | None, out: Path | None, plot, ray, jsonl: bool, display) -> None:
     """Search, show what was found, and write the recipe; or say why there is none to write."""
     from steer_cli.cli import saving
     from steer_cli.errors import SweepError
@@ -130,7 +132,7 @@ def _run(plan, hardware, store: Path | None, out: Path | None, plot, jsonl: bool
     from steer_cli.tuning.tune import tune as run
 
     try:
-        found = run(plan, hardware, store, display.progress, display.note)
+        found = run(plan, hardware, store, display.progress, display.note, ray)
     except KeyboardInterrupt:
         display.clear()
         display.note(_left(store))

@@ -10,6 +10,7 @@ from steer_cli.errors import SweepError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.lines import Line, check_corpora, check_fit, lay_out, pads_in_front
+from steer_cli.models.identity import WEIGHTS, fingerprint
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.chat import chats_of
@@ -22,7 +23,7 @@ from steer_cli.recipe.relative import Relative, strength_of
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Coordinates, SweepPoint, figure_name
 from steer_cli.sweeps.grid import Grid, GridPoint, check_adds, parse_grid, recipe_at, swept_additions
-from steer_cli.sweeps.identity import WEIGHTS, digest_of, fingerprint, tokenizer_files
+from steer_cli.sweeps.identity import digest_of, tokenizer_files
 
 MEASURES = ("perplexity", "kl", "counts")
 

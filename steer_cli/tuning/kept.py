@@ -3,43 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from steer_cli.results import Figures, Place, Trial
 from steer_cli.results.json_values import Record
 from steer_cli.sweeps.store import Store
-from steer_cli.tuning.search import Asked, Measure
+from steer_cli.tuning.search import Asked, Measure, Request
 
 
 @dataclass
 class Kept:
-    """A measure with memory.
+    """What a store knows of trials, and may be told; without a store, nothing.
 
     Trials that are asked for together are measured together or not at all: the last bits of a figure depend
     on what else is in its passes, and may not depend on how often a search was interrupted.
     """
 
-    measure: Measure
     store: Store[Trial] | None
     read: int = 0  # trials that were in the store
 
-    def __call__(self, share: float, asked: Sequence[Asked]) -> list[Figures]:
-        """See `search.Measure`."""
+    def measuring(self, measure: Measure) -> Measure:
+        """A measure that reads what is known, and keeps what it measures."""
+
+        def remembered(share: float, asked: Sequence[Asked]) -> list[Figures]:
+            request = Request(share, tuple(asked))
+            found = self.known(request)
+            if found is None:
+                found = measure(share, asked)
+                self.keep(request, found)
+            return found
+
+        return remembered
+
+    def known(self, request: Request) -> list[Figures] | None:
+        """The figures of all trials of a request; None if any of them has to be measured."""
+        figures = self._figures()
+        wanted = [(request.share, place, coefficient) for place, coefficient in request.asked]
+        if not all(trial in figures for trial in wanted):
+            return None
+        self.read += len(wanted)
+        return [figures[trial] for trial in wanted]
+
+    def keep(self, request: Request, found: Sequence[Figures]) -> None:
+        """Store the figures of a request."""
         if self.store is None:
-            return self.measure(share, asked)
-        known = {trial.coordinates: trial.figures for trial in self.store.points}
-        wanted = [(share, place, coefficient) for place, coefficient in asked]
-        if all(one in known for one in wanted):
-            self.read += len(wanted)
-            return [known[one] for one in wanted]
-        found = self.measure(share, asked)
+            return
         trials = [
-            Trial(place, value, figures, share) for (place, value), figures in zip(asked, found, strict=True)
+            Trial(place, coefficient, figures, request.share)
+            for (place, coefficient), figures in zip(request.asked, found, strict=True)
         ]
-        self.store.append([trial for trial in trials if trial.coordinates not in known])
-        return found
+        before = self._figures()
+        self.store.append([trial for trial in trials if trial.coordinates not in before])
+
+    def _figures(self) -> dict[Hashable, Figures]:
+        points = self.store.points if self.store else ()
+        return {trial.coordinates: trial.figures for trial in points}
 
 
 def trial_of(record: Record) -> Trial:

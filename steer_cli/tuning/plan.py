@@ -11,6 +11,7 @@ from steer_cli.errors import SteerError, SweepError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.evidence import Evidence, halves
 from steer_cli.measure.score_plan import lines_of, plan_choices, plan_score
+from steer_cli.models.identity import WEIGHTS, fingerprint
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.chat import chats_of
@@ -21,7 +22,7 @@ from steer_cli.recipe.relative import Relative
 from steer_cli.recipe.schema import Addition, Recipe
 from steer_cli.results import Place, Position
 from steer_cli.sweeps.grid import GridPoint, check_adds, parse_positions, recipe_at, swept_additions
-from steer_cli.sweeps.identity import WEIGHTS, digest_of, fingerprint, tokenizer_files
+from steer_cli.sweeps.identity import digest_of, tokenizer_files
 from steer_cli.sweeps.ranges import parse_layers
 from steer_cli.tuning.parts import digests_of, part_of
 

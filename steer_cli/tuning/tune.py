@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.score_plan import plan_score
 from steer_cli.models.hardware import Hardware
+from steer_cli.models.identity import WEIGHTS, fingerprint
+from steer_cli.models.located import Located
 from steer_cli.recipe.schema import Recipe
 from steer_cli.results import Card, Searched, Trial, Tuning
 from steer_cli.run_plan import load, score_of
-from steer_cli.sweeps.identity import WEIGHTS, computes_with, fingerprint
+from steer_cli.sweeps.identity import computes_with
 from steer_cli.sweeps.store import Store
 from steer_cli.tuning.kept import Kept, trial_of
 from steer_cli.tuning.plan import TunePlan
@@ -22,6 +24,7 @@ from steer_cli.version import __version__
 
 if TYPE_CHECKING:
     from steer_cli.models.load import Model
+    from steer_cli.tuning.on_ray import Workers
     from steer_cli.tuning.vectors import PlaceVectors
 
 # Of the random vectors on the card. A search has many chances, so chance has to be known more narrowly than
@@ -37,12 +40,15 @@ def tune(
     store: Path | None = None,
     progress: Progress = silent,
     note: Note = silent,
+    ray: str | None = None,
 ) -> Tuning:
     """Search, choose, and judge what was chosen.
 
     Args:
         source: the model, or how to load it.
         store: a file that keeps finished trials, from which the same search continues.
+        ray: measure trials on the workers of this Ray cluster, `local` for one on this machine; each loads
+            the model on the hardware that `source` then is. All else happens here.
 
     Raises:
         SweepError: the store belongs to another search.
@@ -53,18 +59,20 @@ def tune(
         if store
         else nullcontext()
     )
-    with opened as held:
+    with opened as held, _elsewhere(ray, plan.located, source, progress) as workers:
         model = load(plan.located, source, progress) if isinstance(source, Hardware) else source
+        if held and held.points:
+            note(f"{store}: {len(held.points)} trials are already there")
         from steer_cli.tuning.figures import Figuring
         from steer_cli.tuning.vectors import guesses, vectors_of_places
 
-        vectors = vectors_of_places(model.network, plan, progress, note)
-        measure = Kept(Figuring(model.network, plan, vectors), held)
-        if held and held.points:
-            note(f"{store}: {len(held.points)} trials are already there")
-        found = search(
-            guesses(model.network, plan, vectors), plan.options.budget, in_turn(measure), progress=progress
+        vectors, kept = vectors_of_places(model.network, plan, progress, note), Kept(held)
+        run = (
+            workers.running(vectors, model.dtype, kept, note)
+            if workers
+            else in_turn(kept.measuring(Figuring(model.network, plan, vectors)))
         )
+        found = search(guesses(model.network, plan, vectors), plan.options.budget, run, progress=progress)
     chosen, odd = _fluent(model, plan, vectors, found, note)
     if chosen is None:
         return _tuning(plan, model, found, odd)
@@ -74,6 +82,17 @@ def tune(
     # The checks above have said what is missing.
     card = score_of(model, laid_out, progress=progress, note=silent, tried=tried, seeds=SEEDS)
     return _tuning(plan, model, found, odd, chosen, _described(recipe, plan, card), card)
+
+
+def _elsewhere(
+    ray: str | None, located: Located, source: Model | Hardware, progress: Progress
+) -> AbstractContextManager[Workers | None]:
+    """The workers that measure trials, if not this process does."""
+    if ray is None or not isinstance(source, Hardware):
+        return nullcontext()
+    from steer_cli.tuning.on_ray import workers_of
+
+    return workers_of(ray, located, source, progress)
 
 
 def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:

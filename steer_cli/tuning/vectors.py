@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
 
@@ -36,6 +36,11 @@ class PlaceVectors:
     def steering(self, place: Place, coefficient: float) -> Steering:
         """The additions of a trial with their vectors."""
         return Steering(self.plan.alignments(place, coefficient), self.at[place])
+
+    def on(self, device: torch.device | str) -> PlaceVectors:
+        """The same vectors on a device."""
+        moved = {place: tuple(vector.to(device) for vector in vectors) for place, vectors in self.at.items()}
+        return replace(self, at=moved)
 
 
 def vectors_of_places(

@@ -1,17 +1,18 @@
-"""Join a Ray cluster, or start one for this command alone; what one actor takes of its nodes."""
+"""Join a Ray cluster, or start one for this command alone; what one worker takes of its nodes."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from steer_cli.errors import SweepError
+from steer_cli.events import Progress, silent
 from steer_cli.recipe.quoting import counted
 
 LOCAL = "local"  # a cluster for this command alone, on this machine
@@ -22,14 +23,14 @@ SECONDS_TO_END = 3.0
 
 @dataclass(frozen=True)
 class Needs:
-    """What one actor takes of its node: CPU threads, accelerators, bytes of memory."""
+    """What one worker takes of its node: CPU threads, accelerators, bytes of memory."""
 
     threads: int = 1
     gpus: int = 0
     memory: int = 0
 
     def times(self, resources: dict[str, float]) -> int:
-        """How many actors a node has room for."""
+        """How many workers a node has room for."""
         rooms = [int(resources.get("CPU", 0)) // self.threads]
         if self.gpus:
             rooms.append(int(resources.get("GPU", 0)) // self.gpus)
@@ -38,27 +39,46 @@ class Needs:
         return min(rooms)
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that has been joined, and how many workers there is room for."""
+
+    ray: Any
+    address: str
+    needs: Needs  # of each worker
+    nodes: int
+    room: int
+
+
 def check_installed(address: str) -> None:
     """Raise SweepError if Ray is not installed."""
     if find_spec("ray") is None:
         raise SweepError(f"ray {address}: needs Ray; install it with: pip install 'ray>=2.50'", "ray")
 
 
-def too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
-    """Why no node has room for an actor."""
-    wanted = [counted(needs.threads, "CPU"), *([counted(needs.gpus, "GPU")] if needs.gpus else [])]
-    if needs.memory:
-        wanted.append(f"{needs.memory / 1e9:.1f} GB of memory")
-    most = max((node.get("CPU", 0) for node in nodes), default=0)
-    memory = max((node.get("memory", 0) for node in nodes), default=0)
-    return (
-        f"a worker needs {' and '.join(wanted)}, and the largest node has {most:g} CPUs and "
-        f"{memory / 1e9:.1f} GB; use fewer `threads`, `dtype=bfloat16` or larger nodes"
-    )
+@contextmanager
+def joined(address: str, needs: Callable[[bool], Needs], progress: Progress = silent) -> Iterator[Cluster]:
+    """The cluster, for as long as the context lasts; see `_connected`.
+
+    Args:
+        address: `local`, or the address of a running cluster.
+        needs: what a worker needs, given whether the cluster has accelerators.
+
+    Raises:
+        SweepError: no such cluster, or no room for a worker.
+    """
+    progress("workers", 0, None)
+    with _connected(address) as ray:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        wanted = needs(any(node.get("GPU") for node in nodes))
+        room = sum(wanted.times(node) for node in nodes)
+        if room < 1:
+            raise SweepError(f"ray {address}: {_too_small(wanted, nodes)}", "ray")
+        yield Cluster(ray, address, wanted, len(nodes), room)
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Any]:
+def _connected(address: str) -> Iterator[Any]:
     """Ray, connected; a local cluster ends with the context, and so do all processes of the work."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -91,6 +111,19 @@ def cluster(address: str) -> Iterator[Any]:
         started = _children() - before
         ray.shutdown()
         _wait_for(started)
+
+
+def _too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
+    """Why no node has room for a worker."""
+    wanted = [counted(needs.threads, "CPU"), *([counted(needs.gpus, "GPU")] if needs.gpus else [])]
+    if needs.memory:
+        wanted.append(f"{needs.memory / 1e9:.1f} GB of memory")
+    most = max((node.get("CPU", 0) for node in nodes), default=0)
+    memory = max((node.get("memory", 0) for node in nodes), default=0)
+    return (
+        f"a worker needs {' and '.join(wanted)}, and the largest node has {most:g} CPUs and "
+        f"{memory / 1e9:.1f} GB; use fewer `threads`, `dtype=bfloat16` or larger nodes"
+    )
 
 
 def _children() -> set[Any]:
