@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/steer generate king-james
 
 test: .venv/ready-test
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/ready-test
 	$(BIN)/ruff check .

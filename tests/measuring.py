@@ -4,12 +4,14 @@ One sentence at a time, whole passes, float64, no batch, no prefix reuse. It sha
 """
 
 import contextlib
+import functools
 import math
 
 import torch
 from reference import front_ids, injected, load, placements, single, tokens
 
 
+@functools.lru_cache(maxsize=2)
 def opened(folder, bos="auto"):
     """The float64 model of a folder, its tokenizer, its special tokens' names, and what stands in front."""
     model, tokenizer, names = load(folder)

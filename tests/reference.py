@@ -6,6 +6,7 @@ additions and sampling are the plain dicts that such a file holds.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -236,16 +237,35 @@ def draw(logits, row, sampling, uniform):
     return kept[-1][0]  # rounding can leave the last cumulative probability a hair under 1
 
 
-def complete(model, prompt_ids, eos_id, sampling, sample):
+def once(pass_over, seen):
+    """The same function, but no row runs twice: `seen` keeps what each has given."""
+
+    def logits(model, row):
+        key = tuple(row)
+        if key not in seen:
+            seen[key] = pass_over(model, row)
+        return seen[key]
+
+    return logits
+
+
+def complete(model, prompt_ids, eos_id, sampling, sample, logits=None):
     seed = hashlib.sha256(f"{sampling['seed']}:{sample}".encode()).digest()[:8]
     generator = torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1)
     ids = []
     for _ in range(sampling["max_new_tokens"]):
         uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
-        ids.append(draw(next_logits(model, prompt_ids + ids), prompt_ids + ids, sampling, uniform))
+        row = prompt_ids + ids
+        ids.append(draw((logits or next_logits)(model, row), row, sampling, uniform))
         if ids[-1] == eos_id:
             return {"ids": ids, "finish": "eos"}
     return {"ids": ids, "finish": "length"}
+
+
+@functools.lru_cache(maxsize=7)
+def kept(folder):
+    """What `load` gives for a folder that does not change, and what unsteered rows have given."""
+    return *load(folder), {}
 
 
 def reference(folder, prompt, additions, sampling, bos="auto", arms=("unsteered", "steered")):
@@ -255,7 +275,7 @@ def reference(folder, prompt, additions, sampling, bos="auto", arms=("unsteered"
     "additions": as `placements` gives them}. Raises ValueError where the tool reports an error.
     """
     sampling = {**SAMPLING, **sampling}
-    model, tokenizer, names = load(folder)
+    model, tokenizer, names, unsteered = kept(Path(folder))
     front = front_ids(tokenizer, names, bos)
     prompt_ids = tokens(tokenizer, front, prompt)
     eos_id = special(tokenizer, names["eos_token"]) if names["eos_token"] else None
@@ -263,7 +283,8 @@ def reference(folder, prompt, additions, sampling, bos="auto", arms=("unsteered"
     result = {"prompt": prompt_ids, "additions": placed}
     for arm in arms:
         with injected(model, placed if arm == "steered" else []):
+            logits = once(next_logits, {} if arm == "steered" else unsteered)
             numbers = range(sampling["samples"])
-            samples = [complete(model, prompt_ids, eos_id, sampling, number) for number in numbers]
-            result[arm] = {"logits": next_logits(model, prompt_ids), "samples": samples}
+            samples = [complete(model, prompt_ids, eos_id, sampling, number, logits) for number in numbers]
+            result[arm] = {"logits": logits(model, prompt_ids), "samples": samples}
     return result

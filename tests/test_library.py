@@ -67,10 +67,10 @@ def test_results_are_frozen(page):
 
 def test_records_are_what_the_commands_print(page, command):
     names, _ = page
-    model, recipe = names["model"], steer.load_recipe("love-hate")
+    model, recipe = names["model"], steer.load_recipe("love-hate", {"sampling.max_new_tokens": 8})
     Path("corpus.txt").write_text("The bride wore white.\nWe danced at the wedding.\n")
     corpus = steer.read_corpus("corpus.txt")
-    asked = ["love-hate"]
+    asked = ["love-hate", "--set", "sampling.max_new_tokens=8"]
     cases = [
         (["generate", *asked, "-n", 1, "--jsonl"], steer.generate(model, recipe, samples=1)),
         (

@@ -6,10 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import typer
+from forked import COMMAND, python
 from typer.testing import CliRunner
 
 from steer_cli.cli import app
@@ -40,35 +42,49 @@ def commands(group=None, above=()) -> dict[str, object]:
 
 @pytest.fixture
 def shell(tmp_path, real_folder):
-    """Runs a line as a user would, in an empty folder, with `steer` on the path."""
+    """Runs a line as a user would, in an empty folder, with `steer` on the path.
+
+    With `tokens`, texts are at most that long.
+    """
     shim = tmp_path / "bin" / "steer"
     shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m steer_cli "$@"\n')
-    shim.chmod(0o755)
     path = f"{shim.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
 
-    def run(line: str) -> subprocess.CompletedProcess:
+    def run(line: str, tokens: int | None = None, steer: Sequence[str] = ()) -> subprocess.CompletedProcess:
+        fewer = f" --set sampling.max_new_tokens={tokens}" if tokens else ""
+        start = f'exec {shlex.join(steer or python(COMMAND))} "$@"'
+        shim.write_text(f"#!/bin/sh\ncase $1 in generate | sweep) {start}{fewer} ;; esac\n{start}\n")
+        shim.chmod(0o755)
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
         options = {"shell": True, "cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         return subprocess.run(line, **options)
 
     return run
 
 
-@pytest.mark.parametrize("line", examples())
+@pytest.mark.parametrize("line", examples()[1:])
 def test_an_example_of_the_readme_runs(shell, line):
-    done = shell(line)
+    """With fewer tokens than it writes for a user."""
+    done = shell(line, tokens=10)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_first_example_runs_with_the_installed_script(shell):
+    script = Path(sys.executable).with_name("steer")
+    steer = [str(script)] if script.exists() else [sys.executable, "-m", "steer_cli"]
+    done = shell(examples()[0], steer=steer)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_the_guide_runs_from_top_to_bottom(shell):
-    """With fewer samples than on the page, which shows figures that take minutes."""
+    """With fewer samples and tokens than on the page, which shows figures that take minutes."""
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     commands = re.findall(r"```console\n(.*?)```", guide, re.DOTALL)
     assert len(commands) == 6
     for command in commands:
-        done = shell(re.sub(r"-n (12|64)", "-n 2", command))
+        done = shell(re.sub(r"-n (12|64)", "-n 2", command), tokens=10)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
 
@@ -78,8 +94,8 @@ def test_the_page_on_directions_runs_from_top_to_bottom(shell):
     found = re.findall(r"```(console|python)\n(.*?)```", page, re.DOTALL)
     assert len(found) >= 5
     for language, block in found:
-        python = f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}"
-        done = shell(block if language == "console" else python)
+        script = shlex.join(python(block))
+        done = shell(block if language == "console" else script, tokens=10)
         assert done.returncode == 0, f"{block}\n{done.stderr}"
         assert done.stdout.strip() or language == "python"
 
@@ -90,9 +106,9 @@ def test_the_recipe_that_travels_says_the_same_everywhere(shell):
     text, _of_llama_cpp = re.findall(r"says:\n\n```text\n(.*?)\n```", page, re.DOTALL)
     printed = []
     for language, block in found:
-        python = f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}"
+        script = shlex.join(python(block))
         done = shell(
-            block.replace("bible.yaml\n", "bible.yaml --jsonl\n") if language == "console" else python
+            block.replace("bible.yaml\n", "bible.yaml --jsonl\n") if language == "console" else script
         )
         assert done.returncode == 0, f"{block}\n{done.stderr}"
         printed.append(done.stdout)

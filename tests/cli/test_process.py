@@ -13,6 +13,7 @@ from typing import IO
 
 import pytest
 from emulator import Emulator
+from forked import python
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and signals of POSIX")
@@ -49,9 +50,9 @@ def steer(*args: object, start: str = START, env: dict[str, str | None] | None =
 
 
 def begin(*args: object, start: str = START) -> subprocess.Popen:
-    """Start the command, with its output in pipes."""
+    """Start the command, with its output in pipes, where torch is loaded already."""
     return subprocess.Popen(
-        [sys.executable, "-c", start, *map(str, args)],
+        python(start, *args),
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -368,7 +369,7 @@ def on_terminal(args: list[str], stdout: IO | None = None, **env: str) -> str:
     ours, theirs = pty.openpty()
     settings = environment(TERM="xterm-256color", COLUMNS="100", **env)
     process = subprocess.Popen(
-        [sys.executable, "-c", START, *args],
+        python(START, *args),
         env=settings,
         stdin=theirs,
         stdout=theirs if stdout is None else stdout,

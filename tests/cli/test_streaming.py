@@ -5,12 +5,13 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 from emulator import Emulator
+from forked import python
 
 from steer_cli.report.printable import visible
 
@@ -65,7 +66,7 @@ class Terminal:
         self.written, self.screen = "", Emulator(size[0])
         self._rest = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{START}{before}main()", *map(str, args)],
+            python(f"{START}{before}main()", *args),
             env=environment(**{"TERM": "xterm-256color", **env}),
             stdin=theirs,
             stdout=theirs if stdout is None else stdout,
@@ -134,6 +135,7 @@ def first_row(rows):
     return next((rows[index + 1] for index, row in enumerate(rows) if row.startswith("───")), "")
 
 
+@cache
 def plain(*args, width=100):
     """The screen of a terminal on which nothing grows."""
     size = {"size": (width, 30), "COLUMNS": str(width), "LINES": "30"}  # which rich doubts if it is dumb
@@ -144,7 +146,7 @@ def plain(*args, width=100):
 
 
 def records(*args):
-    command = [sys.executable, "-c", f"{START}main()", *map(str, args), "--jsonl"]
+    command = python(f"{START}main()", *args, "--jsonl")
     done = subprocess.run(command, env=environment(), capture_output=True, timeout=60, check=True)
     assert b"\x1b" not in done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

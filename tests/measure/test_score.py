@@ -176,15 +176,10 @@ def test_the_card_of_the_real_model_is_right(real_folder):
     addition = {"plus": " weddings", "minus": " ", "layer": 16, "coefficient": 1}
     plain = Plain(real_folder, addition, "<|endoftext|>")
     check(card, plain, sets)
-    odds = np.array([[plain.odds(item, m) for m in (0, 0.5, 1, 1.5)] for item in items])
-    means = [estimate["value"] for _, estimate in card["answers"]["log_odds"]]
-    assert means == pytest.approx(odds.mean(0), abs=1e-3)
-    slopes = np.polyfit([0, 0.5, 1, 1.5], odds.T, 1)[0]
-    found = card["arms"][0]["effects"]["choices"]
-    assert found["value"] == pytest.approx(slopes.mean(), abs=1e-3)
-    low, high = interval([(1, [[slope] for slope in slopes])])
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
-    assert card["answers"]["falling"]["value"] == np.mean(slopes < 0)
+    # Half of the multiples; the tests below fit slopes through all of them, and this pass takes long.
+    odds = np.array([[plain.odds(item, m) for m in (0, 1.5)] for item in items])
+    means = {multiple: estimate["value"] for multiple, estimate in card["answers"]["log_odds"]}
+    assert [means[0], means[1.5]] == pytest.approx(odds.mean(0), abs=1e-3)
 
 
 @pytest.mark.parametrize("position", ["front", "every", "back", {"every": "new"}, {"every": "prompt"}])
@@ -197,7 +192,10 @@ def test_choices_are_scored_as_they_would_be_written(position, records, written,
     means = [estimate["value"] for _, estimate in card["answers"]["log_odds"]]
     assert means == pytest.approx(odds.mean(0), abs=1e-3)
     slopes = np.polyfit([0, 0.5, 1, 1.5], odds.T, 1)[0]
-    assert card["arms"][0]["effects"]["choices"]["value"] == pytest.approx(slopes.mean(), abs=1e-3)
+    found = card["arms"][0]["effects"]["choices"]
+    assert found["value"] == pytest.approx(slopes.mean(), abs=1e-3)
+    low, high = interval([(1, [[slope] for slope in slopes])])
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
     assert card["answers"]["falling"]["value"] == np.mean(slopes < -1e-5)
     # With nothing of a sentence after it, no damage can be measured, which the card says.
     assert ("damage" in card["missing"]) == (position == "back")
