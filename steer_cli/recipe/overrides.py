@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -41,7 +42,8 @@ def parse_override(assignment: str, label: str | None = None) -> Override:
 def value_override(path: str, value: Any) -> Override:
     """An override of the value at a path such as `additions.0.coefficient`."""
     steps = tuple(int(step) if step.isdecimal() and len(step) < 9 else step for step in path.split("."))
-    return Override("changes", steps, value, str(value))
+    written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return Override("changes", steps, value, str(value), f"{path}={written}")
 
 
 def override(document: Document, changes: list[Override]) -> Document:

@@ -178,7 +178,7 @@ def test_all_is_every_block_and_needs_no_depth(tiny_folder):
 
 def test_all_layers_of_a_vector_that_is_zero_at_layer_0_need_a_source_layer(tiny_folder):
     same_end = every("both", plus="a calm", minus="I calm", layer="all")
-    with pytest.raises(VectorError, match=r"\(layer 0\); set `source_layer`"):
+    with pytest.raises(VectorError, match="layer 0; list other layers, or set `source_layer`"):
         steer(tiny_folder("llama"), same_end)
     steer(tiny_folder("llama"), {**same_end, "source_layer": 2}).prefilled()
 

@@ -236,7 +236,7 @@ def test_a_store_knows_every_byte_of_the_weights(command, recipe_file, tiny_fold
 def test_the_commit_of_a_hub_stands_for_the_bytes_of_its_files(
     command, recipe_file, tiny_folder, tmp_path, monkeypatch
 ):
-    from steer_cli.sweeps import identity
+    from steer_cli.models import identity
 
     snapshots = tmp_path / "models--some--model" / "snapshots"
     folder = snapshots / ("0123456789" * 4)
