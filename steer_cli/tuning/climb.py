@@ -109,7 +109,8 @@ class Ascent:
                 return
             yield from self._measure([smaller, -smaller])
             self.sign = max((1.0, -1.0), key=self._best)
-            if all(found.damage <= self.budget for found in self.figures.values()):
+            # Where other places promise much, a place that has to be looked for is not worth more.
+            if self.bar > 0 or all(found.damage <= self.budget for found in self.figures.values()):
                 return
 
     def _best(self, sign: float) -> float:

@@ -60,7 +60,7 @@ ROUNDS = (
 SPREAD = 15
 # No coefficient is larger than this times the guess, and no neighbour moves the first one further from it.
 LARGEST, FURTHEST = 30.0, 4.0
-# A place that promises less than this share of the best one so far gets no more trials in the round.
+# A place that promises less than this share of the best one gets no more trials, in this round and the next.
 HOPEFUL = 0.4
 
 
@@ -158,10 +158,11 @@ def _stride(layers: Sequence[int]) -> int:
 
 
 def _best(climbed: Climbed, count: int | None) -> list[Place]:
-    """The places that promise most, the best first; of equals, the lower layer."""
+    """The places that promise most, the best first, as far as there is hope; of equals, the lower layer."""
     ranked = sorted(climbed, key=lambda place: (-climbed[place].promise, place.layer))
+    least = HOPEFUL * climbed[ranked[0]].promise
     # Where no place promises anything, one is looked at with more evidence to make sure.
-    return [place for place in ranked if climbed[place].promise > 0][:count] or ranked[:1]
+    return [place for place in ranked if climbed[place].promise > least][:count] or ranked[:1]
 
 
 def _chain(
