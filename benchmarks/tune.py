@@ -10,7 +10,8 @@ has found is then measured on the other half. Completions are checked by neither
 
 Work is counted, not timed: the multiplications of all weights. Where three coefficients in a row do more than
 five times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
-Trials are kept in results/tune, so that an interrupted run goes on.
+Trials are kept in results/tune, so that an interrupted run goes on; concepts/grids.json has what each grid
+found.
 
 With --random, so many random vectors are tuned instead, towards the sentences of the first concept, and the
 verdicts of their cards are counted.
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +55,7 @@ from steer_cli.tuning.vectors import PlaceVectors, guesses, vectors_of_places
 MODEL = "smollm2-135m"
 SIDES = ("toward", "away")
 CONCEPTS = BENCHMARKS / "concepts"
+GRIDS = CONCEPTS / "grids.json"  # what each grid found; a grid takes ten minutes or more
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
 TOGETHER = 3  # coefficients that are measured at once, and whose damage decides about larger ones
 HOPELESS = 5  # times the budget
@@ -99,15 +100,14 @@ class Bench:
             trial_of,
             "search",
         )
-        begun, before = time.perf_counter(), self.work.done
+        before = self.work.done
         with store as held:
             kept = Kept(Figuring(self.model.network, self.plan, self.vectors), held)
             looked = look(self, kept)
-            seconds, work = time.perf_counter() - begun, self.work.done - before + looked.saved
+            work = self.work.done - before + looked.saved
         found = {
             "trials": looked.trials,
             "work": work if not kept.read else None,
-            "seconds": round(seconds, 1),
         }
         return found | (judge.held_out(looked.best) if looked.best else {"effect": 0.0})
 
@@ -172,13 +172,12 @@ def compared(
     bench = Bench(plan, model, results, work)
     on_grid = bench if grid_model is model else Bench(plan, grid_model, results, work)
     # A grid takes long, and does not change with the search.
-    kept = results / f"{name}-grid.json"
+    grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
     asked = {"read": options.read, "coefficients": options.coefficients, "dtype": grid_model.dtype}
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    if known.get("asked") != asked:
-        known = {"asked": asked, "grid": on_grid.found_by("grid", by_grid(options.coefficients), bench)}
-        kept.write_text(json.dumps(known))
-    grid, tuned = known["grid"], bench.found_by("tune", by_search, bench)
+    if grids.get(name, {}).get("asked") != asked:
+        grids[name] = {"asked": asked, **on_grid.found_by("grid", by_grid(options.coefficients), bench)}
+        GRIDS.write_text(json.dumps(grids, indent=1) + "\n")
+    grid, tuned = grids[name], bench.found_by("tune", by_search, bench)
     share = tuned["work"] / grid["work"] if tuned["work"] and grid["work"] else None
     return {"concept": name, "grid": grid, "tune": tuned, "share_of_work": share}
 
@@ -219,7 +218,7 @@ def show(found: dict[str, Any]) -> None:
         where = f"{of_way.get('layer')} {of_way.get('position')} x {of_way.get('coefficient')}"
         print(
             f"{found['concept']:10} {way:5} {where:20} effect {of_way['effect']:.3f}, damage "
-            f"{of_way.get('damage', 0):.3f}; {of_way['trials']} trials, {of_way['seconds']:.0f} s",
+            f"{of_way.get('damage', 0):.3f}; {of_way['trials']} trials",
             flush=True,
         )
     share = found["share_of_work"]
