@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steer_cli.measure.bootstrap import SHARE
 from steer_cli.measure.student import bound_of
 from steer_cli.recipe.quoting import counted
 from steer_cli.results import Comparison, compare_arms
 
 ENOUGH = 24  # samples, as many as `steer score` draws; if these show no difference, it is small
-CONFIDENCE = 0.95
 
 
 def undecided(comparison: Comparison) -> list[str]:
@@ -26,7 +26,7 @@ def undecided(comparison: Comparison) -> list[str]:
         before, after = ([[float(completion.counts[label]) for completion in arm]] for arm in arms)
         means = compare_arms(before, after)
         error = means.difference_stderr
-        bound = math.inf if error is None else error * bound_of(CONFIDENCE, len(before[0]) - 1)
+        bound = math.inf if error is None else error * bound_of(SHARE, len(before[0]) - 1)
         if abs(means.difference) <= bound:
             found.append(label)
     return found

@@ -20,6 +20,7 @@ def chat_starts(tokenizer: Tokenizer) -> frozenset[tuple[int, ...]]:
     for roles in (("user",), ("system", "user")):
         with suppress(TokenError):  # some models know no system turn
             chats = [Chat(chat=[Turn(role=role, content=said) for role in roles]) for said in "ab"]
+            tokenizer.render(dict.fromkeys(chats, "chat"))  # both in one process
             pairs = zip(*map(tokenizer.prompt, chats), strict=False)
             shared = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             starts.add(shared[:1] if tokenizer.special(shared[:1]) else shared)

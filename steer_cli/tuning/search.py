@@ -100,9 +100,9 @@ def search(
         worth[0] = Round(worth[0].share, replace(effort, shares=(1.0,), more=effort.more + 2))
     trials: list[Trial] = []
     climbed: Climbed = {}
-    for part in worth:
+    for number, part in enumerate(worth):
         chains = _chains(part, guesses, climbed)
-        counting = _counting(progress, sum(map(len, chains)), worth.index(part), len(worth))
+        counting = _counting(progress, sum(map(len, chains)), number, len(worth))
         counting(0)
         running = [_chain(places, part, guesses, budget, climbed, counting) for places in chains]
         climbed = {place: ascent for found in run(running) for place, ascent in found.items()}
