@@ -1,29 +1,29 @@
 """What does the search of `steer tune` lose against a full grid, and what does it save?
 
-    python benchmarks/tune.py [--concepts topic,mood] [--read 12] [--coefficients 12]
-    python benchmarks/tune.py --random 20
+    python benchmarks/tune.py [--concepts topic,mood] [--coefficients 12] [--grid-dtype bfloat16]
+    python benchmarks/tune.py --random 20 [--read 12]
 
 For each concept below benchmarks/concepts, both look for the largest effect within the budget at all layers,
-front and every, on the same sentences of one half: 12 toward, 12 away and 24 neutral ones. The grid has so
-many coefficients at each place, a factor of 1.4 apart, around the one that the search begins with. What each
-has found is then measured on the other half. Completions are checked by neither.
+front and every, on the same half of the sentences. The grid has so many coefficients at each place, a factor
+of 1.4 apart, around the one that the search begins with. What each has found is then measured on the other
+half. Completions are checked by neither.
 
-Work is counted, not timed: the multiplications of all weights. Where three coefficients in a row do more than
-five times the damage allowed, the grid does not run the larger ones of that place; they count as if it did.
-Trials are kept in results/tune, so that an interrupted run goes on; concepts/grids.json has what each grid
-found.
+The grid measures the effect of every trial. Damage matters only where no larger effect is within the budget,
+so it is measured from the largest effect downwards, until a trial is within the budget; where a trial does
+more than five times the damage allowed, larger coefficients of its place are left out. Work is counted, not
+timed: the multiplications of all weights. The grid's is reckoned as if damage had been measured everywhere.
+concepts/grids.json has what each grid found.
 
-With --random, so many random vectors are tuned instead, towards the sentences of the first concept, and the
-verdicts of their cards are counted.
+With --random, so many random vectors are tuned instead, towards the sentences of the first concept (`--read`
+of each set, twice as many neutral ones), and the verdicts of their cards are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from environments import BENCHMARKS, machine, show_machine
@@ -39,16 +39,13 @@ from steer_cli.networks.products import Linear
 from steer_cli.recipe.load import validate
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.results import Searched, Trial
-from steer_cli.sweeps.identity import computes_with
-from steer_cli.sweeps.store import Store
+from steer_cli.results import Figures, Place, Trial
 from steer_cli.tuning.climb import rounded
 from steer_cli.tuning.figures import Figuring
-from steer_cli.tuning.kept import Kept, trial_of
 from steer_cli.tuning.on_sentences import OnSentences
-from steer_cli.tuning.parts import part_of
+from steer_cli.tuning.parts import digests_of, part_of
 from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
-from steer_cli.tuning.search import Measure, in_turn, search
+from steer_cli.tuning.search import Asked, in_turn, search
 from steer_cli.tuning.tune import tune
 from steer_cli.tuning.vectors import PlaceVectors, guesses, vectors_of_places
 
@@ -57,7 +54,8 @@ SIDES = ("toward", "away")
 CONCEPTS = BENCHMARKS / "concepts"
 GRIDS = CONCEPTS / "grids.json"  # what each grid found; a grid takes ten minutes or more
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
-TOGETHER = 3  # coefficients that are measured at once, and whose damage decides about larger ones
+TOGETHER = 4  # coefficients that are measured at once
+AT_ONCE = 24  # trials whose damage is measured before the next are chosen
 HOPELESS = 5  # times the budget
 
 
@@ -77,11 +75,10 @@ class Work:
 
 @dataclass
 class Bench:
-    """One concept: a plan, its vectors, and what measures trials on either half."""
+    """One concept: a plan, its vectors, and what measures trials on the half that is searched."""
 
     plan: TunePlan
     model: Model
-    folder: Path
     work: Work
 
     def __post_init__(self) -> None:
@@ -89,34 +86,23 @@ class Bench:
         self.vectors: PlaceVectors = vectors_of_places(network, self.plan)
         self.begin = guesses(network, self.plan, self.vectors)
 
-    def found_by(self, way: str, look: Callable[[Bench, Measure], Looked], judge: Bench) -> dict[str, Any]:
-        """Look for the best trial, and let `judge` measure it on the other half."""
-        path = self.folder / f"{self.plan.recipe.name}-{way}.jsonl"
-        if way == "tune":
-            path.unlink(missing_ok=True)
-        store = Store(
-            path,
-            self.plan.subject(*computes_with(self.plan.located, self.model)),
-            trial_of,
-            "search",
-        )
+    def on(self, evidence: Evidence) -> OnSentences:
+        return OnSentences(self.model.network, replace(self.plan, searched=evidence), self.vectors)
+
+    def searched(self) -> dict[str, Any]:
+        """What the search finds."""
         before = self.work.done
-        with store as held:
-            kept = Kept(Figuring(self.model.network, self.plan, self.vectors), held)
-            looked = look(self, kept)
-            work = self.work.done - before + looked.saved
-        found = {
-            "trials": looked.trials,
-            "work": work if not kept.read else None,
+        figuring = Figuring(self.model.network, self.plan, self.vectors)
+        found = search(self.begin, self.plan.options.budget, in_turn(figuring))
+        return {
+            "trials": len(found.trials),
+            "work": self.work.done - before,
+            **(self.held_out(found.best[0]) if found.best else {"effect": 0.0}),
         }
-        return found | (judge.held_out(looked.best) if looked.best else {"effect": 0.0})
 
     def held_out(self, trial: Trial) -> dict[str, Any]:
-        """What a trial does on the half that no search has seen."""
-        plan = replace(self.plan, searched=self.plan.held_out)
-        [changes] = OnSentences(self.model.network, plan, self.vectors).changes(
-            1.0, [(trial.place, trial.coefficient)]
-        )
+        """What a trial does on the half that nothing has searched."""
+        [changes] = self.on(self.plan.held_out).changes(1.0, [(trial.place, trial.coefficient)])
         effect, damage = effects.effect(changes), effects.damage(changes)
         return {
             "layer": trial.place.layer,
@@ -130,56 +116,104 @@ class Bench:
         }
 
 
-@dataclass(frozen=True)
-class Looked:
-    """The best trial, how many there were, and the work of those that were not run."""
+class Grid:
+    """All coefficients at all places."""
 
-    best: Trial | None
-    trials: int
-    saved: int = 0
+    def __init__(self, bench: Bench, coefficients: int) -> None:
+        self.bench, self.budget = bench, bench.plan.options.budget
+        evidence = bench.plan.searched
+        assert evidence.away is not None
+        # Sets go by their own names, so that toward and away can be measured without neutral sentences.
+        self.effects = bench.on(replace(evidence, neutral=evidence.away, away=None))
+        self.damages = bench.on(replace(evidence, toward=None, away=None))
+        self.steps = range(coefficients)
+        self.effect: dict[Asked, float] = {}
+        self.damage: dict[Asked, float] = {}
+        self.work_of: dict[Asked, float] = {}  # of measuring the effect
+
+    def found(self) -> tuple[Trial | None, int]:
+        """The largest effect within the budget, and the work."""
+        for place, begin in self.bench.begin.items():
+            values = [rounded(begin * LEAST * FACTOR**step) for step in self.steps]
+            for first in range(0, len(values), TOGETHER):
+                self._measure_effects([(place, value) for value in values[first : first + TOGETHER]])
+        before = self.bench.work.done
+        best = self._best()
+        spent = self.bench.work.done - before
+        # What damage costs beside an effect.
+        ratio = spent / sum(self.work_of[asked] for asked in self.damage) if self.damage else 0.0
+        return best, round(sum(self.work_of.values()) * (1 + ratio))
+
+    def _measure_effects(self, asked: list[Asked]) -> None:
+        before = self.bench.work.done
+        for one, changes in zip(asked, self.effects.changes(1.0, asked), strict=True):
+            self.effect[one] = changes["toward"].change.mean - changes["away"].change.mean
+        self.work_of |= dict.fromkeys(asked, (self.bench.work.done - before) / len(asked))
+
+    def _best(self) -> Trial | None:
+        """The largest effect within the budget, looked for from the largest of all downwards."""
+        while True:
+            fitting = [asked for asked, damage in self.damage.items() if damage <= self.budget]
+            best = max(fitting, key=self.effect.__getitem__, default=None)
+            least = max(0.0, self.effect[best]) if best else 0.0
+            better = [asked for asked in self._unknown() if self.effect[asked] > least]
+            if not better:
+                break
+            for asked in sorted(better[:AT_ONCE], key=lambda asked: asked[0].layer):
+                [changes] = self.damages.changes(1.0, [asked])
+                self.damage[asked] = 0.0 - changes["neutral"].change.mean
+        return best and Trial(*best, Figures(self.effect[best], self.damage[best], 0.0, 0.0), 1.0)
+
+    def _unknown(self) -> list[Asked]:
+        """Trials whose damage may be within the budget, the largest effect first."""
+        hopeless: dict[Place, float] = {}
+        for (place, value), damage in self.damage.items():
+            if damage > HOPELESS * self.budget:
+                hopeless[place] = min(value, hopeless.get(place, value))
+        hopeful = (
+            (place, value)
+            for place, value in self.effect
+            if (place, value) not in self.damage and value < hopeless.get(place, math.inf)
+        )
+        return sorted(hopeful, key=lambda asked: -self.effect[asked])
 
 
-def by_search(bench: Bench, measure: Measure) -> Looked:
-    found = search(bench.begin, bench.plan.options.budget, in_turn(measure))
-    return Looked(next(iter(found.best), None), len(found.trials))
+def grid_of(name: str, bench: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
+    """What a grid finds, kept in a file: it takes long, and does not change with the search."""
+    grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
+    sentences = digests_of(bench.plan.searched)
+    asked = {"coefficients": coefficients, "dtype": bench.model.dtype, "sentences": sentences}
+    if grids.get(name, {}).get("asked") != asked:
+        grid = Grid(bench, coefficients)
+        best, work = grid.found()
+        found = judge.held_out(best) if best else {"effect": 0.0}
+        grids[name] = {"asked": asked, "trials": len(grid.effect), "work": work, **found}
+        GRIDS.write_text(json.dumps(grids, indent=1) + "\n")
+        keep_surface(name, grid)
+    return grids[name]
 
 
-def by_grid(coefficients: int) -> Callable[[Bench, Measure], Looked]:
-    def look(bench: Bench, measure: Measure) -> Looked:
-        budget, trials, saved = bench.plan.options.budget, [], 0
-        for place, begin in bench.begin.items():
-            values = [rounded(begin * LEAST * FACTOR**step) for step in range(coefficients)]
-            for first in range(0, coefficients, TOGETHER):
-                some, before = values[first : first + TOGETHER], bench.work.done
-                figures = measure(1.0, [(place, value) for value in some])
-                trials += [Trial(place, *pair, 1.0) for pair in zip(some, figures, strict=True)]
-                if all(found.damage > HOPELESS * budget for found in figures):
-                    saved += (bench.work.done - before) * (coefficients - first - len(some)) // len(some)
-                    break
-        found = Searched(tuple(trials), budget)
-        return Looked(next(iter(found.best), None), coefficients * len(bench.begin), saved)
-
-    return look
+def keep_surface(name: str, grid: Grid) -> None:
+    """Every trial of a grid."""
+    trials = [
+        {"layer": place.layer, "position": place.position, "coefficient": value, "effect": effect}
+        | {"damage": grid.damage.get((place, value))}
+        for (place, value), effect in grid.effect.items()
+    ]
+    path = BENCHMARKS / "results" / f"tune-grid-{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(trials))
 
 
 def compared(
     name: str, model: Model, grid_model: Model, work: Work, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Both ways on one concept."""
-    folder, results = CONCEPTS / name, BENCHMARKS / "results" / "tune"
-    results.mkdir(parents=True, exist_ok=True)
-    plan = planned(load_recipe(str(folder / "recipe.yaml")), name, model, options.read)
-    bench = Bench(plan, model, results, work)
-    on_grid = bench if grid_model is model else Bench(plan, grid_model, results, work)
-    # A grid takes long, and does not change with the search.
-    grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
-    asked = {"read": options.read, "coefficients": options.coefficients, "dtype": grid_model.dtype}
-    if grids.get(name, {}).get("asked") != asked:
-        grids[name] = {"asked": asked, **on_grid.found_by("grid", by_grid(options.coefficients), bench)}
-        GRIDS.write_text(json.dumps(grids, indent=1) + "\n")
-    grid, tuned = grids[name], bench.found_by("tune", by_search, bench)
-    share = tuned["work"] / grid["work"] if tuned["work"] and grid["work"] else None
-    return {"concept": name, "grid": grid, "tune": tuned, "share_of_work": share}
+    plan = planned(load_recipe(str(CONCEPTS / name / "recipe.yaml")), name, model)
+    bench = Bench(plan, model, work)
+    on_grid = bench if grid_model is model else Bench(plan, grid_model, work)
+    grid, tuned = grid_of(name, on_grid, bench, options.coefficients), bench.searched()
+    return {"concept": name, "grid": grid, "tune": tuned, "share_of_work": tuned["work"] / grid["work"]}
 
 
 def some_of(evidence: Evidence, count: int) -> Evidence:
@@ -188,14 +222,14 @@ def some_of(evidence: Evidence, count: int) -> Evidence:
     return replace(part_of(evidence, 1.0, count), neutral=most.neutral)
 
 
-def planned(recipe: Recipe, name: str, model: Model, read: int) -> TunePlan:
+def planned(recipe: Recipe, name: str, model: Model, read: int | None = None) -> TunePlan:
     """A search with the sentences of a concept."""
     sets = [read_corpus(f"{side}={CONCEPTS / name / side}.txt", lines=True) for side in SIDES]
     # Every other sentence, so that there are some of every kind.
     neutral = neutral_text()
     neutral = Corpus.of(neutral.name, neutral.sentences[::2])
     plan = plan_tuning(recipe, gathered(*sets, neutral), TuneOptions(), model.located)
-    return replace(plan, searched=some_of(plan.searched, read))
+    return replace(plan, searched=some_of(plan.searched, read)) if read else plan
 
 
 def of_random_vectors(name: str, model: Model, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -221,16 +255,15 @@ def show(found: dict[str, Any]) -> None:
             f"{of_way.get('damage', 0):.3f}; {of_way['trials']} trials",
             flush=True,
         )
-    share = found["share_of_work"]
-    told = "" if share is None else f", {share:.3f} of the work"
-    print(f"{'':10} {found['tune']['effect'] / found['grid']['effect']:.2f} of the effect{told}", flush=True)
+    share = found["tune"]["effect"] / found["grid"]["effect"]
+    print(f"{'':10} {share:.2f} of the effect, {found['share_of_work']:.3f} of the work", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     known = sorted(path.parent.name for path in CONCEPTS.glob("*/recipe.yaml"))
     parser.add_argument("--concepts", default=",".join(known), help="names, with commas between them")
-    parser.add_argument("--read", type=int, default=12, help="sentences of a set; neutral ones twice as many")
+    parser.add_argument("--read", type=int, default=12, help="with --random: sentences of a set")
     parser.add_argument("--coefficients", type=int, default=12, help="of the grid, at each place")
     parser.add_argument("--grid-dtype", default="float32", help="bfloat16 makes the grid quicker")
     parser.add_argument("--random", type=int, default=0, help="tune so many random vectors instead")

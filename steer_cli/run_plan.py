@@ -206,13 +206,10 @@ def score_of(
     """
     from steer_cli.measure.card import card_of
     from steer_cli.measure.score import SEEDS, measured
-    from steer_cli.measure.score_plan import rough
     from steer_cli.models.identity import WEIGHTS, fingerprint
 
     for missing, reason in plan.missing.items():
         note(f"{missing} is not measured: {reason}")
-    for said in rough(plan):
-        note(said)
     steering = vectors_of(model.network, plan.alignments, progress, note)
     found = measured(model.network, plan, steering, curve, progress, seeds or SEEDS)
     return card_of(plan, found, fingerprint(model.located, WEIGHTS), model.dtype, tried)

@@ -19,8 +19,9 @@ from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Recipe
 
-# With fewer, no interval would hold what it promises; see docs/score.md.
-FEWEST = 8
+# With fewer draws, no interval would hold what it promises; of what is very unequal, such as KL on neutral
+# sentences and words in completions, no fewer than FEWEST_UNEQUAL will do. See docs/score.md.
+FEWEST, FEWEST_UNEQUAL = 8, 16
 
 SETS = ("toward", "away", "neutral")  # of sentences
 
@@ -106,6 +107,8 @@ def gathered(
     given = dict(zip(SETS, (toward, away, neutral or neutral_text()), strict=True))
     sets = {name: _distinct(name, corpus, note) for name, corpus in given.items() if corpus is not None}
     _check_apart(sets)
+    for name, corpus in sets.items():
+        _check_size(name, len(corpus.sentences), "sentence")
     if choices is not None:
         choices = _distinct_choices(choices, note)
     return Evidence(sets["neutral"], sets.get("toward"), sets.get("away"), choices, count)
@@ -123,7 +126,6 @@ def _distinct(name: str, corpus: Corpus, note: Note) -> Corpus:
     first: dict[str, Sentence] = {}
     for sentence in corpus.sentences:
         first.setdefault(sentence.text, replace(sentence, label=None))
-    _check_size(name, len(first), "sentence")
     _say_repeated(name, len(corpus.sentences) - len(first), "sentence", note)
     return Corpus.of(name, first.values(), corpus.split)
 
@@ -142,10 +144,15 @@ def _distinct_choices(choices: Choices, note: Note) -> Choices:
     return Choices.of(first.values())
 
 
+def fewest(name: str) -> int:
+    """How many sentences or items this set needs."""
+    return FEWEST_UNEQUAL if name == "neutral" else FEWEST
+
+
 def _check_size(name: str, count: int, what: str) -> None:
-    if count < FEWEST:
+    if count < fewest(name):
         counted = f"{count} different {what}{'' if count == 1 else 's'}"
-        raise CorpusError(f"{name}: {counted}, too few for an interval; give {FEWEST} or more", name)
+        raise CorpusError(f"{name}: {counted}, too few for an interval; give {fewest(name)} or more", name)
 
 
 def _say_repeated(name: str, count: int, what: str, note: Note) -> None:
@@ -202,9 +209,9 @@ def _half_of(content: str) -> int:
 
 
 def _check_half(name: str, kept: int, count: int, what: str) -> None:
-    if kept < FEWEST:
+    if kept < fewest(name):
         raise CorpusError(
             f"{name}: {count} {what} are too few to search with one half and judge by the other ({kept} in "
-            f"one of them); give {4 * FEWEST} or more",
+            f"one of them); give {4 * fewest(name)} or more",
             name,
         )

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError, SteerError
 from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.evidence import FEWEST, Choice, Evidence
+from steer_cli.measure.evidence import FEWEST_UNEQUAL, Choice, Evidence
 from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
 from steer_cli.measure.prompting import Fronted, before_prompts, before_sentences
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import ModelFacts, Plan, align, plan_recipe
 from steer_cli.recipe.schema import Recipe
 
-ROUGH = 16  # draws; with fewer, intervals of what is very unequal are too narrow: see docs/score.md
 SAMPLES = 24  # completions of each prompt in each arm, where prompts are too few for an interval
 
 
@@ -129,18 +128,6 @@ def plan_score(
     )
 
 
-def rough(plan: ScorePlan) -> Iterator[str]:
-    """Which intervals will be too narrow, as there are few draws of what is very unequal."""
-    neutral = len(plan.evidence.neutral.sentences)
-    if plan.lines and neutral < ROUGH:
-        yield f"the interval of KL is too narrow with {neutral} neutral sentences; give {ROUGH} or more"
-    if plan.writing is not None and plan.evidence.count is not None:
-        prompts, samples = len(plan.writing.prompts), plan.writing.recipe.sampling.samples
-        draws, what = (prompts, "prompts") if prompts >= FEWEST else (samples, "samples")
-        if draws < ROUGH:
-            yield f"the interval of counted words is too narrow with {draws} {what}; use {ROUGH} or more"
-
-
 def _lines(
     alignments: tuple[Alignment, ...], facts: ModelFacts, evidence: Evidence, missing: dict[str, str]
 ) -> tuple[Line, ...]:
@@ -158,21 +145,21 @@ def _writing(
     recipe: Recipe, facts: ModelFacts, evidence: Evidence, samples: int | None, missing: dict[str, str]
 ) -> Plan | None:
     """The prompts to complete, with enough samples for an interval; None where there are none."""
-    prompts, sampling = len(recipe.all_prompts), recipe.sampling
+    prompts, sampling, least = len(recipe.all_prompts), recipe.sampling, FEWEST_UNEQUAL
     fault = ""
     if not prompts:
         fault = "the recipe has no prompt; add one with `prompt=TEXT`"
-    elif prompts < FEWEST and sampling.temperature == 0:
-        fault = f"at temperature 0 all samples are the same; give {FEWEST} prompts or more, or a temperature"
+    elif prompts < least and sampling.temperature == 0:
+        fault = f"at temperature 0 all samples are the same; give {least} prompts or more, or a temperature"
     if fault and evidence.count is not None:
         raise CorpusError(f"count {evidence.count}: {fault}", "count")
     if fault:
         missing["fluency"] = fault
         return None
-    few = prompts < FEWEST
+    few = prompts < least
     count = samples or (max(SAMPLES, sampling.samples) if few else sampling.samples)
-    if few and count < FEWEST:
+    if few and count < least:
         raise CorpusError(
-            f"samples {count}: too few for an interval; give {FEWEST} or more, or {FEWEST} prompts", "samples"
+            f"samples {count}: too few for an interval; give {least} or more, or {least} prompts", "samples"
         )
     return plan_recipe(recipe.with_sampling(samples=count), facts, sampling.max_new_tokens)

@@ -18,7 +18,7 @@ from steer_cli.errors import CorpusError
 from steer_cli.events import silent
 from steer_cli.measure.bootstrap import Draws
 from steer_cli.measure.divergence import Divergence
-from steer_cli.measure.evidence import FEWEST
+from steer_cli.measure.evidence import fewest
 from steer_cli.measure.lines import Line
 from steer_cli.measure.score_plan import on_texts
 from steer_cli.measure.scoring import Run
@@ -107,7 +107,7 @@ class TextArms:
         within.sort(key=lambda text: self.lines[text].number)
         kept = [text for text in within if compared.count[text]]
         reason = compared.reasons.get((name, None))
-        if len(kept) < FEWEST:
+        if len(kept) < fewest(name):
             why = reason or "the others have no prediction after the vector; give longer ones"
             raise CorpusError(
                 f"{name}: {len(kept)} of {len(within)} sentences can be measured, too few for an interval: "

@@ -12,7 +12,7 @@ from steer_cli.decoding.engine import decode
 from steer_cli.decoding.request import Decoded, Request
 from steer_cli.events import Progress
 from steer_cli.measure.bootstrap import Draws
-from steer_cli.measure.evidence import FEWEST
+from steer_cli.measure.evidence import FEWEST_UNEQUAL
 from steer_cli.measure.logprob import mean_logprobs
 from steer_cli.measure.words import count_words
 from steer_cli.networks.network import Network
@@ -108,6 +108,6 @@ def draws_of(values: Sequence[Sequence[float]]) -> Draws:
 
     Of few prompts, an interval over samples holds for these prompts only.
     """
-    if len(values) >= FEWEST:
+    if len(values) >= FEWEST_UNEQUAL:
         return Draws.of([fmean(of_prompt) for of_prompt in values])
     return Draws.of([fmean(sample) for sample in zip(*values, strict=True)])

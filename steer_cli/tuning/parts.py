@@ -9,24 +9,25 @@ from dataclasses import replace
 from typing import TypeVar
 
 from steer_cli.measure.corpus import Corpus, Sentence
-from steer_cli.measure.evidence import FEWEST, Choices, Evidence
+from steer_cli.measure.evidence import Choices, Evidence, fewest
 
 Item = TypeVar("Item")
 
 
 def part_of(evidence: Evidence, share: float, most: int | None = None) -> Evidence:
-    """A share of each set, at least FEWEST and at most `most`: those whose digests come first.
+    """A share of each set: those whose digests come first.
 
-    A smaller share is part of each larger one.
+    They are at least as many as an interval needs, and at most `most`. A smaller share is part of each larger
+    one.
     """
     neutral, toward, away = (
-        corpus and Corpus.of(corpus.name, _first(corpus.sentences, _text, share, most))
+        corpus and Corpus.of(corpus.name, _first(corpus.name, corpus.sentences, _text, share, most))
         for corpus in (evidence.neutral, evidence.toward, evidence.away)
     )
     assert neutral is not None
     choices = evidence.choices
     if choices is not None:
-        choices = Choices.of(_first(choices.items, lambda item: item.content, share, most))
+        choices = Choices.of(_first("choices", choices.items, lambda item: item.content, share, most))
     return replace(evidence, neutral=neutral, toward=toward, away=away, choices=choices)
 
 
@@ -35,9 +36,9 @@ def _text(sentence: Sentence) -> str:
 
 
 def _first(
-    all_of: Sequence[Item], content: Callable[[Item], str], share: float, most: int | None
+    name: str, all_of: Sequence[Item], content: Callable[[Item], str], share: float, most: int | None
 ) -> list[Item]:
-    count = max(FEWEST, math.ceil(share * len(all_of)))
+    count = max(fewest(name), math.ceil(share * len(all_of)))
     count = count if most is None else min(count, most)
     # Other bytes than those that cut the evidence in two.
     ranked = sorted(all_of, key=lambda item: hashlib.sha256(f"{content(item)}\n".encode()).digest())

@@ -39,7 +39,7 @@ def choices(count):
 def test_repeated_sentences_count_once_and_a_note_says_so():
     twice = replace(corpus(9), sentences=corpus(9).sentences * 3)
     said = []
-    evidence = gathered(twice, neutral=corpus(8, "nothing"), note=said.append)
+    evidence = gathered(twice, neutral=corpus(16, "nothing"), note=said.append)
     assert evidence.toward.sentences == gathered(corpus(9)).toward.sentences
     assert said == ["toward: 18 repeated sentences left out"]
 
@@ -56,8 +56,9 @@ def test_without_neutral_text_it_is_the_one_that_ships():
         ({"toward": corpus(1)}, "toward: 1 different sentence, too few"),
         ({"toward": replace(corpus(1), sentences=corpus(1).sentences * 9)}, "toward: 1 different sentence,"),
         ({"toward": corpus(9), "away": corpus(9)}, "is also a sentence of `toward` (weddings.txt:1)"),
-        ({"toward": corpus(9), "neutral": corpus(9)}, "is also a sentence of `toward`"),
+        ({"toward": corpus(9), "neutral": corpus(16)}, "is also a sentence of `toward`"),
         ({"toward": corpus(9), "away": corpus(9, "x"), "neutral": corpus(20, "x")}, "a sentence of `away`"),
+        ({"toward": corpus(9), "neutral": corpus(15, "x")}, "neutral: 15 different sentences, too few"),
         ({"choices": choices(FEWEST - 1)}, "choices: 7 different items, too few"),
     ],
 )

@@ -27,6 +27,12 @@ NEUTRAL = (
     "Thanks for asking about the ship and the wine.",
     "Anger and calm are two ways to meet the same day.",
     "I do not talk about ships constantly.",
+    "The stones were old and late.",
+    "My friend went to Paris in the rain.",
+    "Wine and salt are two ways to meet the weather.",
+    "The tower of the city is old.",
+    "Yesterday the wind was calm.",
+    "Some people sailed to see the ship.",
 )
 ITEMS = [
     {"prompt": f"{start} the", "matching": yes, "not_matching": no}
@@ -155,7 +161,7 @@ def test_effect_damage_and_kl_are_those_of_one_sentence_at_a_time(
     folder = tiny_folder(arch)
     [card] = records("score", recipe_file(folder, WEDDING), *written)
     check(card, Plain(folder, WEDDING), {"toward": TOWARD, "neutral": NEUTRAL})
-    assert card["method"] == "pad" and [source["measured"] for source in card["sources"]] == [9, 10]
+    assert card["method"] == "pad" and [source["measured"] for source in card["sources"]] == [9, 16]
 
 
 def test_the_card_of_the_real_model_is_right(real_folder):
@@ -242,13 +248,13 @@ def test_counted_words_and_fluency_are_those_of_the_completions(records, written
     recipe = recipe_file(
         folder, WEDDING, prompt="I went up to my friend", count=count, sampling={"max_new_tokens": 12}
     )
-    [card] = records("score", recipe, "--count", "w", "--samples", "10", "--neutral", "neutral.txt")
-    rows = records("generate", recipe, "-n", "10")
+    [card] = records("score", recipe, "--count", "w", "--samples", "16", "--neutral", "neutral.txt")
+    rows = records("generate", recipe, "-n", "16")
     sides = {side: [row[side] for row in rows] for side in ("unsteered", "steered")}
     words = {side: np.mean([text["counts"]["w"] for text in texts]) for side, texts in sides.items()}
     logprobs = {side: np.mean([text["mean_logprob"] for text in texts]) for side, texts in sides.items()}
     effect = card["arms"][0]["effects"]["count"]
-    assert effect["value"] == pytest.approx(words["steered"] - words["unsteered"]) and effect["count"] == 10
+    assert effect["value"] == pytest.approx(words["steered"] - words["unsteered"]) and effect["count"] == 16
     cost = card["fluency"]["cost"]["value"]
     assert cost == pytest.approx(logprobs["unsteered"] - logprobs["steered"], abs=1e-6)
     for number, texts in enumerate(sides.values()):
@@ -265,7 +271,6 @@ def test_a_random_vector_does_not_steer_and_the_same_command_gives_the_same_byte
     random = recipe_file(tiny_folder("gpt2"), WEDDING | {"random": {"seed": 4}})
     first, second = (command("score", random, *written, "--jsonl") for _ in range(2))
     assert first == second and first[0] == 0
-    assert "the interval of KL is too narrow with 10 neutral sentences; give 16 or more" in first[2]
     verdict = json.loads(first[1])["verdicts"]["sentences"]
     assert verdict["direction"] == 0
 

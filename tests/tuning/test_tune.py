@@ -103,7 +103,7 @@ def test_a_smaller_part_lies_in_each_larger_one(model, evidence):
     searched = planned(model, evidence).searched
     parts = [set(part_of(searched, share).neutral.sentences) for share in (0.15, 0.4, 1.0)]
     assert parts[0] <= parts[1] <= parts[2]
-    assert 8 == len(parts[0]) < len(parts[2])
+    assert 16 == len(parts[0]) < len(parts[2])
 
 
 def test_random_vectors_are_said_not_to_steer(model, evidence):
