@@ -8,10 +8,11 @@ front and every, on the same half of the sentences. The grid has so many coeffic
 of 1.4 apart, around the one that the search begins with. What each has found is then measured on the other
 half. Completions are checked by neither.
 
-The grid measures the effect of every trial. Damage matters only where no larger effect is within the budget,
-so it is measured from the largest effect downwards, until a trial is within the budget; where a trial does
-more than five times the damage allowed, larger coefficients of its place are left out. Work is counted, not
-timed: the multiplications of all weights. The grid's is reckoned as if damage had been measured everywhere.
+The grid measures the effect of every trial, with `--grid-dtype bfloat16` on a quicker model. Then it goes
+from the largest effect downwards and measures effect and damage on the model that the search has, until the
+others have less than 85 % of the largest effect within the budget; where a trial does more than five times
+the damage allowed, larger coefficients of its place are left out. Work is counted, not timed: the
+multiplications of all weights. The grid's is reckoned as if damage had been measured everywhere.
 concepts/grids.json has what each grid found.
 
 With --random, so many random vectors are tuned instead, towards the sentences of the first concept (`--read`
@@ -57,6 +58,7 @@ LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and 
 TOGETHER = 4  # coefficients that are measured at once
 AT_ONCE = 24  # trials whose damage is measured before the next are chosen
 HOPELESS = 5  # times the budget
+SURE = 0.85  # of the best effect: what the quicker model finds smaller is taken to be smaller
 
 
 class Work:
@@ -119,90 +121,76 @@ class Bench:
 class Grid:
     """All coefficients at all places."""
 
-    def __init__(self, bench: Bench, coefficients: int) -> None:
-        self.bench, self.budget = bench, bench.plan.options.budget
-        evidence = bench.plan.searched
-        assert evidence.away is not None
+    def __init__(self, screen: Bench, judge: Bench, coefficients: int) -> None:
+        self.judge, self.budget = judge, judge.plan.options.budget
+        self.values = {
+            place: [rounded(begin * LEAST * FACTOR**step) for step in range(coefficients)]
+            for place, begin in judge.begin.items()
+        }
+        self.screen = screen
+        self.effect: dict[Asked, float] = {}  # on the screen's model
+        self.figures: dict[Asked, Figures] = {}  # on the judge's
+
+    def measure_effects(self) -> int:
+        """The effect of every trial; gives the work of effects and damages."""
+        searched, before = self.screen.plan.searched, self.screen.work.done
+        assert searched.away is not None
         # Sets go by their own names, so that toward and away can be measured without neutral sentences.
-        self.effects = bench.on(replace(evidence, neutral=evidence.away, away=None))
-        self.damages = bench.on(replace(evidence, toward=None, away=None))
-        self.steps = range(coefficients)
-        self.effect: dict[Asked, float] = {}
-        self.damage: dict[Asked, float] = {}
-        self.work_of: dict[Asked, float] = {}  # of measuring the effect
-
-    def found(self) -> tuple[Trial | None, int]:
-        """The largest effect within the budget, and the work."""
-        for place, begin in self.bench.begin.items():
-            values = [rounded(begin * LEAST * FACTOR**step) for step in self.steps]
+        effects_of = self.screen.on(replace(searched, neutral=searched.away, away=None))
+        for place, values in self.values.items():
             for first in range(0, len(values), TOGETHER):
-                self._measure_effects([(place, value) for value in values[first : first + TOGETHER]])
-        before = self.bench.work.done
-        best = self._best()
-        spent = self.bench.work.done - before
-        # What damage costs beside an effect.
-        ratio = spent / sum(self.work_of[asked] for asked in self.damage) if self.damage else 0.0
-        return best, round(sum(self.work_of.values()) * (1 + ratio))
+                asked = [(place, value) for value in values[first : first + TOGETHER]]
+                for one, changes in zip(asked, effects_of.changes(1.0, asked), strict=True):
+                    self.effect[one] = changes["toward"].change.mean - changes["away"].change.mean
+        tokens = {name: self._tokens(name) for name in ("toward", "away", "neutral")}
+        neutral = tokens["neutral"] / (tokens["toward"] + tokens["away"])
+        return round((self.screen.work.done - before) * (1 + neutral))
 
-    def _measure_effects(self, asked: list[Asked]) -> None:
-        before = self.bench.work.done
-        for one, changes in zip(asked, self.effects.changes(1.0, asked), strict=True):
-            self.effect[one] = changes["toward"].change.mean - changes["away"].change.mean
-        self.work_of |= dict.fromkeys(asked, (self.bench.work.done - before) / len(asked))
+    def _tokens(self, name: str) -> int:
+        [corpus] = [corpus for corpus in self.screen.plan.searched.corpora if corpus.name == name]
+        encode = self.screen.plan.facts.tokenizer.encode
+        return sum(1 + len(encode(sentence.text)) for sentence in corpus.sentences)
 
-    def _best(self) -> Trial | None:
+    def best(self) -> Trial | None:
         """The largest effect within the budget, looked for from the largest of all downwards."""
+        figuring = Figuring(self.judge.model.network, self.judge.plan, self.judge.vectors)
         while True:
-            fitting = [asked for asked, damage in self.damage.items() if damage <= self.budget]
-            best = max(fitting, key=self.effect.__getitem__, default=None)
-            least = max(0.0, self.effect[best]) if best else 0.0
-            better = [asked for asked in self._unknown() if self.effect[asked] > least]
+            fitting = [asked for asked, found in self.figures.items() if found.damage <= self.budget]
+            best = max(fitting, key=lambda asked: self.figures[asked].effect, default=None)
+            least = max(0.0, self.figures[best].effect) if best else 0.0
+            better = [asked for asked in self._unknown() if self.effect[asked] > SURE * least]
             if not better:
-                break
-            for asked in sorted(better[:AT_ONCE], key=lambda asked: asked[0].layer):
-                [changes] = self.damages.changes(1.0, [asked])
-                self.damage[asked] = 0.0 - changes["neutral"].change.mean
-        return best and Trial(*best, Figures(self.effect[best], self.damage[best], 0.0, 0.0), 1.0)
+                return Trial(*best, self.figures[best], 1.0) if best else None
+            for place, value in sorted(better[:AT_ONCE], key=lambda asked: asked[0].layer):
+                [self.figures[place, value]] = figuring(1.0, [(place, value)])
 
     def _unknown(self) -> list[Asked]:
         """Trials whose damage may be within the budget, the largest effect first."""
         hopeless: dict[Place, float] = {}
-        for (place, value), damage in self.damage.items():
-            if damage > HOPELESS * self.budget:
+        for (place, value), found in self.figures.items():
+            if found.damage > HOPELESS * self.budget:
                 hopeless[place] = min(value, hopeless.get(place, value))
         hopeful = (
             (place, value)
             for place, value in self.effect
-            if (place, value) not in self.damage and value < hopeless.get(place, math.inf)
+            if (place, value) not in self.figures and value < hopeless.get(place, math.inf)
         )
         return sorted(hopeful, key=lambda asked: -self.effect[asked])
 
 
-def grid_of(name: str, bench: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
+def grid_of(name: str, screen: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
     """What a grid finds, kept in a file: it takes long, and does not change with the search."""
     grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
-    sentences = digests_of(bench.plan.searched)
-    asked = {"coefficients": coefficients, "dtype": bench.model.dtype, "sentences": sentences}
+    sentences = digests_of(judge.plan.searched)
+    asked = {"coefficients": coefficients, "dtype": screen.model.dtype, "sentences": sentences}
     if grids.get(name, {}).get("asked") != asked:
-        grid = Grid(bench, coefficients)
-        best, work = grid.found()
+        grid = Grid(screen, judge, coefficients)
+        work = grid.measure_effects()
+        best = grid.best()
         found = judge.held_out(best) if best else {"effect": 0.0}
         grids[name] = {"asked": asked, "trials": len(grid.effect), "work": work, **found}
         GRIDS.write_text(json.dumps(grids, indent=1) + "\n")
-        keep_surface(name, grid)
     return grids[name]
-
-
-def keep_surface(name: str, grid: Grid) -> None:
-    """Every trial of a grid."""
-    trials = [
-        {"layer": place.layer, "position": place.position, "coefficient": value, "effect": effect}
-        | {"damage": grid.damage.get((place, value))}
-        for (place, value), effect in grid.effect.items()
-    ]
-    path = BENCHMARKS / "results" / f"tune-grid-{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(trials))
 
 
 def compared(

@@ -26,12 +26,13 @@ HOPELESS = 1.3  # times the fastest at all anchors: a way this slow is not tried
 MOST_ADDED = 4  # for up to this many rows, extra rows may be run
 GAIN = 0.95  # of the time: a smaller gain may be noise, and no reason to run extra rows
 SAMPLE_BYTES = 36_000_000  # of weights of one shape: more than most caches hold, as in a real pass
-ROUNDS = 2
+ROUNDS = 3
 TOLERANCE = (
     16.0  # times the plain product's own error; a sum in another order comes to 8, shorter floats to 100
 )
 
 Times = Mapping[Way, Mapping[int, float]]  # way -> rows -> seconds
+_Made = Sequence[tuple[Tensor, Sequence[Product]]]  # what is multiplied, by each of these
 
 
 class Step(NamedTuple):
@@ -105,16 +106,20 @@ def _remembered(memory: Path) -> dict[str, Fastest]:
     known: dict[str, Fastest] = {}
     # Absent, damaged or from another release: measure again.
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        for setting, (steps, packs) in json.loads(memory.read_text(encoding="utf-8")).items():
-            read = {int(rows): Step(Way(name), run) for rows, (name, run) in steps.items()}
+        for setting, choices in json.loads(memory.read_text(encoding="utf-8")).items():
+            read = {int(rows): Step(Way(name), run) for rows, (name, run) in choices["steps"].items()}
             if {*read} == {*GRID} and {step.way.name for step in read.values()} <= names:
-                known[setting] = Fastest(read, tuple(rows for rows in packs if rows in MKL_ROWS))
+                packs = tuple(rows for rows in choices["packs"] if rows in MKL_ROWS)
+                known[setting] = Fastest(read, packs)
     return known
 
 
 def _remember(memory: Path, known: Mapping[str, Fastest]) -> None:
     plain = {
-        setting: [{rows: [step.way.name, step.rows] for rows, step in found.steps.items()}, found.packs]
+        setting: {
+            "steps": {rows: [step.way.name, step.rows] for rows, step in found.steps.items()},
+            "packs": found.packs,
+        }
         for setting, found in known.items()
     }
     written = memory.with_suffix(f".{os.getpid()}.tmp")
@@ -132,24 +137,30 @@ def measure(linears: Sequence[Linear]) -> Fastest:
     widths = {sample[0].shape[1] for sample in samples}
     inputs = {width: torch.randn(GRID[-1], width).to(dtype) for width in widths}
 
-    def seconds(way: Way, wanted: Sequence[int]) -> dict[int, float]:
-        made = [
+    def made(way: Way) -> _Made:
+        return [
             (inputs[sample[0].shape[1]], [way.product(weight, None) for weight in sample])
             for sample in samples
         ]
-        return {rows: sum(_time(products, stream[:rows]) for stream, products in made) for rows in wanted}
 
     ways = [way for way in available(dtype) if way == PLAIN or _exact_enough(way, samples[0][0])]
-    times = {way: seconds(way, ANCHORS) for way in ways}
+    products = {way: made(way) for way in ways}
+    times = _seconds(products, ANCHORS)
     best = {rows: min(taken[rows] for taken in times.values()) for rows in ANCHORS}
-    for way, taken in times.items():
-        if any(taken[rows] <= HOPELESS * best[rows] for rows in ANCHORS):
-            times[way] = taken | seconds(way, [rows for rows in GRID if rows not in taken])
+    hopeful = {
+        way: products[way]
+        for way, taken in times.items()
+        if any(taken[rows] <= HOPELESS * best[rows] for rows in ANCHORS)
+    }
+    others = _seconds(hopeful, [rows for rows in GRID if rows not in ANCHORS])
+    times = {way: taken | others.get(way, {}) for way, taken in times.items()}
     steps = choose(times)
     packs = []
     for rows in MKL_ROWS if mkl_packs(dtype) and _exact_enough(Way("mkl", 4), samples[0][0]) else ():
         # MKL packs for one number of rows, which is slow, so it is not tried again once it is far behind.
-        share = seconds(Way("mkl", rows), [rows])[rows] / times[steps[rows].way][rows]
+        way, usual = Way("mkl", rows), steps[rows].way
+        pair = _seconds({way: made(way), usual: products[usual]}, [rows])
+        share = pair[way][rows] / pair[usual][rows]
         packs += [rows] if share < GAIN else []
         if share > HOPELESS:
             break
@@ -196,12 +207,18 @@ def _exact_enough(way: Way, weight: Tensor) -> bool:
     return error(way) <= TOLERANCE * error(PLAIN)
 
 
-def _time(products: Sequence[Product], stream: Tensor) -> float:
-    """Seconds to run all of the products in sequence."""
-    best = float("inf")
+def _seconds(products: Mapping[Way, _Made], wanted: Sequence[int]) -> dict[Way, dict[int, float]]:
+    """Seconds to run all of the products of each way in sequence, the least of some rounds.
+
+    The ways take turns, so that what else the machine does for a while holds up all of them.
+    """
+    least = {way: dict.fromkeys(wanted, float("inf")) for way in products}
     for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for product in products:
-            product(stream)
-        best = min(best, time.perf_counter() - start)
-    return best
+        for rows in wanted:
+            for way, parts in products.items():
+                start = time.perf_counter()
+                for stream, chosen in parts:
+                    for product in chosen:
+                        product(stream[:rows])
+                least[way][rows] = min(least[way][rows], time.perf_counter() - start)
+    return least

@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,17 +174,19 @@ def test_a_way_that_is_hopeless_is_not_asked_for_other_rows():
     assert {step.way for step in choose(short).values()} == {PLAIN}
 
 
-def measured_with(monkeypatch, cost):
+def measured_with(monkeypatch, cost, slowness=lambda now: 1.0):
     """`measure` where products take the time that `cost` says: of a way and a number of rows."""
+    now = 0.0
 
     def product(way, weight, bias):
         def multiply(stream):
-            return (way, len(stream))
+            nonlocal now
+            now += slowness(now) * cost(way, len(stream))
 
         return multiply
 
     monkeypatch.setattr(Way, "product", product)
-    monkeypatch.setattr(chosen, "_time", lambda products, stream: cost(*products[0](stream)))
+    monkeypatch.setattr(chosen, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(chosen, "_exact_enough", lambda *_: True)
     monkeypatch.setattr(chosen, "mkl_packs", lambda _: True)
     return chosen.measure([Linear(*weights(8, 8)) for _ in range(3)])
@@ -197,6 +200,18 @@ def test_mkl_packs_for_the_numbers_of_rows_where_it_is_faster_than_all_others(mo
     mkl[8] = 1.2
     found = measured_with(monkeypatch, lambda way, rows: mkl[rows] if way.name == "mkl" else 1.0)
     assert found.packs == (16, 32), "64 rows gain less than noise"
+
+
+@pytest.mark.parametrize("begin", range(0, 400, 40))
+def test_a_machine_that_is_slow_for_a_while_makes_no_other_choice(monkeypatch, begin):
+    costs = {PLAIN: 1.0, TRANSPOSED: 1.1, ONEDNN: 0.8}
+
+    def cost(way, rows):
+        return rows**0.5 * costs.get(way, 3.0)
+
+    quiet = measured_with(monkeypatch, cost)
+    disturbed = measured_with(monkeypatch, cost, lambda now: 4.0 if begin <= now < begin + 80 else 1.0)
+    assert disturbed == quiet
 
 
 def one_after_the_other(stream, weight):
@@ -285,7 +300,7 @@ DAMAGED = {
     "no mapping": lambda text: "[1]",
     "a number": lambda text: "3",
     "other kinds": lambda text: json.dumps(dict.fromkeys(json.loads(text), 5)),
-    "no steps": lambda text: json.dumps({key: [{}, []] for key in json.loads(text)}),
+    "no steps": lambda text: json.dumps({key: {"steps": {}, "packs": []} for key in json.loads(text)}),
     "an unknown way": lambda text: text.replace("transposed", "sideways"),
     "packed for exact rows": lambda text: text.replace("transposed", "mkl"),
     "rows of another release": lambda text: text.replace('"64"', '"65"'),
@@ -311,7 +326,7 @@ def test_packs_that_mkl_is_not_asked_for_are_left_out(measuring, tmp_path):
     fastest(LAYERS, memory)
     values = json.loads(memory.read_text("utf-8"))
     (setting,) = values
-    values[setting][1] = [8, 7, 32]
+    values[setting]["packs"] = [8, 7, 32]
     memory.write_text(json.dumps(values), "utf-8")
     assert fastest(LAYERS, memory).packs == (8, 32) and len(measuring) == 1
 
