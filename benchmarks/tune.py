@@ -33,7 +33,7 @@ from torch import Tensor
 from steer_cli.api.questions import load_model, load_recipe
 from steer_cli.measure import effects
 from steer_cli.measure.corpus import Corpus, read_corpus
-from steer_cli.measure.evidence import Evidence, gathered
+from steer_cli.measure.evidence import FEWEST, Evidence, gathered
 from steer_cli.measure.neutral import neutral_text
 from steer_cli.models.load import Model
 from steer_cli.networks.products import Linear
@@ -181,8 +181,13 @@ class Grid:
 def grid_of(name: str, screen: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
     """What a grid finds, kept in a file: it takes long, and does not change with the search."""
     grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
-    sentences = digests_of(judge.plan.searched)
-    asked = {"coefficients": coefficients, "dtype": screen.model.dtype, "sentences": sentences}
+    asked = {
+        "model": MODEL,
+        "dtype": screen.model.dtype,
+        "coefficients": [coefficients, LEAST, FACTOR],
+        "budget": judge.plan.options.budget,
+        "sentences": digests_of(judge.plan.searched),
+    }
     if grids.get(name, {}).get("asked") != asked:
         grid = Grid(screen, judge, coefficients)
         work = grid.measure_effects()
@@ -243,8 +248,9 @@ def show(found: dict[str, Any]) -> None:
             f"{of_way.get('damage', 0):.3f}; {of_way['trials']} trials",
             flush=True,
         )
-    share = found["tune"]["effect"] / found["grid"]["effect"]
-    print(f"{'':10} {share:.2f} of the effect, {found['share_of_work']:.3f} of the work", flush=True)
+    best = found["grid"]["effect"]
+    share = f"{found['tune']['effect'] / best:.2f} of the effect" if best else "the grid found nothing"
+    print(f"{'':10} {share}, {found['share_of_work']:.3f} of the work", flush=True)
 
 
 def main() -> None:
@@ -256,6 +262,8 @@ def main() -> None:
     parser.add_argument("--grid-dtype", default="float32", help="bfloat16 makes the grid quicker")
     parser.add_argument("--random", type=int, default=0, help="tune so many random vectors instead")
     options = parser.parse_args()
+    if options.read < FEWEST:
+        parser.error(f"--read {options.read}: too few sentences for an interval; give {FEWEST} or more")
     here = machine()
     show_machine(here)
     model, names = load_model(MODEL, device="cpu"), options.concepts.split(",")

@@ -120,7 +120,8 @@ def plan_score(
             rows.append(() if control is None else control.rows)
             front = front if control is None else control.name.removeprefix("prompt ")
     except SteerError as error:
-        missing["prompt"] = str(error)
+        # What follows is how to give `steer generate` another text.
+        missing["prompt"] = str(error).partition(";")[0]
         fronted, front, rows = None, None, [(), ()]
     return ScorePlan(
         *(recipe, facts, evidence, alignments, lines, fronted),
