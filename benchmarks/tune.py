@@ -8,11 +8,11 @@ front and every, on the same half of the sentences. The grid has so many coeffic
 of 1.4 apart, around the one that the search begins with. What each has found is then measured on the other
 half. Completions are checked by neither.
 
-The grid measures the effect of every trial, with `--grid-dtype bfloat16` on a quicker model. Then it goes
-from the largest effect downwards and measures effect and damage on the model that the search has, until the
-others have less than 85 % of the largest effect within the budget; where a trial does more than five times
-the damage allowed, larger coefficients of its place are left out. Work is counted, not timed: the
-multiplications of all weights. The grid's is reckoned as if damage had been measured everywhere.
+The grid measures the effect of every trial, with `--grid-dtype bfloat16` on a quicker model. Where that
+finds at least 85 % of the largest effect within the budget, damage is measured on the model that the search
+has, and if it is within the budget, effect. Where a trial does more than 2.5 times the damage allowed, larger
+coefficients of its place are left out. Work is counted, not timed: the multiplications of all weights. The
+grid's is reckoned as if damage had been measured everywhere.
 concepts/grids.json has what each grid found.
 
 With --random, so many random vectors are tuned instead, towards the sentences of the first concept (`--read`
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +39,7 @@ from steer_cli.networks.products import Linear
 from steer_cli.recipe.load import validate
 from steer_cli.recipe.schema import Recipe
 from steer_cli.recipe.yaml_source import Document
-from steer_cli.results import Figures, Place, Trial
+from steer_cli.results import Figures, Trial
 from steer_cli.tuning.climb import rounded
 from steer_cli.tuning.figures import Figuring
 from steer_cli.tuning.on_sentences import OnSentences
@@ -56,8 +55,7 @@ CONCEPTS = BENCHMARKS / "concepts"
 GRIDS = CONCEPTS / "grids.json"  # what each grid found; a grid takes ten minutes or more
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
 TOGETHER = 4  # coefficients that are measured at once
-AT_ONCE = 24  # trials whose damage is measured before the next are chosen
-HOPELESS = 5  # times the budget
+HOPELESS = 2.5  # times the budget
 SURE = 0.85  # of the best effect: what the quicker model finds smaller is taken to be smaller
 
 
@@ -129,7 +127,7 @@ class Grid:
         }
         self.screen = screen
         self.effect: dict[Asked, float] = {}  # on the screen's model
-        self.figures: dict[Asked, Figures] = {}  # on the judge's
+        self.judged = 0  # trials
 
     def measure_effects(self) -> int:
         """The effect of every trial; gives the work of effects and damages."""
@@ -141,7 +139,7 @@ class Grid:
             for first in range(0, len(values), TOGETHER):
                 asked = [(place, value) for value in values[first : first + TOGETHER]]
                 for one, changes in zip(asked, effects_of.changes(1.0, asked), strict=True):
-                    self.effect[one] = changes["toward"].change.mean - changes["away"].change.mean
+                    self.effect[one] = effects.effect_value(changes)
         tokens = {name: self._tokens(name) for name in ("toward", "away", "neutral")}
         neutral = tokens["neutral"] / (tokens["toward"] + tokens["away"])
         return round((self.screen.work.done - before) * (1 + neutral))
@@ -152,30 +150,29 @@ class Grid:
         return sum(1 + len(encode(sentence.text)) for sentence in corpus.sentences)
 
     def best(self) -> Trial | None:
-        """The largest effect within the budget, looked for from the largest of all downwards."""
-        figuring = Figuring(self.judge.model.network, self.judge.plan, self.judge.vectors)
-        while True:
-            fitting = [asked for asked, found in self.figures.items() if found.damage <= self.budget]
-            best = max(fitting, key=lambda asked: self.figures[asked].effect, default=None)
-            least = max(0.0, self.figures[best].effect) if best else 0.0
-            better = [asked for asked in self._unknown() if self.effect[asked] > SURE * least]
-            if not better:
-                return Trial(*best, self.figures[best], 1.0) if best else None
-            for place, value in sorted(better[:AT_ONCE], key=lambda asked: asked[0].layer):
-                [self.figures[place, value]] = figuring(1.0, [(place, value)])
-
-    def _unknown(self) -> list[Asked]:
-        """Trials whose damage may be within the budget, the largest effect first."""
-        hopeless: dict[Place, float] = {}
-        for (place, value), found in self.figures.items():
-            if found.damage > HOPELESS * self.budget:
-                hopeless[place] = min(value, hopeless.get(place, value))
-        hopeful = (
-            (place, value)
-            for place, value in self.effect
-            if (place, value) not in self.figures and value < hopeless.get(place, math.inf)
-        )
-        return sorted(hopeful, key=lambda asked: -self.effect[asked])
+        """The largest effect within the budget."""
+        judge, searched = self.judge, self.judge.plan.searched
+        damages, everything = judge.on(replace(searched, toward=None, away=None)), judge.on(searched)
+        best: Trial | None = None
+        # Whatever the order is, the same is found; places that promise much make the rest short.
+        middle = {
+            place: self.effect[place, values[len(values) // 3]] for place, values in self.values.items()
+        }
+        for place in sorted(middle, key=lambda place: -middle[place]):
+            for value in self.values[place]:
+                least = max(0.0, best.figures.effect if best else 0.0)
+                if self.effect[place, value] <= SURE * least:
+                    continue
+                [changes] = damages.changes(1.0, [(place, value)])
+                damage = effects.damage_value(changes)
+                if damage <= self.budget:
+                    [changes] = everything.changes(1.0, [(place, value)])
+                    found = Trial(place, value, Figures(effects.effect_value(changes), damage, 0.0, 0.0), 1.0)
+                    best = found if found.figures.effect > least else best
+                self.judged += 1
+                if damage > HOPELESS * self.budget:
+                    break
+        return best
 
 
 def grid_of(name: str, screen: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
