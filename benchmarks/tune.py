@@ -1,6 +1,6 @@
 """What does the search of `steer tune` lose against a full grid, and what does it save?
 
-    python benchmarks/tune.py [--concepts topic,mood] [--coefficients 12] [--grid-dtype bfloat16]
+    python benchmarks/tune.py [--concepts topic,mood] [--coefficients 12] [--dtype bfloat16]
     python benchmarks/tune.py --random 20 [--read 12]
 
 For each concept below benchmarks/concepts, both look for the largest effect within the budget at all layers,
@@ -8,11 +8,13 @@ front and every, on the same half of the sentences. The grid has so many coeffic
 of 1.4 apart, around the one that the search begins with. What each has found is then measured on the other
 half. Completions are checked by neither.
 
-The grid measures the effect of every trial, with `--grid-dtype bfloat16` on a quicker model. Where that
-finds at least 85 % of the largest effect within the budget, damage is measured on the model that the search
-has, and if it is within the budget, effect. Where a trial does more than 2.5 times the damage allowed, larger
-coefficients of its place are left out. Work is counted, not timed: the multiplications of all weights. The
-grid's is reckoned as if damage had been measured everywhere.
+The grid measures the effect of every trial, and damage where there may be a larger effect than that of any
+trial within the budget. Of hundreds of trials, some keep to the budget on one half by chance, so it also finds
+the largest effect among those that keep to it on both. Where a trial does more than 2.5 times the damage
+allowed, larger coefficients of its place are left out. Work is counted, not timed: the multiplications of all
+weights. The grid's is reckoned as if damage had been measured everywhere. In bfloat16, which `--dtype` sets
+for both, grids are quicker on processors that have AMX.
+
 concepts/grids.json has what each grid found.
 
 With --random, so many random vectors are tuned instead, towards the sentences of the first concept (`--read`
@@ -55,8 +57,8 @@ CONCEPTS = BENCHMARKS / "concepts"
 GRIDS = CONCEPTS / "grids.json"  # what each grid found; a grid takes ten minutes or more
 LEAST, FACTOR = 0.1, 1.4  # of the coefficient that the search begins with, and between neighbours of the grid
 TOGETHER = 4  # coefficients that are measured at once
+WORSE = 0.5  # times the effect that the search found: the grid need not look at less
 HOPELESS = 2.5  # times the budget
-SURE = 0.85  # of the best effect: what the quicker model finds smaller is taken to be smaller
 
 
 class Work:
@@ -97,7 +99,7 @@ class Bench:
         return {
             "trials": len(found.trials),
             "work": self.work.done - before,
-            **(self.held_out(found.best[0]) if found.best else {"effect": 0.0}),
+            "best": self.held_out(found.best[0]) if found.best else None,
         }
 
     def held_out(self, trial: Trial) -> dict[str, Any]:
@@ -119,90 +121,101 @@ class Bench:
 class Grid:
     """All coefficients at all places."""
 
-    def __init__(self, screen: Bench, judge: Bench, coefficients: int) -> None:
-        self.judge, self.budget = judge, judge.plan.options.budget
+    def __init__(self, bench: Bench, coefficients: int) -> None:
+        self.bench, self.budget = bench, bench.plan.options.budget
         self.values = {
             place: [rounded(begin * LEAST * FACTOR**step) for step in range(coefficients)]
-            for place, begin in judge.begin.items()
+            for place, begin in bench.begin.items()
         }
-        self.screen = screen
-        self.effect: dict[Asked, float] = {}  # on the screen's model
-        self.judged = 0  # trials
+        searched, held_out = bench.plan.searched, bench.plan.held_out
+        assert searched.away is not None
+        # Sets go by their own names, so that toward and away can be measured without neutral sentences.
+        self._effects = bench.on(replace(searched, neutral=searched.away, away=None))
+        self._damages = [bench.on(replace(half, toward=None, away=None)) for half in (searched, held_out)]
+        self.effect: dict[Asked, float] = {}
 
     def measure_effects(self) -> int:
         """The effect of every trial; gives the work of effects and damages."""
-        searched, before = self.screen.plan.searched, self.screen.work.done
-        assert searched.away is not None
-        # Sets go by their own names, so that toward and away can be measured without neutral sentences.
-        effects_of = self.screen.on(replace(searched, neutral=searched.away, away=None))
+        before = self.bench.work.done
         for place, values in self.values.items():
             for first in range(0, len(values), TOGETHER):
                 asked = [(place, value) for value in values[first : first + TOGETHER]]
-                for one, changes in zip(asked, effects_of.changes(1.0, asked), strict=True):
+                for one, changes in zip(asked, self._effects.changes(1.0, asked), strict=True):
                     self.effect[one] = effects.effect_value(changes)
         tokens = {name: self._tokens(name) for name in ("toward", "away", "neutral")}
         neutral = tokens["neutral"] / (tokens["toward"] + tokens["away"])
-        return round((self.screen.work.done - before) * (1 + neutral))
+        return round((self.bench.work.done - before) * (1 + neutral))
 
     def _tokens(self, name: str) -> int:
-        [corpus] = [corpus for corpus in self.screen.plan.searched.corpora if corpus.name == name]
-        encode = self.screen.plan.facts.tokenizer.encode
+        [corpus] = [corpus for corpus in self.bench.plan.searched.corpora if corpus.name == name]
+        encode = self.bench.plan.facts.tokenizer.encode
         return sum(1 + len(encode(sentence.text)) for sentence in corpus.sentences)
 
-    def best(self) -> Trial | None:
-        """The largest effect within the budget."""
-        judge, searched = self.judge, self.judge.plan.searched
-        damages, everything = judge.on(replace(searched, toward=None, away=None)), judge.on(searched)
-        best: Trial | None = None
-        # Whatever the order is, the same is found; places that promise much make the rest short.
-        middle = {
-            place: self.effect[place, values[len(values) // 3]] for place, values in self.values.items()
-        }
-        for place in sorted(middle, key=lambda place: -middle[place]):
-            for value in self.values[place]:
-                least = max(0.0, best.figures.effect if best else 0.0)
-                if self.effect[place, value] <= SURE * least:
+    def best(self, least: float) -> tuple[Trial | None, Trial | None]:
+        """The largest effect within the budget, and the largest that keeps to it on the other half too.
+
+        Args:
+            least: an effect that the second one has to exceed.
+        """
+        best, holding = None, None
+        for place, values in self.values.items():
+            for value in values:
+                asked, effect = (place, value), self.effect[place, value]
+                if effect <= least:
                     continue
-                [changes] = damages.changes(1.0, [(place, value)])
-                damage = effects.damage_value(changes)
+                damage = self._damage(0, asked)
                 if damage <= self.budget:
-                    [changes] = everything.changes(1.0, [(place, value)])
-                    found = Trial(place, value, Figures(effects.effect_value(changes), damage, 0.0, 0.0), 1.0)
-                    best = found if found.figures.effect > least else best
-                self.judged += 1
+                    trial = Trial(place, value, Figures(effect, damage, 0.0, 0.0), 1.0)
+                    if best is None or effect > best.figures.effect:
+                        best = trial
+                    if self._damage(1, asked) <= self.budget:
+                        holding, least = trial, effect
                 if damage > HOPELESS * self.budget:
                     break
-        return best
+        return best, holding
+
+    def _damage(self, half: int, asked: Asked) -> float:
+        [changes] = self._damages[half].changes(1.0, [asked])
+        return effects.damage_value(changes)
 
 
-def grid_of(name: str, screen: Bench, judge: Bench, coefficients: int) -> dict[str, Any]:
-    """What a grid finds, kept in a file: it takes long, and does not change with the search."""
+def grid_of(name: str, bench: Bench, coefficients: int, least: float) -> dict[str, Any]:
+    """What a grid finds, kept in a file: it takes long, and does not change with the search.
+
+    Args:
+        least: an effect that need not be looked at.
+    """
     grids = json.loads(GRIDS.read_text()) if GRIDS.is_file() else {}
     asked = {
         "model": MODEL,
-        "dtype": screen.model.dtype,
+        "dtype": bench.model.dtype,
         "coefficients": [coefficients, LEAST, FACTOR],
-        "budget": judge.plan.options.budget,
-        "sentences": digests_of(judge.plan.searched),
+        "budget": bench.plan.options.budget,
+        "sentences": digests_of(bench.plan.searched),
     }
     if grids.get(name, {}).get("asked") != asked:
-        grid = Grid(screen, judge, coefficients)
-        work = grid.measure_effects()
-        best = grid.best()
-        found = judge.held_out(best) if best else {"effect": 0.0}
-        grids[name] = {"asked": asked, "trials": len(grid.effect), "work": work, **found}
+        grid = Grid(bench, coefficients)
+        work, found = grid.measure_effects(), grid.best(least)
+        best, holding = (trial and bench.held_out(trial) for trial in found)
+        grids[name] = {
+            "asked": asked,
+            "trials": len(grid.effect),
+            "work": work,
+            "best": best,
+            "holding": holding,
+        }
         GRIDS.write_text(json.dumps(grids, indent=1) + "\n")
     return grids[name]
 
 
-def compared(
-    name: str, model: Model, grid_model: Model, work: Work, options: argparse.Namespace
-) -> dict[str, Any]:
+def compared(name: str, model: Model, work: Work, coefficients: int) -> dict[str, Any]:
     """Both ways on one concept."""
     plan = planned(load_recipe(str(CONCEPTS / name / "recipe.yaml")), name, model)
     bench = Bench(plan, model, work)
-    on_grid = bench if grid_model is model else Bench(plan, grid_model, work)
-    grid, tuned = grid_of(name, on_grid, bench, options.coefficients), bench.searched()
+    tuned = bench.searched()
+    grid = grid_of(
+        name, bench, coefficients, WORSE * tuned["best"]["searched_effect"] if tuned["best"] else 0.0
+    )
     return {"concept": name, "grid": grid, "tune": tuned, "share_of_work": tuned["work"] / grid["work"]}
 
 
@@ -237,17 +250,17 @@ def of_random_vectors(name: str, model: Model, options: argparse.Namespace) -> l
 
 def show(found: dict[str, Any]) -> None:
     """One line for each way."""
-    for way in ("grid", "tune"):
-        of_way = found[way]
-        where = f"{of_way.get('layer')} {of_way.get('position')} x {of_way.get('coefficient')}"
-        print(
-            f"{found['concept']:10} {way:5} {where:20} effect {of_way['effect']:.3f}, damage "
-            f"{of_way.get('damage', 0):.3f}; {of_way['trials']} trials",
-            flush=True,
-        )
-    best = found["grid"]["effect"]
-    share = f"{found['tune']['effect'] / best:.2f} of the effect" if best else "the grid found nothing"
-    print(f"{'':10} {share}, {found['share_of_work']:.3f} of the work", flush=True)
+    for name, best in (
+        ("grid", found["grid"]["best"]),
+        ("holding", found["grid"]["holding"]),
+        ("tune", found["tune"]["best"]),
+    ):
+        told = "nothing"
+        if best is not None:
+            where = f"{best['layer']} {best['position']} x {best['coefficient']}"
+            told = f"{where:20} effect {best['effect']:.3f}, damage {best['damage']:.3f}"
+        print(f"{found['concept']:10} {name:8} {told}", flush=True)
+    print(f"{'':10} {found['share_of_work']:.3f} of the work", flush=True)
 
 
 def main() -> None:
@@ -256,22 +269,20 @@ def main() -> None:
     parser.add_argument("--concepts", default=",".join(known), help="names, with commas between them")
     parser.add_argument("--read", type=int, default=12, help="with --random: sentences of a set")
     parser.add_argument("--coefficients", type=int, default=12, help="of the grid, at each place")
-    parser.add_argument("--grid-dtype", default="float32", help="bfloat16 makes the grid quicker")
+    parser.add_argument("--dtype", default="float32", help="of the model")
     parser.add_argument("--random", type=int, default=0, help="tune so many random vectors instead")
     options = parser.parse_args()
     if options.read < FEWEST:
         parser.error(f"--read {options.read}: too few sentences for an interval; give {FEWEST} or more")
     here = machine()
     show_machine(here)
-    model, names = load_model(MODEL, device="cpu"), options.concepts.split(",")
+    model, names = load_model(MODEL, device="cpu", dtype=options.dtype), options.concepts.split(",")
     if options.random:
         kind, rows = "random", of_random_vectors(names[0], model, options)
     else:
         kind, rows, work = "concepts", [], Work()
-        same = options.grid_dtype == model.dtype
-        grid_model = model if same else load_model(MODEL, device="cpu", dtype=options.grid_dtype)
         for name in names:
-            rows.append(compared(name, model, grid_model, work, options))
+            rows.append(compared(name, model, work, options.coefficients))
             show(rows[-1])
     results = BENCHMARKS / "results" / f"tune-{kind}.json"
     results.write_text(json.dumps({"machine": here, "options": vars(options), kind: rows}, indent=1))
