@@ -9,11 +9,11 @@ of 1.4 apart, around the one that the search begins with. What each has found is
 half. Completions are checked by neither.
 
 The grid measures the effect of every trial, and damage where there may be a larger effect than that of any
-trial within the budget. Of hundreds of trials, some keep to the budget on one half by chance, so it also finds
-the largest effect among those that keep to it on both. Where a trial does more than 2.5 times the damage
-allowed, larger coefficients of its place are left out. Work is counted, not timed: the multiplications of all
-weights. The grid's is reckoned as if damage had been measured everywhere. In bfloat16, which `--dtype` sets
-for both, grids are quicker on processors that have AMX.
+trial within the budget. Of hundreds of trials, some keep to the budget on one half by chance, so it also
+finds the largest effect among those that keep to it on both. Where a trial does more than 2.5 times the
+damage allowed, larger coefficients of its place are left out. Work is counted, not timed: the multiplications
+of all weights. The grid's is reckoned as if damage had been measured everywhere. In bfloat16, which `--dtype`
+sets for both, grids are quicker on processors that have AMX.
 
 concepts/grids.json has what each grid found.
 
