@@ -94,10 +94,29 @@ def _connected(address: str) -> Iterator[Any]:
     else:
         options["address"] = address
     try:
+        _join(ray, address, options)
+    except BaseException:  # Ctrl-C too; Ray does not know yet of all that it has started
+        _kill_since(before)
+        ray.shutdown()
+        raise
+    try:
+        yield ray
+    finally:
+        started = _children() - before
+        ray.shutdown()
+        _wait_for(started)
+
+
+def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Connect Ray to a cluster, or have it start one.
+
+    Raises:
+        SweepError: there is no such cluster.
+    """
+    try:
         _check_reachable(address)
         ray.init(**options)
     except (ray.exceptions.RayError, ValueError, RuntimeError, OSError, OverflowError, ImportError) as error:
-        ray.shutdown()
         said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         reason = said.splitlines()[0].removesuffix(".")
         raise SweepError(
@@ -105,12 +124,6 @@ def _connected(address: str) -> Iterator[Any]:
             "`ray start --head` prints",
             "ray",
         ) from None
-    try:
-        yield ray
-    finally:
-        started = _children() - before
-        ray.shutdown()
-        _wait_for(started)
 
 
 def _too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
@@ -131,6 +144,21 @@ def _children() -> set[Any]:
     import psutil
 
     return set(psutil.Process().children(recursive=True))
+
+
+def _kill_since(before: set[Any]) -> None:
+    """Kill all children and theirs that were not there before, also those that they are about to start."""
+    import psutil
+
+    stopped: set[Any] = set()
+    while fresh := _children() - before - stopped:
+        for process in fresh:
+            with suppress(psutil.Error):
+                process.suspend()  # it starts no more from here on, and its children stay ours
+        stopped |= fresh
+    for process in stopped:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _wait_for(processes: set[Any]) -> None:
