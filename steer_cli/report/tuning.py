@@ -36,7 +36,9 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
         verdict, colon, rest = found.says.partition(":")
         yield Text.assemble("\n", (verdict, "bold"), colon + rest)
         miss = found.searched.nearest_miss
-        yield Text(f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}")
+        yield Text(
+            f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}"
+        )
     if found.card is not None:
         yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
         yield from card_parts(found.card, width)
@@ -48,9 +50,8 @@ def _read(found: Tuning) -> str:
     trials = found.searched.trials
     sets = " and ".join(f"{count} {name}" for name, count in found.read.items())
     places = counted(len({trial.place for trial in trials}), "place")
-    return (
-        f"searched {places} in {counted(len(trials), 'trial')}, on one half of the evidence ({sets})"
-        + ("" if found.card is None else "; the card is of the other half")
+    return f"searched {places} in {counted(len(trials), 'trial')}, on one half of the evidence ({sets})" + (
+        "" if found.card is None else "; the card is of the other half"
     )
 
 

@@ -96,8 +96,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         _join(ray, address, options)
     except BaseException:  # Ctrl-C too; Ray does not know yet of all that it has started
-        _kill_since(before)
+        started = _children() - before
         ray.shutdown()
+        _kill(started, before)
         raise
     try:
         yield ray
@@ -146,19 +147,20 @@ def _children() -> set[Any]:
     return set(psutil.Process().children(recursive=True))
 
 
-def _kill_since(before: set[Any]) -> None:
-    """Kill all children and theirs that were not there before, also those that they are about to start."""
+def _kill(started: set[Any], before: set[Any]) -> None:
+    """Kill processes, and all children and theirs that were not there before."""
     import psutil
 
     stopped: set[Any] = set()
-    while fresh := _children() - before - stopped:
+    while fresh := (started | _children()) - before - stopped:
         for process in fresh:
             with suppress(psutil.Error):
-                process.suspend()  # it starts no more from here on, and its children stay ours
+                process.suspend()  # from here on it starts no more, and what it has started stays a child
         stopped |= fresh
     for process in stopped:
         with suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(stopped, SECONDS_TO_END)
 
 
 def _wait_for(processes: set[Any]) -> None:

@@ -37,8 +37,8 @@ class Actor:
     """Runs in a process of its own on a node of the cluster."""
 
     def __init__(self) -> None:
-        # Threads that spin while they wait would take the other actors' cores. OpenMP reads this when torch is
-        # loaded, which unpickling the work may do: it comes later, with `start`.
+        # Threads that spin while they wait would take the other actors' cores. OpenMP reads this when torch
+        # is loaded, which unpickling the work may do: it comes later, with `start`.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         self._function: Callable[[Any], Any] | None = None
 
@@ -129,8 +129,8 @@ class Pool:
                 heard = time.monotonic()
             elif time.monotonic() - heard > PATIENCE and not self._any_placed:
                 raise self._error(
-                    f"no node has had room for a worker for {PATIENCE:.0f} s; wait until the cluster has free "
-                    "CPUs and memory"
+                    f"no node has had room for a worker for {PATIENCE:.0f} s; wait until the cluster has "
+                    "free CPUs and memory"
                 )
         if failed:
             raise failed[min(failed)]
@@ -212,10 +212,10 @@ class Pool:
         key = None if task is None else task.key
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] >= MOST_DEATHS:
+            said = " ".join(str(error).split())[:160]
             raise self._error(
-                f"{MOST_DEATHS} workers died on the same task (last error: "
-                f"{' '.join(str(error).split())[:160]}); raise `threads` so that fewer workers share a node's "
-                "memory"
+                f"{MOST_DEATHS} workers died on the same task (last error: {said}); raise `threads` so that "
+                "fewer workers share a node's memory"
             )
         if task is not None:
             self._waiting.insert(0, task)
