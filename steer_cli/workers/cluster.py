@@ -117,14 +117,17 @@ def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
     try:
         _check_reachable(address)
         ray.init(**options)
-    except (ray.exceptions.RayError, ValueError, RuntimeError, OSError, OverflowError, ImportError) as error:
+    except Exception as error:  # of many kinds; a plain one where a node does not come up in time
         said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         reason = said.splitlines()[0].removesuffix(".")
-        raise SweepError(
-            f"ray {address}: no cluster to join: {reason[:160]}; write `ray=local`, or the address that "
-            "`ray start --head` prints",
-            "ray",
-        ) from None
+        if address == LOCAL:
+            what, remedy = "Ray does not start here", "try again when the machine is less busy"
+        else:
+            what, remedy = (
+                "no cluster to join",
+                "write `ray=local`, or the address that `ray start --head` prints",
+            )
+        raise SweepError(f"ray {address}: {what}: {reason[:160]}; {remedy}", "ray") from None
 
 
 def _too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:

@@ -162,12 +162,12 @@ def test_patience_is_not_for_a_model_that_loads_slowly(two_nodes, tmp_path, monk
         time.sleep(2.5)  # several times as long as the pool waits before it looks at the clock
         (tmp_path / "loaded").touch()
 
-    loading = threading.Thread(target=meanwhile)
+    loading = threading.Thread(target=meanwhile, daemon=True)
     loading.start()
     with pool_of(two_nodes, SlowStart(tmp_path), most=1) as pool:
         pool.submit(0, -3)
         assert list(pool.finished()) == [(0, 3)]
-    loading.join()
+    loading.join(10)
 
 
 def test_a_cluster_that_has_no_room_is_one_line(two_nodes, tmp_path, monkeypatch):
