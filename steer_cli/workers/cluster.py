@@ -95,7 +95,7 @@ def _connected(address: str) -> Iterator[Any]:
         options["address"] = address
     try:
         _join(ray, address, options)
-    except BaseException:  # Ctrl-C too; Ray does not know yet of all that it has started
+    except BaseException:  # Ctrl-C too; Ray knows not yet all that it has started, and its agents outlive it
         started = _children() - before
         ray.shutdown()
         _kill(started, before)
