@@ -201,7 +201,7 @@ def score_of(
 
     Args:
         curve: also measure multiples of the coefficient on sentences.
-        tried: of how many recipes this one did best, if it was chosen by other evidence of the same kind.
+        tried: number of candidates this recipe was selected from on held-out evidence; 1 if none.
         seeds: of the random vectors; more of them tell more narrowly what chance does.
     """
     from steer_cli.measure.card import card_of

@@ -304,6 +304,8 @@ def two_nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Nodes of a real cluster know nothing of what the command has set where it runs.
+        patch.delenv("OMP_WAIT_POLICY", raising=False)
         patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, filter(None, sys.path))))
         small = {"num_cpus": 1, "object_store_memory": 80_000_000, "memory": 4_000_000_000}
         try:

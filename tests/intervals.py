@@ -1,4 +1,4 @@
-"""How many of 100 intervals hold the truth, over sets drawn from populations whose mean is known.
+"""How many of 100 intervals cover the true value, over sets drawn from populations whose mean is known.
 
     .venv/bin/python tests/intervals.py --sets 2000
 
@@ -223,7 +223,7 @@ def main() -> None:
     options = parser.parse_args()
     kinds = [kind for kind in (simulated, measured) if options.only in (None, kind.__name__)]
     for cells in kinds:
-        print("\n| figure | draws | hold the truth | lie above it | lie below it |\n|---|---|---|---|---|")
+        print("\n| figure | draws | cover the true value | too high | too low |\n|---|---|---|---|---|")
         for cell in cells():
             above, below = held(cell, options.sets)
             shares = " | ".join(f"{100 * share:.1f}" for share in (1 - above - below, above, below))

@@ -64,7 +64,7 @@ def bake(
         raise WrongUsage("no --output: name a new folder, as in -o ./steered")
     asked = direction.Direction(plus, minus, layer, coefficient, position)
     check_new(folder)
-    saving.check_apart(save, folder)
+    saving.check_apart({"--output": folder, "--save": save})
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False, direction=asked, save=save)
     check_position(chosen)
     with Display() as display:

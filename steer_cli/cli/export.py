@@ -73,7 +73,7 @@ def export(
         raise WrongUsage(f"no --output: name a file that ends in {SUFFIXES}")
     asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
     check_file(file)
-    saving.check_apart(save, file)
+    saving.check_apart({"--output": file, "--save": save})
     chosen = recipe_from(recipe, set, None, None, model, needs_prompt=False, direction=asked, save=save)
     with Display() as display:
         located, facts = found_model(chosen, display)

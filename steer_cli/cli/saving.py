@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from steer_cli.errors import RecipeError
@@ -39,10 +40,18 @@ def check_free(file: Path | None, option: str = "--save") -> None:
         raise RecipeError([f"{option} {file}: cannot be written; choose another place"])
 
 
-def check_apart(file: Path | None, output: Path) -> None:
-    """Raise RecipeError if the recipe would be saved where the command writes its result."""
-    if file is not None and file.absolute() == output.absolute():
-        raise RecipeError([f"--save {file}: is the --output too; write another name, such as mine.yaml"])
+def check_apart(files: Mapping[str, Path | None]) -> None:
+    """Raise RecipeError if two options name the same file to write.
+
+    Args:
+        files: by option.
+    """
+    options: dict[str, str] = {}
+    for option, file in files.items():
+        if file is not None:
+            other = options.setdefault(os.path.abspath(file), option)
+            if other != option:
+                raise RecipeError([f"{option} {file}: is the {other} too; write another name"])
 
 
 def save(recipe: Recipe, file: Path | None, note: Note, option: str = "--save") -> None:

@@ -64,7 +64,8 @@ Samples = Annotated[
         metavar="COUNT",
         min=1,
         max=options.MOST_ROWS,
-        help="Completions per prompt and arm; by default 24, or the recipe's number with 8 prompts or more.",
+        help="Completions per prompt and arm; by default the recipe's number with 16 prompts or "
+        "more, else at least 24.",
     ),
 ]
 

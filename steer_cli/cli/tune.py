@@ -12,11 +12,11 @@ from steer_cli.cli.score import Away, Choices, Count, Neutral, Toward
 
 HELP = options.help_text(
     "Find layer, position and coefficient within a damage budget.\n\n"
-    "It looks for the largest effect. What that is, your evidence says, as for `steer score`: sentences "
+    "It maximises the effect on your evidence, measured as in `steer score`: sentences "
     "(--toward, --away), choices (--choices) or counted words (--count). The damage is what neutral "
     "text loses, in nats per token; 0.02 is 2 % of perplexity. Evidence is cut in two by its content: "
-    "the search reads one half, the card of the tuned recipe is of the other, so that no figure is "
-    "flattered by the search. Where nothing steers within the budget, that is the answer, with the "
+    "the search reads one half; the tuned recipe's card is measured on the other, so the search cannot "
+    "inflate it. Where nothing steers within the budget, that is the answer, with the "
     "nearest miss. --jsonl prints a record per trial, then one of what was chosen.\n\n" + options.THEIR_FILES,
     "steer tune wedding-shift --toward benchmarks/corpora/weddings.txt "
     "--away benchmarks/corpora/shipping.txt",
@@ -36,7 +36,7 @@ Oddness = Annotated[
     typer.Option(
         "--oddness",
         metavar="NATS",
-        help="The most that completions of the recipe's prompts may cost, as the unsteered model sees them.",
+        help="Maximum cost of completions: nats per token lost under the unsteered model.",
     ),
 ]
 Layers = Annotated[
@@ -105,12 +105,13 @@ def tune(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import Display, Files, evidence_from, plot_file, recipe_from
-    from steer_cli.cli.saving import check_free
+    from steer_cli.cli.saving import check_apart, check_free
     from steer_cli.models.hardware import Hardware
     from steer_cli.tuning.plan import TuneOptions, plan_tuning
 
     plot_file(plot)
     check_free(out, "--output")
+    check_apart({"--output": out, "--store": store, "--plot": plot})
     chats = direction.Chats(tuple(chat or ()), system)
     pair = direction.Direction(plus, minus)
     chosen = recipe_from(recipe, set, prompt, None, model, needs_prompt=False, direction=pair, chats=chats)
@@ -137,17 +138,29 @@ def _run(plan, hardware, store: Path | None, out: Path | None, plot, ray, jsonl:
         display.clear()
         display.note(_left(store))
         raise
-    shown = output.Output(jsonl, display, title(plan.recipe, plan.located.name))
-    printed = as_file(found.tuned) if found.tuned and found.steers and out is None else ""
-    shown.show(found.records(), tuning_parts(found, printed, shown.width), wrap=not printed)
+    tuned = found.tuned if found.steers else None
+    printed = as_file(tuned) if tuned is not None else ""
+    try:
+        # First of all: a reader that is gone, or a plot that fails, must not lose what was found.
+        if tuned is not None and out is not None:
+            saving.save(tuned, out, display.note, "--output")
+            printed = ""
+    finally:
+        shown = output.Output(jsonl, display, title(plan.recipe, plan.located.name))
+        shown.show(found.records(), tuning_parts(found, printed, shown.width), wrap=not printed)
     if plot is not None:
         from steer_cli.report import tuning_plot
 
         tuning_plot.plot(found, plot)
-    if found.tuned is not None and found.steers:
-        saving.save(found.tuned, out, display.note, "--output")
-    elif out is not None:
-        raise SweepError(f"--output {out}: not written, as there is no recipe that steers; raise --budget")
+    if out is not None and not found.steers:
+        raise SweepError(f"--output {out}: not written, as there is no recipe that steers; {_remedy(found)}")
+
+
+def _remedy(found) -> str:
+    """Which limit to loosen where no recipe steers."""
+    if not found.odd:
+        return "raise --budget"
+    return "raise --oddness" if found.card is None else "raise --oddness or --budget"
 
 
 def _left(store: Path | None) -> str:

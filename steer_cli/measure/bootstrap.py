@@ -3,9 +3,9 @@
 A figure is a weighted sum of means, each over a set of independent draws (sentences, items or completions).
 A mean is a ratio of two sums over its draws: of the values, and of what they are spread over, such as tokens.
 The interval is the studentised one (Efron and Tibshirani 1993, chapter 12.5): the standard error is that of
-the linearised ratio, computed anew for each resample. The error of the figure itself is wider, as it allows
-for each draw pulling the mean towards itself. And no end is nearer than that of the normal interval, as few
-draws may look skewed by chance. docs/score.md has the share of intervals that hold the truth, which
+the linearised ratio, computed anew for each resample. The error of the figure itself is wider: it
+corrects for each draw's leverage on the mean. And no end is nearer than that of the normal interval, as few
+draws may look skewed by chance. docs/score.md has the share of intervals that cover the true value, which
 tests/intervals.py measures.
 """
 

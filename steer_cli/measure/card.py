@@ -17,7 +17,7 @@ def card_of(plan: ScorePlan, found: Arms, revision: str, dtype: str, tried: int 
 
     Args:
         revision, dtype: of the model.
-        tried: of how many recipes this one did best, if it was chosen by other evidence of the same kind.
+        tried: number of candidates this recipe was selected from on held-out evidence; 1 if none.
     """
     changes = found.changes
     recipe = plan.recipe

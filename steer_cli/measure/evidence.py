@@ -96,7 +96,7 @@ def gathered(
             sets, or the recipe has no such words.
     """
     if toward is None and away is not None:
-        raise CorpusError("away: away from what the toward sentences say? add `toward=FILE`", "away")
+        raise CorpusError("away: needs toward sentences too; add `toward=FILE`", "away")
     if toward is None and choices is None and count is None:
         raise CorpusError(
             "nothing to measure an effect by; add `toward=FILE` (sentences), `choices=FILE` (answers) or "
@@ -136,7 +136,7 @@ def _distinct_choices(choices: Choices, note: Note) -> Choices:
         other = first.setdefault(item.content, item)
         if other.matching != item.matching:
             raise CorpusError(
-                f"choices {item.place}: the answers of {other.place} the other way round; keep one of them",
+                f"choices {item.place}: same item as {other.place} with the answers swapped; keep one",
                 "choices",
             )
     _check_size("choices", len(first), "item")

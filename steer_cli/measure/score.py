@@ -30,7 +30,7 @@ NOTHING = Estimate(0.0, 0.0, 0.0, 0)
 
 @dataclass
 class Arms:
-    """What was measured: for the steered arm, each random vector and, last, plain prompting if there is it.
+    """What was measured: for the steered arm, each random vector and, last, plain prompting where available.
 
     `effects` and `beyond` (steered less the arm) hold for each kind of evidence one value per arm.
     """

@@ -1,4 +1,4 @@
-"""Shares with their intervals, which do not take what was never seen for impossible."""
+"""Shares with intervals that do not treat unseen outcomes as impossible."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def verdict(
     if effect.value == effect.low == effect.high == 0:
         return Verdict(0, reach, "nothing changes")
     if not (effect.above_zero or effect.below_zero):
-        return Verdict(0, reach, "its interval holds 0")
+        return Verdict(0, reach, "its interval contains 0")
     direction = 1 if effect.above_zero else -1
     past = all(other.above_zero if direction > 0 else other.below_zero for other in beyond)
     if not past or abs(effect.value) <= reach:

@@ -36,7 +36,9 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
         verdict, colon, rest = found.says.partition(":")
         yield Text.assemble("\n", (verdict, "bold"), colon + rest)
         miss = found.searched.nearest_miss
-        yield Text(f"  nearest miss: {_one(miss) if miss else 'no trial beyond the budget clearly steers'}")
+        yield Text(
+            f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}"
+        )
     if found.card is not None:
         yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
         yield from card_parts(found.card, width)
@@ -48,9 +50,8 @@ def _read(found: Tuning) -> str:
     trials = found.searched.trials
     sets = " and ".join(f"{count} {name}" for name, count in found.read.items())
     places = counted(len({trial.place for trial in trials}), "place")
-    return (
-        f"searched {places} in {counted(len(trials), 'trial')}, on one half of the evidence ({sets}); "
-        "the card is of the other half"
+    return f"searched {places} in {counted(len(trials), 'trial')}, on one half of the evidence ({sets})" + (
+        "" if found.card is None else "; the card is of the other half"
     )
 
 
@@ -83,8 +84,8 @@ def _with_error(value: float, error: float | None) -> str:
 def _legend(found: Tuning) -> str:
     return (
         f"effect in {UNITS_OF_EFFECT[found.kind]}, damage in nats per token, ± 95 %; ! beyond the budget of "
-        f"{found.searched.budget:g}; read: the share of the evidence, as places that promise little are left "
-        "early" + ("; bold: chosen" if found.chosen else "")
+        f"{found.searched.budget:g}; read: the share of the evidence, as unpromising places are "
+        "dropped early" + ("; bold: chosen" if found.chosen else "")
     )
 
 

@@ -9,7 +9,7 @@ from steer_cli.results.estimate import Estimate
 
 UNITS = {
     "sentences": "nats per token",
-    "choices": "nats of log-odds per coefficient",
+    "choices": "nats of log-odds per multiple of the coefficient",
     "count": "words per completion",
 }
 # Nats per token that neutral text loses: from the first, steering harms it, from the second it ruins it.

@@ -94,23 +94,40 @@ def _connected(address: str) -> Iterator[Any]:
     else:
         options["address"] = address
     try:
-        _check_reachable(address)
-        ray.init(**options)
-    except (ray.exceptions.RayError, ValueError, RuntimeError, OSError, OverflowError, ImportError) as error:
+        _join(ray, address, options)
+    except BaseException:  # Ctrl-C too; Ray knows not yet all that it has started, and its agents outlive it
+        started = _children() - before
         ray.shutdown()
-        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-        reason = said.splitlines()[0].removesuffix(".")
-        raise SweepError(
-            f"ray {address}: no cluster to join: {reason[:160]}; write `ray=local`, or the address that "
-            "`ray start --head` prints",
-            "ray",
-        ) from None
+        _kill(started, before)
+        raise
     try:
         yield ray
     finally:
         started = _children() - before
         ray.shutdown()
         _wait_for(started)
+
+
+def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Connect Ray to a cluster, or have it start one.
+
+    Raises:
+        SweepError: there is no such cluster.
+    """
+    try:
+        _check_reachable(address)
+        ray.init(**options)
+    except Exception as error:  # of many kinds; a plain one where a node does not come up in time
+        said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        reason = said.splitlines()[0].removesuffix(".")
+        if address == LOCAL:
+            what, remedy = "Ray does not start here", "try again when the machine is less busy"
+        else:
+            what, remedy = (
+                "no cluster to join",
+                "write `ray=local`, or the address that `ray start --head` prints",
+            )
+        raise SweepError(f"ray {address}: {what}: {reason[:160]}; {remedy}", "ray") from None
 
 
 def _too_small(needs: Needs, nodes: Sequence[dict[str, float]]) -> str:
@@ -131,6 +148,22 @@ def _children() -> set[Any]:
     import psutil
 
     return set(psutil.Process().children(recursive=True))
+
+
+def _kill(started: set[Any], before: set[Any]) -> None:
+    """Kill processes, and all children and theirs that were not there before."""
+    import psutil
+
+    stopped: set[Any] = set()
+    while fresh := (started | _children()) - before - stopped:
+        for process in fresh:
+            with suppress(psutil.Error):
+                process.suspend()  # from here on it starts no more, and what it has started stays a child
+        stopped |= fresh
+    for process in stopped:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(stopped, SECONDS_TO_END)
 
 
 def _wait_for(processes: set[Any]) -> None:

@@ -18,7 +18,7 @@ from steer_cli.recipe.quoting import counted
 from steer_cli.workers.cluster import Cluster
 
 MOST_DEATHS = 3  # of actors that worked on one item, before it is blamed
-PATIENCE = 120.0  # seconds without any actor at work
+PATIENCE = 120.0  # seconds in which no node has had room for an actor
 
 
 class Work(Protocol):
@@ -36,16 +36,19 @@ class Work(Protocol):
 class Actor:
     """Runs in a process of its own on a node of the cluster."""
 
-    def __init__(self, work: Work):
-        # Threads that spin while they wait would take the other actors' cores.
+    def __init__(self) -> None:
+        # Threads that spin while they wait would take the other actors' cores. OpenMP reads this when torch
+        # is loaded, which unpickling the work may do: it comes later, with `start`.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        self._work = work
         self._function: Callable[[Any], Any] | None = None
 
-    def start(self) -> SteerError | None:
-        """Load what the work needs."""
+    def placed(self) -> None:
+        """Answers once a node has had room for the actor."""
+
+    def start(self, work: Work) -> SteerError | None:
+        """Load what the work needs, which may take as long as it likes."""
         try:
-            self._function = self._work.start()
+            self._function = work.start()
         except SteerError as error:
             return error
         return None
@@ -68,9 +71,10 @@ class Task(NamedTuple):
 
 @dataclass(eq=False)
 class Hired:
-    """An actor, and the key of what it did last."""
+    """An actor, whether it has a node yet, and the key of what it did last."""
 
     handle: Any
+    placed: bool = False
     last: int | None = None
 
 
@@ -123,9 +127,10 @@ class Pool:
                 elif finished is not None:
                     yield finished
                 heard = time.monotonic()
-            elif time.monotonic() - heard > PATIENCE and not self._at_work:
+            elif time.monotonic() - heard > PATIENCE and not self._any_placed:
                 raise self._error(
-                    f"no worker has started for {PATIENCE:.0f} s; wait until the cluster has free CPUs"
+                    f"no node has had room for a worker for {PATIENCE:.0f} s; wait until the cluster has "
+                    "free CPUs and memory"
                 )
         if failed:
             raise failed[min(failed)]
@@ -133,6 +138,10 @@ class Pool:
     @property
     def _at_work(self) -> list[Task]:
         return [task for _, task in self._doing.values() if task is not None]
+
+    @property
+    def _any_placed(self) -> bool:
+        return any(hired.placed for hired, _ in self._doing.values())
 
     def _hand_out(self, before: int | None) -> None:
         """Give resting actors the items that wait, and start as many more actors as there are items left.
@@ -168,11 +177,11 @@ class Pool:
             self.note(f"ray {cluster.address}: up to {workers} on {nodes}")
         options = {"num_cpus": needs.threads, "num_gpus": needs.gpus, "memory": needs.memory}
         options |= {"max_restarts": 0, "max_task_retries": 0}
-        handle = cluster.ray.remote(Actor).options(**options).remote(self._shared)
-        self._doing[handle.start.remote()] = Hired(handle), None
+        handle = cluster.ray.remote(Actor).options(**options).remote()
+        self._doing[handle.placed.remote()] = Hired(handle), None
 
     def _received(self, reference: Any) -> tuple[int, Any] | None:
-        """The key and the result of what an actor has finished; None if it has merely started, or died.
+        """The key and the result of what an actor has finished; None if it is merely starting, or died.
 
         Raises:
             SteerError: the actor cannot start, or too many died.
@@ -185,6 +194,10 @@ class Pool:
             raise
         except exceptions.RayError as error:
             self._bury(task, error)
+            return None
+        if not hired.placed:
+            hired.placed = True
+            self._doing[hired.handle.start.remote(self._shared)] = hired, None
             return None
         self._resting.append(hired)
         self._deaths.pop(None if task is None else task.key, None)
@@ -199,13 +212,14 @@ class Pool:
         key = None if task is None else task.key
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] >= MOST_DEATHS:
+            said = " ".join(str(error).split())[:160]
             raise self._error(
-                f"{MOST_DEATHS} workers died at the same work, the last one of: "
-                f"{' '.join(str(error).split())[:160]}; with more `threads` each, fewer share memory"
+                f"{MOST_DEATHS} workers died on the same task (last error: {said}); raise `threads` so that "
+                "fewer workers share a node's memory"
             )
         if task is not None:
             self._waiting.insert(0, task)
-        self.note(f"ray {self.cluster.address}: a worker died; what it was doing runs again on another")
+        self.note(f"ray {self.cluster.address}: a worker died; its task will be retried on another")
 
     def _error(self, what: str) -> SweepError:
         return SweepError(f"ray {self.cluster.address}: {what}", "ray")

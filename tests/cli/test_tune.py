@@ -10,7 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from steer_cli.cli import app
+from steer_cli.errors import PlotError
 from steer_cli.recipe.load import load
+from steer_cli.report import tuning_plot
+from steer_cli.results import Tuning
 
 WORDS = {
     "toward": ["bride", "veil", "cake", "vow", "ring", "dress", "guest", "toast"],
@@ -117,6 +120,37 @@ def test_an_output_that_exists_is_refused_before_anything_runs(asked, tmp_path):
     file.write_text("mine", encoding="utf-8")
     assert fault(*asked, "-o", file).startswith(f"--output {file}: the file already exists")
     assert file.read_text(encoding="utf-8") == "mine"
+
+
+def test_files_to_write_are_apart(asked, tmp_path):
+    file = tmp_path / "one.svg"
+    assert fault(*asked, "-o", file, "--store", file) == (
+        f"--store {file}: is the --output too; write another name"
+    )
+    assert fault(*asked, "-o", file, "--plot", file).startswith(f"--plot {file}: is the --output too")
+    assert fault(*asked, "--store", file, "--plot", file).startswith(f"--plot {file}: is the --store too")
+    assert not file.exists()
+
+
+def test_a_plot_that_fails_does_not_lose_the_recipe(asked, tmp_path, monkeypatch):
+    def full(found, file):
+        raise PlotError(f"--plot {file}: no space left")
+
+    monkeypatch.setattr(tuning_plot, "plot", full)
+    # The card of a tiny random model seldom says so.
+    monkeypatch.setattr(Tuning, "steers", True)
+    file = tmp_path / "tuned.yaml"
+    said = steer(*asked, "-o", file, "--plot", tmp_path / "found.svg", code=1).stderr
+    assert "no space left" in said
+    assert "Tuned by steer" in load(str(file)).measured
+
+
+def test_the_remedy_is_that_of_the_limit_that_was_in_the_way(asked, tmp_path):
+    file = tmp_path / "tuned.yaml"
+    found = steer(*asked, "-p", "I hate you because", "--oddness", "0.000001", "-o", file, code=1)
+    assert found.stderr.endswith("not written, as there is no recipe that steers; raise --oddness\n")
+    # There is no card to speak of.
+    assert "passed over" in found.stdout and "other half" not in " ".join(found.stdout.split())
 
 
 def test_what_is_at_fault_is_one_clear_line(asked, folder, tmp_path):

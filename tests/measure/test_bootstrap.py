@@ -153,7 +153,7 @@ def test_the_best_of_many_must_reach_further():
     [
         (Estimate(0.3, 0.2, 0.4, 50), 1, ""),
         (Estimate(-0.3, -0.4, -0.2, 50), -1, ""),
-        (Estimate(0.3, -0.1, 0.6, 50), 0, "its interval holds 0"),
+        (Estimate(0.3, -0.1, 0.6, 50), 0, "its interval contains 0"),
         (Estimate(0.03, 0.02, 0.04, 50), 0, "random vectors of the same length may do as much"),
         (Estimate(0.0, 0.0, 0.0, 50), 0, "nothing changes"),
     ],

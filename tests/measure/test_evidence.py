@@ -52,7 +52,7 @@ def test_without_neutral_text_it_is_the_one_that_ships():
     "given, said",
     [
         ({}, "nothing to measure an effect by"),
-        ({"away": corpus(9)}, "away: away from what"),
+        ({"away": corpus(9)}, "away: needs toward sentences too; add `toward=FILE`"),
         ({"toward": corpus(1)}, "toward: 1 different sentence, too few"),
         ({"toward": replace(corpus(1), sentences=corpus(1).sentences * 9)}, "toward: 1 different sentence,"),
         ({"toward": corpus(9), "away": corpus(9)}, "is also a sentence of `toward` (weddings.txt:1)"),
@@ -71,7 +71,7 @@ def test_bad_evidence_is_refused(given, said):
 def test_an_item_the_other_way_round_is_refused():
     first, *others = choices(8).items
     turned = replace(first, matching=first.not_matching, not_matching=first.matching, place="c:99")
-    with pytest.raises(CorpusError, match="c:99: the answers of c:0 the other way round"):
+    with pytest.raises(CorpusError, match="c:99: same item as c:0 with the answers swapped; keep one"):
         gathered(choices=Choices.of([first, *others, turned]))
 
 

@@ -305,7 +305,7 @@ def test_the_screen_has_the_verdict_first_and_fits(
     "arguments, said",
     [
         ((), "nothing to measure an effect by; add --toward FILE (sentences), --choices FILE"),
-        (("--away", "toward.txt"), "--away: away from what the toward sentences say? add --toward FILE"),
+        (("--away", "toward.txt"), "--away: needs toward sentences too; add --toward FILE"),
         (("--toward", "toward.txt", "--away", "toward.txt"), "--away toward.txt:1: "),
         (("--toward", "toward.txt", "--neutral", "toward.txt"), "--neutral toward.txt:1: "),
         (("--toward", "one.txt"), "--toward: 1 different sentence, too few for an interval; give 8 or more"),

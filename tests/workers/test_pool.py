@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from steer_cli.errors import SweepError, VectorError
+from steer_cli.workers import pool as pool_module
 from steer_cli.workers.cluster import Needs, joined
 from steer_cli.workers.pool import Pool
 
@@ -43,6 +45,40 @@ class Squares:
         return len((self.folder / f"{item}").read_text().split())
 
 
+@dataclass(frozen=True)
+class SlowStart:
+    """Work that begins once a file is there."""
+
+    folder: Path
+
+    def start(self):
+        (self.folder / "starting").touch()
+        while not (self.folder / "loaded").exists():
+            time.sleep(0.05)
+        return abs
+
+
+@dataclass(frozen=True)
+class DiesAtStart:
+    def start(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unpickled:
+    """Work that says how OpenMP's threads were to wait when it was unpickled."""
+
+    policy: str | None = "not unpickled"
+
+    def __setstate__(self, state):
+        self.policy = os.environ.get("OMP_WAIT_POLICY")
+
+    def __getstate__(self):
+        return {"one": "value"}
+
+    def start(self):
+        return lambda item: self.policy
+
+
 @contextmanager
 def pool_of(cluster, work, most=2, note=lambda _: None):
     with joined(cluster.address, lambda _: Needs()) as there:
@@ -72,7 +108,7 @@ def test_items_of_a_node_that_is_killed_run_elsewhere_and_finished_ones_stay(two
 
 def test_an_item_that_kills_its_workers_is_one_line(two_nodes, tmp_path):
     work = Squares(tmp_path, kills=(2,))
-    with pytest.raises(SweepError, match="3 workers died at the same work") as caught:
+    with pytest.raises(SweepError, match="3 workers died on the same task") as caught:
         list(squares(two_nodes, work, range(6)))
     assert "\n" not in str(caught.value) and work.tries(2) == 3
 
@@ -116,3 +152,38 @@ def test_an_error_of_a_later_key_waits_for_all_that_an_earlier_one_brings(two_no
                 if len(found) < 4:
                     pool.submit(key, 10 + len(found))
     assert found == [0, 121, 144, 169]
+
+
+def test_patience_is_not_for_a_model_that_loads_slowly(two_nodes, tmp_path, monkeypatch):
+    def meanwhile():
+        while not (tmp_path / "starting").exists():
+            time.sleep(0.05)
+        monkeypatch.setattr(pool_module, "PATIENCE", 0.0)
+        time.sleep(2.5)  # several times as long as the pool waits before it looks at the clock
+        (tmp_path / "loaded").touch()
+
+    loading = threading.Thread(target=meanwhile, daemon=True)
+    loading.start()
+    with pool_of(two_nodes, SlowStart(tmp_path), most=1) as pool:
+        pool.submit(0, -3)
+        assert list(pool.finished()) == [(0, 3)]
+    loading.join(10)
+
+
+def test_a_cluster_that_has_no_room_is_one_line(two_nodes, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_module, "PATIENCE", 1.0)
+    with pool_of(two_nodes, Squares(tmp_path)) as pool:
+        others = [ray.remote(Squares).options(num_cpus=1).remote(tmp_path) for _ in range(2)]
+        ray.get([other.start.remote() for other in others])
+        pool.submit(0, 0)
+        with pytest.raises(SweepError, match="no node has had room for a worker for 1 s; wait until"):
+            list(pool.finished())
+
+
+def test_workers_that_die_while_they_load_are_one_line(two_nodes):
+    with pytest.raises(SweepError, match="3 workers died on the same task"):
+        list(squares(two_nodes, DiesAtStart(), range(2)))
+
+
+def test_threads_are_told_not_to_spin_before_the_work_may_load_torch(two_nodes):
+    assert list(squares(two_nodes, Unpickled(), range(1))) == [(0, "passive")]
