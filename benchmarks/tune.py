@@ -232,7 +232,9 @@ def planned(recipe: Recipe, name: str, model: Model, read: int | None = None) ->
     neutral = neutral_text()
     neutral = Corpus.of(neutral.name, neutral.sentences[::2])
     plan = plan_tuning(recipe, gathered(*sets, neutral), TuneOptions(), model.located)
-    return replace(plan, searched=some_of(plan.searched, read)) if read else plan
+    if read is None:
+        return plan
+    return replace(plan, searched=some_of(plan.searched, read), held_out=some_of(plan.held_out, read))
 
 
 def of_random_vectors(name: str, model: Model, options: argparse.Namespace) -> list[dict[str, Any]]:
