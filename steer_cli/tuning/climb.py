@@ -28,11 +28,13 @@ class Effort:
     """How hard to look: the first coefficients, as shares of the expected one, and the trials after them.
 
     A climb is over when a trial within the budget has a coefficient of `near` times the largest possible one.
+    Where the effect has its peak below that, `refines` says whether trials are spent on coming close to it.
     """
 
     shares: tuple[float, ...]
     more: int
     near: float
+    refines: bool = False
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Ascent:
         if not within or within[-1].size < self.effort.near * reach:
             return self._fresh(reach * AIM)
         best = _peak(within)
-        if best == len(within) - 1 or len(self.effort.shares) == 1:
+        if best == len(within) - 1 or not self.effort.refines:
             return None
         # The effect has its peak below the budget, between the neighbours of its best sample.
         low = within[best - 1].size if best else within[best].size / STRIDE

@@ -22,7 +22,6 @@ class Kept:
     """
 
     store: Store[Trial] | None
-    read: int = 0  # trials that were in the store
 
     def measuring(self, measure: Measure) -> Measure:
         """A measure that reads what is known, and keeps what it measures."""
@@ -43,7 +42,6 @@ class Kept:
         wanted = [(request.share, place, coefficient) for place, coefficient in request.asked]
         if not all(trial in figures for trial in wanted):
             return None
-        self.read += len(wanted)
         return [figures[trial] for trial in wanted]
 
     def keep(self, request: Request, found: Sequence[Figures]) -> None:

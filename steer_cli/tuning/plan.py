@@ -139,7 +139,7 @@ def _check_one_effect(evidence: Evidence) -> None:
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise SweepError(
-            f"{given[1]}: the search needs one effect to follow, and `{given[0]}` is another; leave one out",
+            f"{given[1]}: the search follows one effect, but `{given[0]}` is given too; leave one out",
             given[1],
         )
 
@@ -148,7 +148,7 @@ def _layers(text: str | None, blocks: int | None) -> tuple[int, ...]:
     if text is not None:
         return parse_layers(text, blocks)
     if blocks is None:
-        raise SweepError("layers: the model does not say how many it has; write such as 0:30", "layers")
+        raise SweepError("layers: the model does not say how many it has; give layers such as 0:30", "layers")
     return tuple(range(blocks))
 
 
@@ -197,7 +197,8 @@ def _positions(text: str | None, addition: Addition) -> list[Position]:
     if addition.every is not None:
         return [f"every={addition.every}"]
     raise SweepError(
-        "positions: that of the recipe depends on its prompt; write such as front,every", "positions"
+        "positions: the recipe's position depends on its prompt; give positions such as front,every",
+        "positions",
     )
 
 

@@ -54,7 +54,7 @@ class Round:
 ROUNDS = (
     Round(0.25, Effort((1.0,), more=2, near=0.6)),
     Round(0.6, Effort((1.0,), more=1, near=0.7), best=6, around=True),
-    Round(1.0, Effort((0.6, 1.0), more=3, near=0.9), best=3),
+    Round(1.0, Effort((0.6, 1.0), more=3, near=0.9, refines=True), best=3),
 )
 # About so many layers are in the first round.
 SPREAD = 15
