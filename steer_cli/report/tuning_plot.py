@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def plot(found: Tuning, path: Path) -> None:
     """Plot the best effect within the budget, and its damage, over layers: a line for each position."""
-    trials = found.searched.places
+    trials = [trial for trial in found.searched.places if trial.figures.finite]
     positions = list(dict.fromkeys(trial.place.position for trial in trials))
 
     def draw(axes: Sequence[Axes]) -> None:

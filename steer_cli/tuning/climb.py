@@ -16,6 +16,9 @@ STRIDE = 2.5
 # The budget is aimed at from a little below, so that a small misjudgement does not cost another trial.
 AIM = 0.96
 
+# So often a climb whose first coefficients overflow goes down to look for one that does not.
+DESCENTS = 3
+
 # What is measured at less than this share of the reach does not tell what the reach promises: where a vector
 # stands on tokens of its own, little happens until it is about as long as the stream.
 FAR = 0.4
@@ -77,12 +80,20 @@ class Ascent:
     def promise(self) -> float:
         """The largest effect to expect within the budget."""
         curve = self.curve
+        if not curve.samples:
+            return 0.0
         likely = curve.effect_at(min(abs(self.reach), 1.3 * curve.samples[-1].size))
         return max(likely, *(sample.effect for sample in curve.within(self.budget)), 0.0)
 
     def run(self) -> Climb:
         """Measure until the budget is met, the effort is spent, or a larger coefficient would be too long."""
         yield from self._measure([self.expected * share for share in self.effort.shares])
+        for _ in range(DESCENTS):
+            if self.curve.samples:
+                break
+            yield from self._measure([self.reach])
+        if not self.curve.samples:
+            return
         if self.both_signs and self._best(self.sign) <= 0:
             yield from self._choose_sign()
             if self._best(self.sign) <= 0:
@@ -101,7 +112,7 @@ class Ascent:
 
     def _choose_sign(self) -> Climb:
         """Follow the sign with the larger effect; where both harm without any, look once more at less."""
-        size = max(map(abs, self.figures))
+        size = max(abs(value) for value, found in self.figures.items() if found.finite)
         if self.curve.within(self.budget):
             # It does too little to tell.
             size *= STRIDE

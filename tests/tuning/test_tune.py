@@ -214,7 +214,9 @@ def test_one_effect_is_followed(model, evidence_files):
     files = [read_set(name, str(evidence_files[name])) for name in ("toward", "away", "neutral")]
     recipe = recipe_of(LOVE, count={"praise": ["love"]})
     both = gathered(*files, count="praise", recipe=recipe)
-    with pytest.raises(SweepError, match="count: the search follows one effect, but `toward` is given too; leave one out"):
+    with pytest.raises(
+        SweepError, match="count: the search follows one effect, but `toward` is given too; leave one out"
+    ):
         plan_tuning(recipe, both, EVERYWHERE, model.located)
 
 
