@@ -1,6 +1,6 @@
 """Effect and damage of one layer, position and sign as functions of the coefficient, from few trials.
 
-Unsteered, both are 0. Between neighbouring trials, damage is taken to grow with the square of the
+At coefficient 0 both are 0. Between neighbouring trials, damage is taken to grow with the square of the
 coefficient, as it does where an unsteered model is near its best, and effect in proportion to it. Of trials
 that overflow, only the coefficient is known.
 """
@@ -46,6 +46,8 @@ class Curve:
         Where damage leaves the budget and falls back into it, the first crossing counts. It is below what
         overflows.
         """
+        if budget <= 0:
+            return 0.0
         for low, high in pairwise((ORIGIN, *self.samples)):
             if high.damage > budget:
                 return _crossing(low, high, budget)

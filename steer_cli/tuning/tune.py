@@ -80,7 +80,8 @@ def tune(
             if workers
             else in_turn(kept.measuring(Figuring(model.network, plan, vectors)))
         )
-        found = search(guesses(model.network, plan, vectors), plan.options.budget, run, progress=progress)
+        starts = guesses(model.network, plan, vectors)
+        found = search(starts, plan.options.budget, run, progress=progress, fixed=plan.fixed)
     _check_finite(found)
     chosen, odd = _fluent(model, plan, vectors, found, note)
     if chosen is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -120,13 +121,12 @@ def test_the_screen_says_overflow_and_the_plot_leaves_it_out(model, planned, tmp
     found = tune(planned(model, layers="1,2", oddness=1e-9), model)
     other = search({HERE: 1.0, Place(1, "front"): 1.0}, 50.0, in_turn(_second_overflows))
     found = type(found)(**{**vars(found), "searched": other})
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console = Console(width=100, record=True, file=io.StringIO())
     for part in tuning_parts(found, "", 100):
         console.print(part)
     screen = console.export_text()
     [row] = [line.split() for line in screen.splitlines() if line.split()[:2] == ["2", "front"]]
     assert row[3:5] == ["–", "overflow!"]
-    assert "inf" not in screen.replace("infl", "")
     assert "overflow: logits are not finite" in " ".join(screen.split())
     tuning_plot.plot(found, tmp_path / "found.svg")
     assert (tmp_path / "found.svg").stat().st_size > 0
