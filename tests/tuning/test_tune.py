@@ -210,7 +210,7 @@ def test_a_default_position_that_the_prompt_has_no_room_for_is_left_out_with_a_n
     )
     assert {place.position for place in plan.places} == {"every"}
     [line] = said
-    assert line.startswith("front is left out: prompt 'I': additions.0")
+    assert line.startswith("front is left out: prompt 'I': 'The wedding of my friend")
     assert "but the prompt has 2" in line
 
 
@@ -218,7 +218,7 @@ def test_a_position_that_was_asked_for_is_named_where_it_does_not_fit(model, evi
     recipe = recipe_of(LONG | {"position": "every"}, prompt="I")
     for positions in ("front", "every,front"):
         options = TuneOptions(layers="0:3", positions=positions)
-        with pytest.raises(SteerError, match=r"^front: prompt 'I': additions\.0"):
+        with pytest.raises(SteerError, match="^front: prompt 'I': 'The wedding of my friend"):
             plan_tuning(recipe, evidence, options, model.located)
 
 
