@@ -218,7 +218,7 @@ def test_a_position_that_was_asked_for_is_named_where_it_does_not_fit(model, evi
     recipe = recipe_of(LONG | {"position": "every"}, prompt="I")
     for positions in ("front", "every,front"):
         options = TuneOptions(layers="0:3", positions=positions)
-        with pytest.raises(SteerError, match="^front: prompt 'I': 'The wedding of my friend"):
+        with pytest.raises(SteerError, match=r"^front: prompt 'I': 'The wedding of my friend"):
             plan_tuning(recipe, evidence, options, model.located)
 
 
