@@ -45,7 +45,11 @@ class PlanError(SteerError):
 
 
 class VectorError(SteerError):
-    """A vector that does nothing, or steering that makes values infinite or NaN."""
+    """A vector that does nothing, or values that are infinite or NaN."""
+
+
+class NotFiniteError(VectorError):
+    """Steering that makes values infinite or NaN; with a smaller coefficient it may not."""
 
 
 class CatalogueError(SteerError):

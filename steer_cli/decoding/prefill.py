@@ -11,7 +11,7 @@ from steer_cli.activations.arms import change_of
 from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.activations.receipts import ReceiptTaker
 from steer_cli.decoding.request import ArmReceipts, Request, Started
-from steer_cli.errors import VectorError
+from steer_cli.errors import NotFiniteError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Network
 
@@ -72,6 +72,6 @@ def _receipts(taker: ReceiptTaker | None) -> ArmReceipts:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raise VectorError if logits are not finite, since no token could be drawn."""
+    """Raise NotFiniteError if logits are not finite, since no token could be drawn."""
     if not logits.isfinite().all():
-        raise VectorError("the logits are no longer finite; use a smaller coefficient or `dtype=float32`")
+        raise NotFiniteError("the logits are no longer finite; use a smaller coefficient or `dtype=float32`")

@@ -19,7 +19,7 @@ from steer_cli.activations.arms import UNSTEERED, Arm, change_of
 from steer_cli.activations.effect import ChangedRows, lost
 from steer_cli.activations.relative import StreamLengths, entering
 from steer_cli.activations.residual import record, visit_from
-from steer_cli.errors import VectorError
+from steer_cli.errors import NotFiniteError, VectorError
 from steer_cli.networks.attention import Causal
 from steer_cli.networks.network import Changes, Network
 
@@ -129,8 +129,8 @@ def logprobs(
         Each run with [kept], float64 on the CPU, as passes finish.
 
     Raises:
-        VectorError: log probabilities are no longer finite, or an arm's additions at a layer changed none of
-            the texts.
+        NotFiniteError: steering made log probabilities infinite or NaN.
+        VectorError: they are so unsteered, or an arm's additions at a layer changed none of the texts.
     """
     idle: Idle = {}
     for index, batch in enumerate(texts.batches()):
@@ -182,7 +182,11 @@ def _scored(
     see_rows = None if see is None else partial(see, runs)
     chosen = _chosen(network, last[rows_kept, positions], torch.tensor(wanted, dtype=torch.long), see_rows)
     if not chosen.isfinite().all():
-        raise VectorError("the steered logits are not finite; use a smaller coefficient or `dtype=float32`")
+        if not any(run.arm.acting for run in runs):
+            raise VectorError("the unsteered logits are not finite; use `dtype=float32`")
+        raise NotFiniteError(
+            "the steered logits are not finite; use a smaller coefficient or `dtype=float32`"
+        )
     return chosen.split([len(run.kept) for run in runs])
 
 

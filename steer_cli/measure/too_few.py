@@ -14,7 +14,7 @@ ENOUGH = 24  # samples, as many as `steer score` draws; if these show no differe
 
 
 def undecided(comparison: Comparison) -> list[str]:
-    """The counted labels that may differ between the arms by chance: the interval by Student's t contains 0."""
+    """The labels whose counts may differ by chance: the interval by Student's t contains 0."""
     recipe = comparison.recipe
     if recipe.sampling.samples >= ENOUGH or recipe.sampling.temperature == 0:  # greedy ones are all alike
         return []

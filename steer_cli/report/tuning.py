@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
@@ -12,11 +13,10 @@ from steer_cli.report.card import card_parts
 from steer_cli.report.measures import plain_table
 from steer_cli.report.numbers import plain
 from steer_cli.report.printable import visible
-from steer_cli.results import Trial, Tuning
+from steer_cli.results import Figures, Trial, Tuning
 from steer_cli.results.verdict import UNITS
 
 UNITS_OF_EFFECT = UNITS | {"choices": "nats of log-odds"}
-PLUS_MINUS = 1.96  # standard errors
 
 
 def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableType]:
@@ -65,9 +65,9 @@ def _table(found: Tuning, trials: Sequence[Trial]) -> RenderableType:
             str(trial.place.layer),
             str(trial.place.position),
             plain(trial.coefficient),
-            _with_error(figures.effect, figures.effect_stderr),
+            _with_error(figures.effect, figures.effect_stderr) if figures.finite else "–",
             Text(
-                _with_error(figures.damage, figures.damage_stderr) + ("!" if beyond else " "),
+                _damage(figures) + ("!" if beyond else " "),
                 style="red" if beyond else "",
             ),
             f"{100 * trial.share:.0f} %",
@@ -76,25 +76,34 @@ def _table(found: Tuning, trials: Sequence[Trial]) -> RenderableType:
     return table
 
 
+def _damage(figures: Figures) -> str:
+    return _with_error(figures.damage, figures.damage_stderr) if figures.finite else "overflow"
+
+
 def _with_error(value: float, error: float | None) -> str:
     shown = f"{round(value, 3) + 0.0:.3f}"
-    return shown if error is None else f"{shown} ±{PLUS_MINUS * error:.3f}"
+    return shown if error is None else f"{shown} ±{error:.3f}"
 
 
 def _legend(found: Tuning) -> str:
+    overflows = any(not trial.figures.finite for trial in found.searched.places)
     return (
-        f"effect in {UNITS_OF_EFFECT[found.kind]}, damage in nats per token, ± 95 %; ! beyond the budget of "
-        f"{found.searched.budget:g}; read: the share of the evidence, as unpromising places are "
-        "dropped early" + ("; bold: chosen" if found.chosen else "")
+        f"effect in {UNITS_OF_EFFECT[found.kind]}, damage in nats per token, ± a standard error; ! beyond "
+        f"the budget of {found.searched.budget:g}; read: the share of the evidence, as unpromising places are "
+        "dropped early"
+        + ("; overflow: logits are not finite" if overflows else "")
+        + ("; bold: chosen" if found.chosen else "")
     )
 
 
 def _passed_over(found: Tuning) -> Iterator[RenderableType]:
     for trial, cost in found.odd:
-        yield Text(
-            f"  passed over: {_one(trial)}, as its completions cost {cost:.2f} nats per token, more than "
-            f"{found.oddness:g}"
+        why = (
+            f"its completions cost {cost:.2f} nats per token, more than {found.oddness:g}"
+            if math.isfinite(cost)
+            else "the logits of its completions are not finite"
         )
+        yield Text(f"  passed over: {_one(trial)}, as {why}")
 
 
 def _one(trial: Trial) -> str:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def plot(found: Tuning, path: Path) -> None:
-    """Plot the best effect within the budget, and its damage, over layers: a line for each position."""
-    trials = found.searched.places
+    """Plot the best effect within the budget, and its damage, over layers: a line for each position.
+
+    Bars are standard errors.
+    """
+    trials = [trial for trial in found.searched.places if trial.figures.finite]
     positions = list(dict.fromkeys(trial.place.position for trial in trials))
 
     def draw(axes: Sequence[Axes]) -> None:
@@ -24,7 +27,7 @@ def plot(found: Tuning, path: Path) -> None:
                 line = [trial for trial in trials if trial.place.position == position]
                 xs = [trial.place.layer for trial in line]
                 ys = [getattr(trial.figures, name) for trial in line]
-                errors = [1.96 * (getattr(trial.figures, f"{name}_stderr") or 0.0) for trial in line]
+                errors = [getattr(trial.figures, f"{name}_stderr") or 0.0 for trial in line]
                 colour = COLOURS[index % len(COLOURS)]
                 panel.errorbar(xs, ys, errors, color=colour, marker=".", linewidth=1, label=str(position))
             if found.chosen is not None:

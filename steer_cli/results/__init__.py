@@ -16,13 +16,14 @@ from steer_cli.results.perplexity import CorpusFindings, Perplexity, SentenceCha
 from steer_cli.results.scan import Scan, ScanPoint
 from steer_cli.results.shift import PromptShift, Shift, TokenShift
 from steer_cli.results.sweep import AXES, Coordinates, SweepPoint, axis_name, axis_number, axis_values
-from steer_cli.results.tuning import Figures, Place, Position, Searched, Trial, Tuning
+from steer_cli.results.tuning import OVERFLOWN, Figures, Place, Position, Searched, Trial, Tuning
 from steer_cli.results.verdict import Verdict
 
 __all__ = [
     "AXES",
     "CHEAP",
     "COSTLY",
+    "OVERFLOWN",
     "STUMBLES",
     "WORD_SALAD",
     "Agreement",

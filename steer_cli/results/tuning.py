@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,20 +24,32 @@ class Place:
 
 @dataclass(frozen=True)
 class Figures:
-    """Effect and damage with their standard errors, which are None where there is one draw."""
+    """Effect and damage with their standard errors, which are None where there is one draw.
+
+    Of a trial whose logits are not finite nothing is known: it is OVERFLOWN, and its record has nulls.
+    """
 
     effect: float
     damage: float
     effect_stderr: float | None = None
     damage_stderr: float | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether anything could be measured."""
+        return math.isfinite(self.damage)
+
     def record(self) -> Record:
         return {
-            "effect": self.effect,
+            "effect": self.effect if self.finite else None,
             "effect_stderr": self.effect_stderr,
-            "damage": self.damage,
+            "damage": self.damage if self.finite else None,
             "damage_stderr": self.damage_stderr,
         }
+
+
+# Beyond any budget, and without an effect.
+OVERFLOWN = Figures(0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,8 @@ class Tuning:
     """A search, the trial that it chose, and that recipe's card on the half of the evidence not searched.
 
     `read` counts the sentences or items of each set that the last round read. `odd` are trials with larger
-    effects that were passed over, with what their completions cost in nats per token.
+    effects that were passed over, with what their completions cost in nats per token: infinitely much where
+    logits are not finite.
     """
 
     recipe: Recipe
@@ -155,11 +169,25 @@ class Tuning:
         if self.card is not None:
             return f"nothing steers within a damage of {budget}: the best {self.card.sentences[0]}"
         if self.odd:
-            return (
-                f"nothing steers within a damage of {budget} and a cost of {self.oddness:g}: completions "
-                f"of the best cost {min(cost for _, cost in self.odd):.2f} nats per token or more"
-            )
+            return self._all_odd
         return f"nothing steers within a damage of {budget}: no trial has an effect above 0 there"
+
+    @property
+    def _all_odd(self) -> str:
+        """That all completions which were checked are too odd, and how many those are."""
+        checked, trials = len(self.odd), len(self.searched.best)
+        if checked == trials:
+            of_which = "of the only trial" if trials == 1 else f"of all {trials} trials"
+            answer = "nothing steers"
+        else:
+            of_which = f"of {checked} of the {trials} trials"
+            answer = "nothing was found to steer"
+        least = min(cost for _, cost in self.odd)
+        costs = f"cost {least:.2f} nats per token or more" if math.isfinite(least) else "overflow"
+        return (
+            f"{answer} within a damage of {self.searched.budget:g} and a cost of {self.oddness:g}: "
+            f"completions {of_which} with an effect there {costs}"
+        )
 
     def records(self) -> Iterator[Record]:
         """A record for each trial, then one of what was chosen, with its card and its recipe."""
@@ -180,7 +208,9 @@ class Tuning:
             "oddness": self.oddness,
             "read": self.read,
             "frontier": [trial.record() for trial in self.searched.frontier],
-            "odd": [trial.record() | {"cost": cost} for trial, cost in self.odd],
+            "odd": [
+                trial.record() | {"cost": cost if math.isfinite(cost) else None} for trial, cost in self.odd
+            ],
             "nearest_miss": None if miss is None else miss.record(),
             "chosen": None if self.chosen is None else self.chosen.record(),
             "steers": self.steers,

@@ -1,7 +1,8 @@
 """Effect and damage of one layer, position and sign as functions of the coefficient, from few trials.
 
-Unsteered, both are 0. Between neighbouring trials, damage is taken to grow with the square of the
-coefficient, as it does where an unsteered model is near its best, and effect in proportion to it.
+At coefficient 0 both are 0. Between neighbouring trials, damage is taken to grow with the square of the
+coefficient, as it does where an unsteered model is near its best, and effect in proportion to it. Of trials
+that overflow, only the coefficient is known.
 """
 
 from __future__ import annotations
@@ -22,29 +23,40 @@ class Sample:
 
 
 ORIGIN = Sample(0.0, 0.0, 0.0)
+# Where the smallest size tried overflows, the next one is this many times smaller.
+DESCENT = 6.25
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Samples in rising order of size, after the origin."""
+    """Samples in rising order of size, after the origin, all below the first size that overflows."""
 
     samples: tuple[Sample, ...] = ()
+    overflow: float = math.inf
 
     @classmethod
     def through(cls, samples: Iterable[Sample]) -> Curve:
-        return cls(tuple(sorted(samples, key=lambda sample: sample.size)))
+        ordered = sorted(samples, key=lambda sample: sample.size)
+        overflow = min((sample.size for sample in ordered if sample.damage == math.inf), default=math.inf)
+        return cls(tuple(sample for sample in ordered if sample.size < overflow), overflow)
 
     def reach(self, budget: float, furthest: float) -> float:
         """The size up to which damage stays within the budget, or `furthest` times the largest sample.
 
-        Where damage leaves the budget and falls back into it, the first crossing counts.
+        Where damage leaves the budget and falls back into it, the first crossing counts. It is below what
+        overflows.
         """
+        if budget <= 0:
+            return 0.0
         for low, high in pairwise((ORIGIN, *self.samples)):
             if high.damage > budget:
                 return _crossing(low, high, budget)
-        last = self.samples[-1] if self.samples else ORIGIN
+        if not self.samples:
+            return 0.0 if self.overflow == math.inf else self.overflow / DESCENT
+        last = self.samples[-1]
         grown = math.sqrt(budget / last.damage) if last.damage > 0 else math.inf
-        return last.size * min(furthest, grown)
+        size = last.size * min(furthest, grown)
+        return size if size < self.overflow else math.sqrt(last.size * self.overflow)
 
     def within(self, budget: float) -> tuple[Sample, ...]:
         """The samples up to the first that exceeds the budget."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from steer_cli.errors import NotFiniteError
 from steer_cli.measure.bootstrap import Draws
+from steer_cli.measure.effects import damage_value, effect_value
 from steer_cli.networks.network import Network
-from steer_cli.results import Figures
+from steer_cli.results import OVERFLOWN, Figures
 from steer_cli.tuning.on_choices import OnChoices
 from steer_cli.tuning.on_completions import OnCompletions
 from steer_cli.tuning.on_sentences import OnSentences
@@ -41,18 +43,26 @@ class Figuring:
         """Effect and damage of each trial.
 
         Raises:
-            VectorError: a trial changes nothing, or makes values infinite.
+            VectorError: a trial changes nothing, or the unsteered model's logits are not finite.
         """
+        try:
+            return self._together(share, asked)
+        except NotFiniteError:
+            if len(asked) == 1:
+                return [OVERFLOWN]
+        # Passes are shared, so that one trial with too large a coefficient stops the others.
+        return [found for trial in asked for found in self(share, [trial])]
+
+    def _together(self, share: float, asked: Sequence[Asked]) -> list[Figures]:
         changes = self._sentences.changes(share, asked)
         others = self._others.effects(share, asked) if self._others else [None] * len(asked)
         found = []
         for arm, other in zip(changes, others, strict=True):
-            named = {name: arm[name].change for name in ("toward", "away") if name in arm}
-            neutral = arm["neutral"].change
-            sets = [other] if other is not None else [*named.values()]
-            signs = (1.0, -1.0)
-            effect = sum(sign * draws.mean for sign, draws in zip(signs, sets, strict=False))
-            found.append(Figures(effect, 0.0 - neutral.mean, _error(*sets), _error(neutral)))
+            sets = [arm[name].change for name in ("toward", "away") if name in arm]
+            effect, error = (
+                (effect_value(arm), _error(*sets)) if other is None else (other.mean, _error(other))
+            )
+            found.append(Figures(effect, damage_value(arm), error, _error(arm["neutral"].change)))
         return found
 
 

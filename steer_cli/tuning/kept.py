@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steer_cli.results import Figures, Place, Trial
+from steer_cli.results import OVERFLOWN, Figures, Place, Trial
 from steer_cli.results.json_values import Record
 from steer_cli.sweeps.store import Store
 from steer_cli.tuning.search import Asked, Measure, Request
@@ -22,7 +22,6 @@ class Kept:
     """
 
     store: Store[Trial] | None
-    read: int = 0  # trials that were in the store
 
     def measuring(self, measure: Measure) -> Measure:
         """A measure that reads what is known, and keeps what it measures."""
@@ -43,7 +42,6 @@ class Kept:
         wanted = [(request.share, place, coefficient) for place, coefficient in request.asked]
         if not all(trial in figures for trial in wanted):
             return None
-        self.read += len(wanted)
         return [figures[trial] for trial in wanted]
 
     def keep(self, request: Request, found: Sequence[Figures]) -> None:
@@ -85,8 +83,17 @@ def trial_of(record: Record) -> Trial:
         if not _valid(key, values[key]):
             raise ValueError(f"{key} is {values[key]!r:.60}")
     place = Place(values["layer"], values["position"])
-    figures = Figures(*(values[key] for key in ("effect", "damage", "effect_stderr", "damage_stderr")))
-    return Trial(place, values["coefficient"], figures, values["share"])
+    return Trial(place, values["coefficient"], _figures_of(values), values["share"])
+
+
+def _figures_of(values: dict[str, Any]) -> Figures:
+    measured = [values[key] for key in ("effect", "damage", "effect_stderr", "damage_stderr")]
+    if measured == [None] * 4:
+        return OVERFLOWN
+    for key in ("effect", "damage"):
+        if values[key] is None:
+            raise ValueError(f"{key} is null, but not all figures are")
+    return Figures(*measured)
 
 
 def _valid(key: str, value: object) -> bool:
@@ -96,6 +103,7 @@ def _valid(key: str, value: object) -> bool:
         return isinstance(value, int)
     if key == "position":
         return isinstance(value, str | int)
-    if key.endswith("stderr") and value is None:
-        return True
+    if value is None:
+        # Logits that are not finite have no figures at all.
+        return key.removesuffix("_stderr") in ("effect", "damage")
     return isinstance(value, int | float) and abs(value) < math.inf

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from steer_cli.activations.arms import Steering
 from steer_cli.measure.bootstrap import Draws
 from steer_cli.measure.choices import log_odds
 from steer_cli.measure.evidence import Choice
@@ -39,7 +40,8 @@ class OnChoices:
             if key not in self._plans:
                 recipe = self.plan.recipe_at(*asked[numbers[0]])
                 self._plans[key] = plan_choices(recipe, self.plan.facts, self._items(share))
-                nothing = self.vectors.steering(asked[numbers[0]][0], 0.0)
+                # Without additions, also without those that the search does not move.
+                nothing = Steering((), ())
                 [self._unsteered[key]] = log_odds(self.network, self._plans[key], [nothing])
             odds = log_odds(self.network, self._plans[key], arms)
             found |= zip(numbers, map(Draws.of, odds - self._unsteered[key]), strict=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer_cli.errors import SteerError, SweepError
+from steer_cli.errors import PlanError, SteerError, SweepError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.evidence import Evidence, halves
 from steer_cli.measure.score_plan import lines_of, plan_choices, plan_score
@@ -72,6 +72,14 @@ class TunePlan:
             replace(alignment, addition=additions[alignment.index]) for alignment in self.places[place]
         )
 
+    @property
+    def fixed(self) -> bool:
+        """Whether additions act that the search does not move."""
+        return any(
+            index not in self.tuned and not addition.adds_nothing
+            for index, addition in enumerate(self.recipe.additions)
+        )
+
     def subject(self, dtype: str, device: str) -> dict[str, Any]:
         """What must match for the trials of a store to count."""
         alignments = next(iter(self.places.values()))
@@ -119,12 +127,9 @@ def plan_tuning(
     for index in tuned if options.relative else ():
         check_adds(recipe, index, "relative", "relative")
     layers = _layers(options.layers, located.blocks)
-    places = _places(recipe, facts, layers, options, tuned, note)
-    plan = TunePlan(
-        recipe, located, facts, options, places, tuned, part_of(searched, 1.0, MOST_READ), held_out
-    )
-    _check_fit(plan)
-    return plan
+    read = part_of(searched, 1.0, MOST_READ)
+    plan = TunePlan(recipe, located, facts, options, {}, tuned, read, held_out)
+    return replace(plan, places=_places(plan, layers, note))
 
 
 def _check_numbers(options: TuneOptions) -> None:
@@ -139,7 +144,7 @@ def _check_one_effect(evidence: Evidence) -> None:
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
         raise SweepError(
-            f"{given[1]}: the search needs one effect to follow, and `{given[0]}` is another; leave one out",
+            f"{given[1]}: the search follows one effect, but `{given[0]}` is given too; leave one out",
             given[1],
         )
 
@@ -148,37 +153,38 @@ def _layers(text: str | None, blocks: int | None) -> tuple[int, ...]:
     if text is not None:
         return parse_layers(text, blocks)
     if blocks is None:
-        raise SweepError("layers: the model does not say how many it has; write such as 0:30", "layers")
+        raise SweepError("layers: the model does not say how many it has; give layers such as 0:30", "layers")
     return tuple(range(blocks))
 
 
-def _places(
-    recipe: Recipe,
-    facts: ModelFacts,
-    layers: Sequence[int],
-    options: TuneOptions,
-    tuned: tuple[int, ...],
-    note: Note,
-) -> dict[Place, tuple[Alignment, ...]]:
-    """Where the recipe can act, with its additions there.
+def _places(plan: TunePlan, layers: Sequence[int], note: Note) -> dict[Place, tuple[Alignment, ...]]:
+    """Where the recipe of a plan that has no places yet can act, with its additions there.
 
-    A place that the user did not ask for by name is left out where the recipe does not fit it.
+    A place that the user did not ask for by name is left out where the recipe does not fit it, and so is a
+    position that the evidence or a prompt has no room for.
 
     Raises:
         SteerError: a place that was asked for does not fit, or none does.
     """
-    positions = _positions(options.positions, recipe.additions[tuned[0]])
+    options = plan.options
+    positions = _positions(options.positions, plan.recipe.additions[plan.tuned[0]])
     places: dict[Place, tuple[Alignment, ...]] = {}
     faults: dict[Place, SteerError] = {}
     for place in (Place(layer, position) for layer in layers for position in positions):
         try:
-            places[place] = align(_at(recipe, place, 1.0, tuned, options.relative), facts)
+            places[place] = align(plan.recipe_at(place, 1.0), plan.facts)
         except SteerError as error:
             faults[place] = error
+    unfit = _unfit(plan, places)
+    places = {place: found for place, found in places.items() if place.position not in unfit}
+    if unfit and (not places or options.positions is not None):
+        raise _named(unfit, positions)
+    for position, fault in unfit.items():
+        note(f"{position} is left out: {fault}")
     if faults and (not places or (options.layers is not None and options.positions is not None)):
         place, fault = next(iter(faults.items()))
         raise type(fault)(f"layer {place.layer}, {place.position}: {fault}") from None
-    for position in dict.fromkeys(place.position for place in faults):
+    for position in dict.fromkeys(place.position for place in faults if place.position not in unfit):
         of_position = [fault for place, fault in faults.items() if place.position == position]
         often = "" if len(of_position) == len(layers) else f" at {len(of_position)} of {len(layers)} layers"
         note(f"{position}{often} is left out: {of_position[0]}")
@@ -197,7 +203,8 @@ def _positions(text: str | None, addition: Addition) -> list[Position]:
     if addition.every is not None:
         return [f"every={addition.every}"]
     raise SweepError(
-        "positions: that of the recipe depends on its prompt; write such as front,every", "positions"
+        "positions: the recipe's position depends on its prompt; give positions such as front,every",
+        "positions",
     )
 
 
@@ -206,14 +213,35 @@ def _at(recipe: Recipe, place: Place, coefficient: float, tuned: Sequence[int], 
     return recipe_at(recipe, GridPoint(place.layer, strength, place.position), tuned)
 
 
-def _check_fit(plan: TunePlan) -> None:
-    """Raise SteerError where a position does not fit the evidence or a prompt."""
-    seen: set[Position] = set()
-    for place, alignments in plan.places.items():
-        if place.position not in seen:
-            seen.add(place.position)
-            lines_of(plan.searched.corpora, alignments, plan.facts)
-            recipe = plan.recipe_at(place, 1.0)
-            if plan.searched.choices is not None:
-                plan_choices(recipe, plan.facts, plan.searched.choices.items)
-            plan_score(recipe, plan.facts, plan.held_out)
+def _unfit(plan: TunePlan, places: Mapping[Place, tuple[Alignment, ...]]) -> dict[Position, SteerError]:
+    """The positions that do not fit the evidence or a prompt, and why.
+
+    Fit depends on the position alone, so the first place of each stands for all.
+    """
+    first: dict[Position, Place] = {}
+    for place in places:
+        first.setdefault(place.position, place)
+    unfit: dict[Position, SteerError] = {}
+    for position, place in first.items():
+        try:
+            _check_fit(plan, plan.recipe_at(place, 1.0), places[place])
+        except SteerError as error:
+            unfit[position] = error
+    return unfit
+
+
+def _check_fit(plan: TunePlan, recipe: Recipe, alignments: tuple[Alignment, ...]) -> None:
+    """Raise SteerError where a trial does not fit the evidence or a prompt."""
+    lines_of(plan.searched.corpora, alignments, plan.facts)
+    if plan.searched.choices is not None:
+        plan_choices(recipe, plan.facts, plan.searched.choices.items)
+    plan_score(recipe, plan.facts, plan.held_out)
+
+
+def _named(unfit: Mapping[Position, SteerError], positions: Sequence[Position]) -> SteerError:
+    """The first fault with its position; what is wrong at every position alike is not about them."""
+    position, fault = next(iter(unfit.items()))
+    alike = len(unfit) == len(positions) and len({*map(str, unfit.values())}) == 1
+    if alike and (len(positions) > 1 or not isinstance(fault, PlanError)):
+        return fault
+    return type(fault)(f"{position}: {fault}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from steer_cli.events import Progress, silent
 from steer_cli.results import Figures, Place, Searched, Trial
-from steer_cli.tuning.climb import Ascent, Climb, Effort
+from steer_cli.tuning.climb import Ascent, Climb, Effort, Goal
 
 Asked = tuple[Place, float]  # a coefficient at a place
 # The figures of some coefficients at one place, on a share of the evidence.
@@ -54,7 +54,7 @@ class Round:
 ROUNDS = (
     Round(0.25, Effort((1.0,), more=2, near=0.6)),
     Round(0.6, Effort((1.0,), more=1, near=0.7), best=6, around=True),
-    Round(1.0, Effort((0.6, 1.0), more=3, near=0.9), best=3),
+    Round(1.0, Effort((0.6, 1.0), more=3, near=0.9, refines=True), best=3),
 )
 # About so many layers are in the first round.
 SPREAD = 15
@@ -84,6 +84,7 @@ def search(
     run: RunChains,
     rounds: Sequence[Round] = ROUNDS,
     progress: Progress = silent,
+    fixed: bool = False,
 ) -> Searched:
     """Look for the largest effect whose damage is at most `budget`.
 
@@ -91,6 +92,7 @@ def search(
 
     Args:
         guesses: the places, and for each a coefficient of the right order of magnitude.
+        fixed: whether something acts at coefficient 0 too, which is then measured at each place.
     """
     following = [*(part.best for part in rounds[1:]), None]
     worth = [part for part, best in zip(rounds, following, strict=True) if (best or 0) < len(guesses)]
@@ -104,7 +106,8 @@ def search(
         chains = _chains(part, guesses, climbed)
         counting = _counting(progress, sum(map(len, chains)), number, len(worth))
         counting(0)
-        running = [_chain(places, part, guesses, budget, climbed, counting) for places in chains]
+        goal = Goal(budget, fixed)
+        running = [_chain(places, part, guesses, goal, climbed, counting) for places in chains]
         climbed = {place: ascent for found in run(running) for place, ascent in found.items()}
         for place, ascent in climbed.items():
             trials += [Trial(place, value, found, part.share) for value, found in ascent.figures.items()]
@@ -169,14 +172,14 @@ def _chain(
     places: Sequence[Place],
     part: Round,
     guesses: Mapping[Place, float],
-    budget: float,
+    goal: Goal,
     before: Climbed,
     done: Callable[[int], None],
 ) -> Chain:
     """Climb at one place after the other."""
     climbed: Climbed = {}
     for place in places:
-        ascent = _ascent(place, part, guesses, budget, before, climbed)
+        ascent = _ascent(place, part, guesses, goal, before, climbed)
         climb = ascent.run()
         wanted = next(climb)
         while wanted:
@@ -199,7 +202,7 @@ def _ascent(
     place: Place,
     part: Round,
     guesses: Mapping[Place, float],
-    budget: float,
+    goal: Goal,
     before: Climbed,
     climbed: Climbed,
 ) -> Ascent:
@@ -208,7 +211,7 @@ def _ascent(
     bar = HOPEFUL * max((ascent.promise for ascent in known.values()), default=0.0)
     if place in before:
         start, longest = before[place].outlook
-        return Ascent(budget, start, longest, part.effort, False, bar)
+        return Ascent(goal, start, longest, part.effort, False, bar)
     nearest = min(
         (other for other in known if other.position == place.position),
         key=lambda other: (abs(other.layer - place.layer), other.layer),
@@ -220,4 +223,4 @@ def _ascent(
         times = min(FURTHEST, max(1 / FURTHEST, abs(reached) / guesses[nearest]))
         # Where both signs are tried, the one that the recipe means comes first, whatever chance chose nearby.
         start = times * guess if not before or reached > 0 else -times * guess
-    return Ascent(budget, start, LARGEST * guess, part.effort, not before, bar)
+    return Ascent(goal, start, LARGEST * guess, part.effort, not before, bar)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steer_cli.errors import NotFiniteError, SweepError, VectorError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.score_plan import plan_score
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.identity import WEIGHTS, fingerprint
 from steer_cli.models.located import Located
 from steer_cli.recipe.schema import Recipe
-from steer_cli.results import Card, Searched, Trial, Tuning
+from steer_cli.results import Card, Place, Searched, Trial, Tuning
 from steer_cli.run_plan import load, score_of
 from steer_cli.sweeps.identity import computes_with
 from steer_cli.sweeps.store import Store
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 # Of the random vectors on the card. A search has many chances, so chance has to be known more narrowly than
 # with the three vectors of other cards.
 SEEDS = tuple(range(1501, 1507))
-# Trials whose completions are checked, the largest effect first.
+# So many trials have their completions checked, the largest effect first; then the best of each other place.
 MOST_CHECKED = 6
 
 
@@ -51,9 +53,15 @@ def tune(
             the model on the hardware that `source` then is. All else happens here.
 
     Raises:
-        SweepError: the store belongs to another search.
+        SweepError: the store belongs to another search, or workers would have to load what is loaded here.
+        VectorError: the logits of no trial are finite.
         SteerError: a trial cannot be run.
     """
+    if ray is not None and not isinstance(source, Hardware):
+        raise SweepError(
+            f"ray {ray}: workers load the model themselves; give the hardware instead of a loaded model",
+            "ray",
+        )
     opened = (
         Store(store, plan.subject(*computes_with(plan.located, source)), trial_of, "search")
         if store
@@ -72,7 +80,9 @@ def tune(
             if workers
             else in_turn(kept.measuring(Figuring(model.network, plan, vectors)))
         )
-        found = search(guesses(model.network, plan, vectors), plan.options.budget, run, progress=progress)
+        starts = guesses(model.network, plan, vectors)
+        found = search(starts, plan.options.budget, run, progress=progress, fixed=plan.fixed)
+    _check_finite(found)
     chosen, odd = _fluent(model, plan, vectors, found, note)
     if chosen is None:
         return _tuning(plan, model, found, odd)
@@ -88,8 +98,9 @@ def _elsewhere(
     ray: str | None, located: Located, source: Model | Hardware, progress: Progress
 ) -> AbstractContextManager[Workers | None]:
     """The workers that measure trials, if not this process does."""
-    if ray is None or not isinstance(source, Hardware):
+    if ray is None:
         return nullcontext()
+    assert isinstance(source, Hardware)
     from steer_cli.tuning.on_ray import workers_of
 
     return workers_of(ray, located, source, progress)
@@ -117,12 +128,33 @@ def _fluent(
 
     completions = OnCompletions(model.network, plan, vectors)
     odd: list[tuple[Trial, float]] = []
-    for trial in found.best[:MOST_CHECKED]:
-        cost = completions.cost((trial.place, trial.coefficient))
+    for trial in _worth_checking(found):
+        try:
+            cost = completions.cost((trial.place, trial.coefficient))
+        except NotFiniteError:
+            cost = math.inf
         if cost <= plan.options.oddness:
             return trial, tuple(odd)
         odd.append((trial, cost))
     return None, tuple(odd)
+
+
+def _worth_checking(found: Searched) -> list[Trial]:
+    """The trials with the largest effects, then the best one of each place that is not among them."""
+    first = list(found.best[:MOST_CHECKED])
+    of_places: dict[Place, Trial] = {}
+    for trial in found.best:
+        of_places.setdefault(trial.place, trial)
+    return [*first, *(trial for trial in of_places.values() if trial not in first)]
+
+
+def _check_finite(found: Searched) -> None:
+    if not any(trial.figures.finite for trial in found.trials):
+        least = min(abs(trial.coefficient) for trial in found.trials)
+        raise VectorError(
+            "no trial could be measured: the steered logits are not finite even at a coefficient of "
+            f"{least:g}; use `dtype=float32`"
+        )
 
 
 def _tuning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,6 +17,7 @@ from steer_cli.activations.vectors import vector_of, with_streams
 from steer_cli.errors import VectorError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.networks.network import Network
+from steer_cli.planning.placement import Alignment
 from steer_cli.results import Place
 from steer_cli.tuning.plan import TunePlan
 
@@ -24,6 +26,7 @@ GAUGED = 8
 # The length to begin with, in lengths of the stream: on tokens of its own, a vector does little until it is
 # about as long; at every position, a tenth is much.
 ON_SPAN, EVERYWHERE = 1.0, 0.1
+HALF = 0.5  # of a component that is ablated
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,19 @@ def vectors_of_places(
 
 
 def guesses(network: Network, plan: TunePlan, vectors: PlaceVectors) -> dict[Place, float]:
-    """For each place, a coefficient to begin with.
+    """For each place, a coefficient to begin with, of the additions that the search moves.
 
-    An ablation begins with half of the component.
+    An ablation begins with half of the component; one that is moved with vectors, with no more than that.
     """
-    if plan.recipe.additions[plan.tuned[0]].operation == "ablate":
-        return dict.fromkeys(vectors.at, 0.5)
+    moved = {place: _moved(plan, place) for place in vectors.at}
     multiples = {
-        place: EVERYWHERE if alignments[0].addition.every else ON_SPAN
-        for place, alignments in plan.places.items()
-        if place in vectors.at
+        place: EVERYWHERE if alignments[0].addition.every else ON_SPAN for place, alignments in moved.items()
     }
     if plan.options.relative:
         return multiples
+    operations = {plan.recipe.additions[index].operation for index in plan.tuned}
+    if operations == {"ablate"}:
+        return dict.fromkeys(vectors.at, HALF)
     encoded = (plan.facts.tokenizer.prompt(sentence.text) for sentence in plan.searched.neutral.sentences)
     texts = [*islice(encoded, GAUGED)]
     lengths = stream_lengths(network, texts, {place.layer for place in vectors.at})
@@ -90,17 +93,23 @@ def guesses(network: Network, plan: TunePlan, vectors: PlaceVectors) -> dict[Pla
         layer: fmean(torch.cat([of_text[layer][1:] for of_text in lengths]).tolist())
         for layer in {place.layer for place in vectors.at}
     }
+    most = HALF if "ablate" in operations else math.inf
     return {
-        place: multiples[place] * stream[place.layer] / _length(plan, place, of_place)
+        place: min(most, multiples[place] * stream[place.layer] / _length(plan, place, of_place))
         for place, of_place in vectors.at.items()
     }
 
 
+def _moved(plan: TunePlan, place: Place) -> list[Alignment]:
+    """The additions that the search moves, at a place."""
+    return [alignment for alignment in plan.places[place] if alignment.index in plan.tuned]
+
+
 def _length(plan: TunePlan, place: Place, vectors: Sequence[Tensor]) -> float:
-    """The mean length of the rows of the tuned additions that are not zero, one addition's on the other's."""
+    """The mean length of the rows that are added and not zero, one tuned addition's on the other's."""
     rows = [
         lengths_of(vector)
         for alignment, vector in zip(plan.places[place], vectors, strict=True)
-        if alignment.index in plan.tuned
+        if alignment.index in plan.tuned and alignment.addition.operation == "add"
     ]
     return sum(fmean(lengths[lengths > 0].tolist()) for lengths in rows)

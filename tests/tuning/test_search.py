@@ -133,7 +133,7 @@ def test_the_best_of_the_surface_is_found_with_a_tenth_of_a_grid(surface, least)
     wanted, _ = best_of(surface)
     assert found.best[0].figures.effect >= least * wanted
     assert found.best[0].figures.damage <= BUDGET
-    assert measured.cost <= 30 * 2 * 12 / 12
+    assert measured.cost <= 30 * 2 * 12 / 10
 
 
 @pytest.mark.parametrize("surface", [monotone, saturating, helpful_when_small, backwards])
@@ -222,6 +222,53 @@ def test_few_places_go_straight_to_the_round_with_all_of_the_evidence():
         for size in range(1, 5000)
         if backwards(Place(12, "front"), -size / 1000)[1] <= BUDGET
     )
+
+
+@pytest.mark.parametrize("surface", [monotone, backwards, saturating])
+@pytest.mark.parametrize("places", [guesses(), guesses([12], ["front"])])
+def test_what_acts_at_coefficient_0_is_told_from_what_is_moved(surface, places):
+    """Other additions have an effect and damage of their own, in which the budget has to be shared."""
+    effect_at_0, damage_at_0 = 2.0, 0.012
+
+    def with_others(place: Place, coefficient: float) -> tuple[float, float]:
+        effect, damage = surface(place, coefficient)
+        return effect_at_0 + effect, damage_at_0 + damage
+
+    measured = Measured(with_others)
+    found = search(places, BUDGET, in_turn(measured), fixed=True)
+    wanted, _ = best_of(surface, BUDGET - damage_at_0)
+    assert found.best[0].figures.effect - effect_at_0 >= 0.95 * wanted
+    assert found.best[0].figures.damage <= BUDGET
+
+
+def test_coefficient_0_is_the_answer_where_only_the_other_additions_steer():
+    def spoiling(place: Place, coefficient: float) -> tuple[float, float]:
+        effect, damage = lost(place, coefficient)
+        return 0.5 + effect, 0.01 + damage
+
+    found = search(guesses([12, 13], ["front"]), BUDGET, in_turn(Measured(spoiling)), fixed=True)
+    assert (found.best[0].coefficient, found.best[0].figures.effect) == (0.0, 0.5)
+
+
+def test_nothing_fits_where_the_other_additions_exceed_the_budget():
+    def beyond(place: Place, coefficient: float) -> tuple[float, float]:
+        effect, damage = monotone(place, coefficient)
+        return effect, 0.03 + damage
+
+    found = search(guesses(), BUDGET, in_turn(Measured(beyond)), fixed=True)
+    assert found.best == ()
+    assert found.nearest_miss is not None
+
+
+@pytest.mark.parametrize("layers", [[12], [11, 12, 13]])
+@pytest.mark.parametrize("guess", [0.3, 0.7, 1.0, 2.0, 4.0])
+def test_few_places_find_the_peak_of_the_effect_from_any_guess(layers, guess):
+    measured = Measured(saturating)
+    found = search({Place(layer, "front"): guess for layer in layers}, BUDGET, in_turn(measured))
+    # The surface has its peak of 1 at coefficient 1; the budget is met at 8.
+    assert found.best[0].place == Place(12, "front")
+    assert found.best[0].figures.effect >= 0.94
+    assert measured.cost <= 6 * len(layers)
 
 
 def test_each_place_is_known_by_its_last_round():

@@ -15,12 +15,13 @@ from tiny import open_model, recipe_of
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.measure.evidence import Evidence, gathered
 from steer_cli.measure.evidence_files import read_set
-from steer_cli.results import Place
+from steer_cli.results import Figures, Place, Searched, Trial
 from steer_cli.tuning.figures import Figuring
+from steer_cli.tuning.on_completions import OnCompletions
 from steer_cli.tuning.parts import part_of
 from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
 from steer_cli.tuning.tune import tune
-from steer_cli.tuning.vectors import vectors_of_places
+from steer_cli.tuning.vectors import guesses, vectors_of_places
 
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 1}
 EVERYWHERE = TuneOptions(layers="1:3", positions="front,every", budget=0.05)
@@ -199,6 +200,85 @@ def test_places_that_a_recipe_does_not_fit_are_left_out_with_a_note(model, evide
     assert [line.split(":")[0] for line in said] == ["front is left out"]
 
 
+LONG = {"plus": "The wedding of my friend was late because of the rain", "layer": 1}
+
+
+def test_a_default_position_that_the_prompt_has_no_room_for_is_left_out_with_a_note(model, evidence):
+    said: list[str] = []
+    plan = plan_tuning(
+        recipe_of(LONG, prompt="I"), evidence, TuneOptions(layers="0:3"), model.located, note=said.append
+    )
+    assert {place.position for place in plan.places} == {"every"}
+    [line] = said
+    assert line.startswith("front is left out: prompt 'I': 'The wedding of my friend")
+    assert "but the prompt has 2" in line
+
+
+def test_a_position_that_was_asked_for_is_named_where_it_does_not_fit(model, evidence):
+    recipe = recipe_of(LONG | {"position": "every"}, prompt="I")
+    for positions in ("front", "every,front"):
+        options = TuneOptions(layers="0:3", positions=positions)
+        with pytest.raises(SteerError, match=r"^front: prompt 'I': 'The wedding of my friend"):
+            plan_tuning(recipe, evidence, options, model.located)
+
+
+@pytest.mark.parametrize("positions", [None, "every", "front,every"])
+def test_what_is_wrong_at_every_position_names_none(model, evidence_files, positions):
+    neutral = read_set("neutral", str(evidence_files["neutral"]))
+    recipe = recipe_of(LOVE, count={"e": ["e"]}, sampling={"temperature": 0})
+    counted = gathered(neutral=neutral, count="e", recipe=recipe)
+    with pytest.raises(SteerError, match=r"^count e: at temperature 0 all samples are the same"):
+        plan_tuning(recipe, counted, TuneOptions(positions=positions), model.located)
+
+
+def test_first_coefficients_are_those_of_the_addition_that_moves(model, evidence):
+    fixed = {"plus": " wedding", "layer": 2, "coefficient": 0.25, "position": "every"}
+    options = TuneOptions(layers="1", positions="front")
+    alone = planned(model, evidence, options)
+    plan = planned(model, evidence, replace(options, additions=(1,)), fixed, LOVE)
+    found, wanted = (
+        guesses(model.network, each, vectors_of_places(model.network, each)) for each in (plan, alone)
+    )
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_ablation_that_moves_with_a_vector_begins_no_further_than_it_would_alone(model, evidence, order):
+    options = TuneOptions(layers="1", positions="front,every")
+    both = [LOVE | {"plus": " wedding", "minus": " ship", "operation": "ablate"}, LOVE][::order]
+    plans = [planned(model, evidence, options, *additions) for additions in (both, [LOVE])]
+    found, alone = (guesses(model.network, plan, vectors_of_places(model.network, plan)) for plan in plans)
+    assert found == pytest.approx({place: min(0.5, value) for place, value in alone.items()})
+    # Of the two places, the vector decides in one and the ablation in the other.
+    assert {value < 0.5 for value in alone.values()} == {True, False}
+
+
+def test_workers_are_not_asked_to_use_a_model_that_is_loaded_here(model, evidence):
+    with pytest.raises(SweepError, match="ray local: workers load the model themselves"):
+        tune(planned(model, evidence), model, ray="local")
+
+
+def test_where_all_completions_are_odd_the_answer_says_how_many_there_were(model, evidence, monkeypatch):
+    """The best trial of each place has its turn, however many of another place do more."""
+    best = [
+        Trial(Place(1, "every"), 1.0 + step, Figures(2.0 - step / 10, 0.01, 0.1, 0.1), 1.0)
+        for step in range(9)
+    ]
+    best.append(Trial(Place(2, "every"), 1.0, Figures(0.5, 0.01, 0.1, 0.1), 1.0))
+    plan = planned(model, evidence, replace(EVERYWHERE, oddness=1e-9), sampling={"max_new_tokens": 2})
+    vectors = vectors_of_places(model.network, plan)
+    costs = OnCompletions(model.network, plan, vectors)
+    monkeypatch.setattr("steer_cli.tuning.tune.search", lambda *_, **__: Searched(tuple(best), 0.05))
+    found = tune(plan, model)
+    assert [trial for trial, _ in found.odd] == [*best[:6], best[9]]
+    for trial, cost in found.odd:
+        assert cost == pytest.approx(costs.cost((trial.place, trial.coefficient)))
+    assert found.says == (
+        "nothing was found to steer within a damage of 0.05 and a cost of 1e-09: completions of 7 of the 10 "
+        f"trials with an effect there cost {min(cost for _, cost in found.odd):.2f} nats per token or more"
+    )
+
+
 def test_budget_and_oddness_are_above_zero(model, evidence):
     for name, value in (
         ("budget", 0.0),
@@ -214,7 +294,9 @@ def test_one_effect_is_followed(model, evidence_files):
     files = [read_set(name, str(evidence_files[name])) for name in ("toward", "away", "neutral")]
     recipe = recipe_of(LOVE, count={"praise": ["love"]})
     both = gathered(*files, count="praise", recipe=recipe)
-    with pytest.raises(SweepError, match="count: the search needs one effect to follow, and `toward`"):
+    with pytest.raises(
+        SweepError, match="count: the search follows one effect, but `toward` is given too; leave one out"
+    ):
         plan_tuning(recipe, both, EVERYWHERE, model.located)
 
 
@@ -227,7 +309,7 @@ def test_words_of_completions_can_be_the_effect(model, evidence_files):
     options = TuneOptions(layers="1:3", positions="every", budget=5.0, oddness=50.0)
     found = tune(plan_tuning(recipe, counted, options, model.located), model)
     assert found.kind == "count"
-    assert [trial.figures.effect for trial in found.searched.trials]
+    assert any(trial.figures.effect != 0 for trial in found.searched.trials)
 
 
 def test_evidence_that_is_too_small_for_two_halves_is_one_clear_line(model, tmp_path):
