@@ -89,8 +89,8 @@ def _legend(found: Tuning) -> str:
     overflows = any(not trial.figures.finite for trial in found.searched.places)
     return (
         f"effect in {UNITS_OF_EFFECT[found.kind]}, damage in nats per token, ± a standard error; ! beyond "
-        f"the budget of {found.searched.budget:g}; read: the share of the evidence, as unpromising places are "
-        "dropped early"
+        f"the budget of {found.searched.budget:g}; read: the share of the evidence, as unpromising places "
+        "are dropped early"
         + ("; overflow: logits are not finite" if overflows else "")
         + ("; bold: chosen" if found.chosen else "")
     )
