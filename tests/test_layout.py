@@ -146,6 +146,7 @@ def test_each_command_is_one_file_of_its_name():
         "saving",
         "scanning",
         "unknown_option",
+        "waiting",
     }
 
 

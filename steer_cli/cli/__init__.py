@@ -38,13 +38,11 @@ from steer_cli.cli import (
 from steer_cli.cli.options import Debug, error_text
 from steer_cli.cli.plain_help import PlainHelp
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
+from steer_cli.cli.waiting import how_to_wait
 from steer_cli.errors import SteerError
 
 # Errors of an output that cannot be written, not bugs.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-# Any of these lets the user choose how long OpenMP's threads spin.
-WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 
 
 class _Interrupt:
@@ -177,10 +175,7 @@ def _reconfigure(stream: Any, **settings: str) -> None:
 
 def main() -> None:
     """The command `steer`."""
-    if not os.environ.keys() & WAITING:
-        # Threads that spin while waiting take cores away from other processes: two commands on two cores made
-        # each other many times slower. OpenMP reads this when torch is loaded.
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.update(how_to_wait(os.environ))  # OpenMP reads this when torch is loaded
     if sys.stdout is not None and not sys.stdout.isatty():
         _reconfigure(sys.stdout, encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):

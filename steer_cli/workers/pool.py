@@ -40,6 +40,7 @@ class Actor:
         # Threads that spin while they wait would take the other actors' cores. OpenMP reads this when torch
         # is loaded, which unpickling the work may do: it comes later, with `start`.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.pop("GOMP_SPINCOUNT", None)  # of a command that was alone when it started this node
         self._function: Callable[[Any], Any] | None = None
 
     def placed(self) -> None:

@@ -15,6 +15,8 @@ import pytest
 from emulator import Emulator
 from forked import python
 
+from steer_cli.cli.waiting import how_to_wait
+
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and signals of POSIX")
 
@@ -280,20 +282,42 @@ atexit.register(lambda: print(json.dumps({name: os.environ.get(name) for name in
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-@pytest.mark.parametrize("said", [{}, *({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
-def test_threads_wait_passively_unless_the_user_has_said_otherwise(said):
-    """So that two processes on the same cores do not take them from each other by spinning."""
+@pytest.mark.parametrize("said", [*({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_the_user_says_how_threads_wait(said):
     start = WAITING.replace("NAMES", repr(NAMES)) + START
     found = steer("--version", start=start, env=dict.fromkeys(NAMES) | said).stdout.splitlines()[-1]
-    assert json.loads(found) == dict.fromkeys(NAMES) | (said or {"OMP_WAIT_POLICY": "PASSIVE"})
+    assert json.loads(found) == dict.fromkeys(NAMES) | said
+
+
+@pytest.mark.parametrize(
+    ("load", "set_to"),
+    [
+        ("0.50 0.40 0.30 1/456 7890", {"GOMP_SPINCOUNT": "5000"}),
+        ("0.00 0.00 0.00 2/456 7890", {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ("0.00", {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ("", {"OMP_WAIT_POLICY": "PASSIVE"}),
+        (None, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    ],
+)
+def test_threads_spin_only_where_nothing_else_runs(load, set_to, tmp_path):
+    """So that two processes on the same cores do not take them from each other."""
+    file = tmp_path / "loadavg"
+    if load is not None:
+        file.write_text(load)
+    assert how_to_wait({"HOME": "/"}, file) == set_to
+    assert how_to_wait({"KMP_BLOCKTIME": "0"}, file) == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GNU")
-def test_the_policy_is_set_before_torch_loads(love):
+def test_how_to_wait_is_set_before_torch_loads(love):
     # The library says what it has read as soon as it is loaded.
-    env = dict.fromkeys(NAMES) | {"OMP_DISPLAY_ENV": "TRUE"}
+    env = dict.fromkeys(NAMES) | {"OMP_DISPLAY_ENV": "VERBOSE"}
     result = steer("shift", love, env=env)
-    assert result.returncode == 0 and "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
+    [turns] = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", result.stderr)
+    assert result.returncode == 0 and turns in (
+        "0",
+        "5000",
+    )  # what else runs here decides; by default 300,000
 
 
 def test_a_fault_of_the_recipe_is_told_before_torch_is_loaded(love):
