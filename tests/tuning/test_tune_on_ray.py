@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from steer_cli.measure.evidence_files import read_choices, read_set
 from steer_cli.models.hardware import Hardware
 from steer_cli.models.located import Located
 from steer_cli.results import Place
+from steer_cli.tuning import on_ray
 from steer_cli.tuning.figures import Figuring
 from steer_cli.tuning.on_ray import TuneWork
 from steer_cli.tuning.plan import TuneOptions, plan_tuning
@@ -59,13 +61,34 @@ def trials_of(store: bytes) -> set[bytes]:
     return {*lines}
 
 
+class SlowWork(TuneWork):
+    """So that a worker is in the middle of a trial when another has finished one."""
+
+    def start(self):
+        measure = super().start()
+
+        def slowly(request):
+            time.sleep(0.3)
+            return measure(request)
+
+        return slowly
+
+
+def measuring(node) -> bool:
+    """Whether a worker of a node is in the middle of a trial."""
+    [raylet] = node.all_processes["raylet"]
+    return "ray::Actor.do" in [child.name() for child in psutil.Process(raylet.process.pid).children()]
+
+
 def actors() -> dict[int, psutil.Process]:
     """Workers on the nodes that this process started, by the ids of their processes."""
     children = psutil.Process().children(recursive=True)
     return {child.pid: child for child in children if child.name().startswith("ray::Actor")}
 
 
-def test_records_are_those_of_a_run_without_ray_though_a_node_is_killed(two_nodes, plan, alone, tmp_path):
+def test_records_are_those_of_a_run_without_ray_though_a_node_is_killed(
+    two_nodes, plan, alone, tmp_path, monkeypatch
+):
     """The search continues the store of one without Ray, which was stopped early."""
     records, whole = alone
     notes, store, killed = [], tmp_path / "trials.jsonl", []
@@ -73,10 +96,11 @@ def test_records_are_those_of_a_run_without_ray_though_a_node_is_killed(two_node
     [second] = two_nodes.worker_nodes
 
     def kill(stage, done, total):
-        if stage == "tune" and done and len(actors()) == 2 and not killed:
+        if stage == "tune" and not killed and measuring(second):
             killed.append(len(store.read_bytes().splitlines()))
             two_nodes.remove_node(second, allow_graceful=False)
 
+    monkeypatch.setattr(on_ray, "TuneWork", SlowWork)
     try:
         spread = tune(plan, ONE_THREAD, store, kill, notes.append, two_nodes.address)
     finally:
