@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer_cli.networks import fastest as chosen
-from steer_cli.networks.fastest import GAIN, GRID, MKL_ROWS, MOST_ADDED, Fastest, Step, choose, fastest
+from steer_cli.networks.fastest import (
+    GAIN_OF_MORE_ROWS,
+    GRID,
+    MKL_ROWS,
+    MOST_ADDED,
+    Fastest,
+    Step,
+    choose,
+    fastest,
+)
 from steer_cli.networks.layout import FEWEST_STEPS, Layout
 from steer_cli.networks.products import ONEDNN, PLAIN, TRANSPOSED, Linear, Way, available, mkl_packs
 
@@ -148,8 +157,8 @@ def test_rows_are_added_only_where_so_few_are_slower_than_more():
     found = choose(times(plain=[5, 5, 5, 5, 5, 5, 5], transposed=[9, 9, 1, 9, 9, 9, 9]))
     assert found[1] == found[2] == found[4] == (TRANSPOSED, 4) and found[8] == (PLAIN, 8)
     # Less of a gain is noise.
-    assert choose(times(plain=[1, 1, GAIN + 0.01, 2, 2, 2, 2]))[1] == (PLAIN, 1)
-    assert choose(times(plain=[1, 1, GAIN - 0.01, 2, 2, 2, 2]))[1] == (PLAIN, 4)
+    assert choose(times(plain=[1, 1, GAIN_OF_MORE_ROWS + 0.01, 2, 2, 2, 2]))[1] == (PLAIN, 1)
+    assert choose(times(plain=[1, 1, GAIN_OF_MORE_ROWS - 0.01, 2, 2, 2, 2]))[1] == (PLAIN, 4)
 
 
 seconds = st.floats(0.001, 1)
@@ -164,7 +173,9 @@ def test_no_choice_is_slower_than_the_fastest_for_exactly_these_rows(taken):
         exact = min(each[rows] for each in measured.values())
         assert measured[step.way][step.rows] <= exact
         if step.rows != rows:
-            assert rows < step.rows <= MOST_ADDED and measured[step.way][step.rows] < GAIN * exact
+            assert (
+                rows < step.rows <= MOST_ADDED and measured[step.way][step.rows] < GAIN_OF_MORE_ROWS * exact
+            )
         else:
             assert measured[step.way][rows] == exact
 
