@@ -28,12 +28,12 @@ def how_to_wait(environ: Mapping[str, str], load: Path = Path("/proc/loadavg")) 
     if environ.keys() & CHOSEN:
         return {}
     for look in range(LOOKS):
+        if look:
+            time.sleep(PAUSE)
         try:
             running = int(load.read_text().split()[3].partition("/")[0])
         except (OSError, ValueError, LookupError):
             return SLEEP
         if running <= 1:  # this process
             return SPIN
-        if look + 1 < LOOKS:
-            time.sleep(PAUSE)
     return SLEEP

@@ -15,7 +15,7 @@ import pytest
 from emulator import Emulator
 from forked import python
 
-from steer_cli.cli.waiting import how_to_wait
+from steer_cli.cli.waiting import SLEEP, SPIN, how_to_wait
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and signals of POSIX")
@@ -282,11 +282,14 @@ atexit.register(lambda: print(json.dumps({name: os.environ.get(name) for name in
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-@pytest.mark.parametrize("said", [*({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
+@pytest.mark.parametrize("said", [{}, *({name: "1"} for name in NAMES), {"OMP_WAIT_POLICY": "ACTIVE"}])
 def test_the_user_says_how_threads_wait(said):
     start = WAITING.replace("NAMES", repr(NAMES)) + START
     found = steer("--version", start=start, env=dict.fromkeys(NAMES) | said).stdout.splitlines()[-1]
-    assert json.loads(found) == dict.fromkeys(NAMES) | said
+    # Without a word from the user, it depends on what else runs here.
+    assert json.loads(found) in [
+        dict.fromkeys(NAMES) | set_to for set_to in ([said] if said else [SLEEP, SPIN])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -314,10 +317,8 @@ def test_how_to_wait_is_set_before_torch_loads(love):
     env = dict.fromkeys(NAMES) | {"OMP_DISPLAY_ENV": "VERBOSE"}
     result = steer("shift", love, env=env)
     [turns] = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", result.stderr)
-    assert result.returncode == 0 and turns in (
-        "0",
-        "5000",
-    )  # what else runs here decides; by default 300,000
+    # Asleep at once or after a moment, as what else runs here decides; OpenMP's own choice is 300,000.
+    assert result.returncode == 0 and turns in ("0", "5000")
 
 
 def test_a_fault_of_the_recipe_is_told_before_torch_is_loaded(love):

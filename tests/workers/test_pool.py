@@ -14,7 +14,7 @@ import pytest
 from steer_cli.errors import SweepError, VectorError
 from steer_cli.workers import pool as pool_module
 from steer_cli.workers.cluster import Needs, joined
-from steer_cli.workers.pool import Pool
+from steer_cli.workers.pool import Actor, Pool
 
 ray = pytest.importorskip("ray")
 
@@ -187,3 +187,11 @@ def test_workers_that_die_while_they_load_are_one_line(two_nodes):
 
 def test_threads_are_told_not_to_spin_before_the_work_may_load_torch(two_nodes):
     assert list(squares(two_nodes, Unpickled(), range(1))) == [(0, "passive")]
+
+
+def test_a_worker_does_not_take_over_that_the_command_was_alone(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    Actor()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive" and "GOMP_SPINCOUNT" not in os.environ
