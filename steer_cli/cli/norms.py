@@ -59,6 +59,7 @@ def norms(
     chats = direction.Chats(tuple(chat or ()), system)
     chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)
+    saving.check_apart({"--save": save, "--plot": plot})
     with Display() as display:
         if asked.given.keys() & {"layer", "coefficient"}:
             display.note("norms are measured at every layer and at coefficient 1, whatever the recipe says")

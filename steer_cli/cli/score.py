@@ -101,6 +101,7 @@ def score(
     debug: options.Debug.option = False,
 ) -> None:
     from steer_cli.cli.inputs import Display, Files, evidence_from, found_model, plot_file, recipe_from
+    from steer_cli.cli.saving import check_apart
     from steer_cli.models.hardware import Hardware
 
     asked = direction.Direction(plus, minus, layer, coefficient, position, relative)
@@ -109,6 +110,7 @@ def score(
         recipe, set, prompt, None, model, needs_prompt=False, direction=asked, save=save, chats=chats
     )
     plot_file(plot)
+    check_apart({"--save": save, "--plot": plot})
     hardware = Hardware(dtype, device, device_map, threads)
     with Display() as display:
         files = Files(toward, away, neutral, choices, count)

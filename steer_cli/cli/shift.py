@@ -78,6 +78,7 @@ def shift(
     chats = direction.Chats(tuple(chat or ()), system)
     chosen = recipe_from(recipe, set, prompt, None, model, direction=asked, save=save, chats=chats)
     plot_file(plot)
+    saving.check_apart({"--save": save, "--plot": plot})
     with Display() as display:
         located, facts = found_model(chosen, display)
         plan = plan_recipe(chosen, facts, 0)

@@ -124,7 +124,7 @@ def sweep(
     from steer_cli.sweeps.objective import parse_objective
     from steer_cli.sweeps.plan import SweepOptions
 
-    _check_files(plot, save, best)
+    _check_files(plot, save, store, best)
     objective = None if best is None else parse_objective(best)
     needs_prompt = recipe is None and (not corpus if measure is None else measure != "perplexity")
     pair, drawn = direction.Direction(plus, minus), {"samples": samples}
@@ -141,15 +141,16 @@ def sweep(
         _run(chosen, corpora, asked, hardware, store, objective, plot, save, jsonl, ray, display)
 
 
-def _check_files(plot: Path | None, save: Path | None, best: str | None) -> None:
+def _check_files(plot: Path | None, save: Path | None, store: Path | None, best: str | None) -> None:
     from steer_cli.cli.inputs import plot_file
-    from steer_cli.cli.saving import check_free
+    from steer_cli.cli.saving import check_apart, check_free
     from steer_cli.errors import SweepError
 
     plot_file(plot)
     if save is not None and best is None:
         raise SweepError(f'--save {save}: which point? add --best, such as --best "max kl"')
     check_free(save)
+    check_apart({"--save": save, "--store": store, "--plot": plot})
 
 
 def _run(recipe, corpora, asked, hardware, store, objective, plot, save, jsonl: bool, ray, display) -> None:

@@ -39,7 +39,12 @@ COLOURS = (
 LABELLED = 12  # tokens of a shift that get a label
 
 
-def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width: float = 5.6) -> None:
+def draw_panels(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width: float = 5.6) -> None:
+    """Draw panels of so many inches beside each other into a new file.
+
+    Raises:
+        PlotError: the file cannot be written.
+    """
     # Without pyplot, which would need a window system and keep figures open.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,7 +61,7 @@ def _draw(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width
         raise PlotError(f"plot {path}: {error.strerror or error}", parameter="plot") from None
 
 
-def _plain(text: str) -> str:
+def plain_label(text: str) -> str:
     """Escape dollar signs, which would begin a formula."""
     return text.replace("$", r"\$")
 
@@ -83,12 +88,12 @@ def sweep(points: Sequence[SweepPoint], path: Path) -> None:
     by_kind = ([name for name in names if name in ratios], [name for name in names if name not in ratios])
     groups = [group for group in by_kind if group]
     if len(varying) == 1:
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, points, varying[0], ratios))
+        draw_panels(path, len(groups), lambda axes: _curves(axes, groups, points, varying[0], ratios))
     elif min(len(axis_values(points, axis)) for axis in varying) <= 3:
         few, many = sorted(varying, key=lambda axis: len(axis_values(points, axis)))
-        _draw(path, len(groups), lambda axes: _curves(axes, groups, points, many, ratios, few))
+        draw_panels(path, len(groups), lambda axes: _curves(axes, groups, points, many, ratios, few))
     else:
-        _draw(path, len(names), lambda axes: _heat_maps(axes, names, points, varying, ratios), 4.6)
+        draw_panels(path, len(names), lambda axes: _heat_maps(axes, names, points, varying, ratios), 4.6)
 
 
 def _curves(axes, groups, points, across: str, ratios: set[str], split: str | None = None) -> None:
@@ -102,7 +107,7 @@ def _curves(axes, groups, points, across: str, ratios: set[str], split: str | No
                 colour = COLOURS[index % len(COLOURS)]
                 ys = [point.values()[name] for point in line]
                 spread = [point.errors().get(name, 0) for point in line]
-                panel.plot(xs, ys, style, color=colour, label=_plain(label), marker=".")
+                panel.plot(xs, ys, style, color=colour, label=plain_label(label), marker=".")
                 low, high = ([y + sign * e for y, e in zip(ys, spread, strict=True)] for sign in (-1, 1))
                 panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         if set(names) <= ratios:
@@ -146,7 +151,7 @@ def _heat_maps(axes, names, points, varying, ratios: set[str]) -> None:
         else:
             image = panel.imshow(table, cmap="viridis", aspect="auto", origin="lower")
         panel.figure.colorbar(image, label="ln ratio" if name in ratios else name)
-        panel.set_title(_plain(name))
+        panel.set_title(plain_label(name))
         for set_ticks, values in ((panel.set_yticks, rows), (panel.set_xticks, columns)):
             step = -(-len(values) // 10)
             set_ticks(range(0, len(values), step), [_tick(value) for value in values[::step]])
@@ -173,13 +178,13 @@ def shift(found: Sequence[Shift], path: Path) -> None:
             for token in largest:
                 where = (token.p_unsteered, token.ratio)
                 panel.annotate(
-                    _plain(cell(token.token)), where, (4, 3), textcoords="offset points", fontsize=7
+                    plain_label(cell(token.token)), where, (4, 3), textcoords="offset points", fontsize=7
                 )
             panel.set_xlabel("probability, unsteered")
             panel.set_ylabel("ratio, steered / unsteered")
-            panel.set_title(_plain(shift.prompt[-50:]), fontsize="small")
+            panel.set_title(plain_label(shift.prompt[-50:]), fontsize="small")
 
-    _draw(path, len(found), draw)
+    draw_panels(path, len(found), draw)
 
 
 def norms(found: Sequence[Norms], path: Path) -> None:
@@ -196,13 +201,13 @@ def norms(found: Sequence[Norms], path: Path) -> None:
                 numbers = [at_layer.layer for at_layer in layers]
                 ratios = [at_layer.ratio[index] for at_layer in layers]
                 colour = COLOURS[index % len(COLOURS)]
-                panel.plot(numbers, ratios, color=colour, label=_plain(label), marker=".")
+                panel.plot(numbers, ratios, color=colour, label=plain_label(label), marker=".")
             panel.set_xlabel("layer")
             panel.set_ylabel("|vector| / |stream|")
-            panel.set_title(_plain(first.label), fontsize="small")
+            panel.set_title(plain_label(first.label), fontsize="small")
             panel.legend(frameon=False, fontsize="small")
 
-    _draw(path, len(groups), draw)
+    draw_panels(path, len(groups), draw)
 
 
 def card(found: Card, path: Path) -> None:
@@ -230,9 +235,9 @@ def card(found: Card, path: Path) -> None:
             if kind in ("sentences", "count"):
                 chance = found.verdicts[kind].chance
                 panel.axhspan(-chance, chance, color="#999999", alpha=0.2, linewidth=0)
-            panel.set_title(_plain(found.recipe) if panel is axes[0] else kind, fontsize="small")
+            panel.set_title(plain_label(found.recipe) if panel is axes[0] else kind, fontsize="small")
 
-    _draw(path, len(panels), draw)
+    draw_panels(path, len(panels), draw)
 
 
 def _curve_of(found: Card, kind: str) -> list[tuple[float, Estimate]]:

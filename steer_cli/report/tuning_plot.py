@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer_cli.report.plots import COLOURS, _draw, _plain
+from steer_cli.report.plots import COLOURS, draw_panels, plain_label
 from steer_cli.results import Tuning
 
 if TYPE_CHECKING:
@@ -40,6 +40,6 @@ def plot(found: Tuning, path: Path) -> None:
             panel.set_ylabel(name)
         axes[1].axhline(found.searched.budget, color="#999999", linestyle="--", label="budget")
         axes[1].legend(frameon=False, fontsize="small")
-        axes[0].set_title(_plain(found.recipe.name), fontsize="small")
+        axes[0].set_title(plain_label(found.recipe.name), fontsize="small")
 
-    _draw(path, 2, draw)
+    draw_panels(path, 2, draw)

@@ -226,6 +226,23 @@ def test_the_place_is_looked_at_before_the_model(fault, tmp_path):
         assert not (tmp_path / "nowhere.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("shift", ["--plot", "one.svg"]),
+        ("norms", ["--plot", "one.svg"]),
+        ("score", ["--toward", "toward.txt", "--plot", "one.svg"]),
+        ("sweep", ["--layers", "1", "--best", "max kl", "--plot", "one.svg"]),
+        ("sweep", ["--layers", "1", "--best", "max kl", "--store", "one.svg"]),
+    ],
+)
+def test_files_to_write_are_apart(name, more, tiny, fault, tmp_path):
+    option, file = more[-2:]
+    said = fault(name, *more, *PAIR, "-p", PROMPT, *tiny, "--save", file)
+    assert said == f"{option} {file}: is the --save too; write another name"
+    assert not list(tmp_path.glob("one.*"))
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(tiny, fault, tmp_path):
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
