@@ -41,9 +41,20 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
         )
     if found.card is not None:
         yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
+        yield from _beyond_budget(found)
         yield from card_parts(found.card, width)
     if recipe:
         yield Text(f"\n{visible(recipe)}")
+
+
+def _beyond_budget(found: Tuning) -> Iterator[RenderableType]:
+    """That the card finds more damage than was allowed, as may happen by chance."""
+    if found.beyond_budget is not None:
+        yield Text(
+            f"  beyond the budget of {found.searched.budget:g}: neutral text loses {found.beyond_budget:.3g} "
+            "nats per token on this half; search with a smaller budget to be on the safe side",
+            style="yellow",
+        )
 
 
 def _read(found: Tuning) -> str:

@@ -114,14 +114,23 @@ class Card:
         return self.arms[0]
 
     @property
+    def damage(self) -> Estimate | None:
+        """What neutral text loses, in nats per token."""
+        return None if self.steered.neutral is None else self.steered.neutral.damage
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """The verdicts in words; the last one says what steering costs."""
-        neutral, last = self.steered.neutral, [*self.verdicts][-1]
-        damage = None if neutral is None else neutral.damage
+        last = [*self.verdicts][-1]
         return tuple(
-            sentence(kind, verdict, self.steered.effects[kind], damage if kind == last else None)
+            sentence(kind, verdict, self.steered.effects[kind], self.damage if kind == last else None)
             for kind, verdict in self.verdicts.items()
         )
+
+    def damage_beyond(self, budget: float) -> float | None:
+        """What neutral text loses, in nats per token, if it is more than so many."""
+        damage = self.damage
+        return damage.value if damage is not None and damage.value > budget else None
 
     def records(self) -> Iterator[Record]:
         """One record, complete by itself."""

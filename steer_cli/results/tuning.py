@@ -161,6 +161,11 @@ class Tuning:
         return self.card is not None and self.card.verdicts[self.kind].direction > 0
 
     @property
+    def beyond_budget(self) -> float | None:
+        """The damage on the card if it exceeds the budget, to which the search kept on its own half."""
+        return None if self.card is None else self.card.damage_beyond(self.searched.budget)
+
+    @property
     def says(self) -> str:
         """What a careful reader would say of the chosen recipe, or why there is none."""
         budget = f"{self.searched.budget:g}"
@@ -214,6 +219,7 @@ class Tuning:
             "nearest_miss": None if miss is None else miss.record(),
             "chosen": None if self.chosen is None else self.chosen.record(),
             "steers": self.steers,
+            "beyond_budget": self.beyond_budget is not None,
             "says": self.says,
             "card": None if self.card is None else next(self.card.records()),
             "tuned": None if self.tuned is None or not self.steers else as_values(self.tuned),

@@ -108,10 +108,12 @@ def _elsewhere(
 
 def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
     """The recipe with what its card says."""
+    budget = plan.options.budget
     sets = " and ".join(f"{source.measured} {source.name}" for source in card.sources if source.measured)
     measured = (
-        f"Tuned by steer {__version__} for a damage of at most {plan.options.budget:g} nats per token on one "
+        f"Tuned by steer {__version__} for a damage of at most {budget:g} nats per token on one "
         f"half of the evidence. On the other half ({sets}): {'; '.join(card.sentences)}."
+        + (" That costs more than was allowed." if card.damage_beyond(budget) is not None else "")
     )
     return recipe.model_copy(update={"measured": measured})
 

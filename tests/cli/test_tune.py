@@ -74,7 +74,8 @@ def test_a_record_for_each_trial_and_one_of_the_choice(asked):
     keys = ["share", "layer", "position", "coefficient", "effect", "effect_stderr", "damage", "damage_stderr"]
     assert all(list(trial) == [*head, *keys] for trial in trials)
     assert {trial["layer"] for trial in trials} == {1, 2}
-    more = ["oddness", "read", "frontier", "odd", "nearest_miss", "chosen", "steers", "says", "card", "tuned"]
+    more = ["oddness", "read", "frontier", "odd", "nearest_miss", "chosen", "steers"]
+    more += ["beyond_budget", "says", "card", "tuned"]
     assert list(last) == [*head, *more]
     assert last["chosen"] in [{key: trial[key] for key in keys} for trial in trials]
     assert last["chosen"]["damage"] <= 0.3

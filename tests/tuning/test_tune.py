@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from dataclasses import replace
@@ -10,11 +11,14 @@ from pathlib import Path
 import measuring
 import pytest
 import reference
+from rich.console import Console
 from tiny import open_model, recipe_of
 
 from steer_cli.errors import SteerError, SweepError
+from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.evidence import Evidence, gathered
 from steer_cli.measure.evidence_files import read_set
+from steer_cli.report.tuning import tuning_parts
 from steer_cli.results import Figures, Place, Searched, Trial
 from steer_cli.tuning.figures import Figuring
 from steer_cli.tuning.on_completions import OnCompletions
@@ -118,16 +122,19 @@ def test_random_vectors_are_said_not_to_steer(model, evidence):
     assert sum(tuned.card is not None for tuned in found) >= 3
 
 
-def test_a_direction_that_steers_is_found_and_said_to_steer(model, evidence):
-    """The difference of the streams of two subjects makes one of them likelier than the other."""
-    sets = {name: getattr(evidence, name).sentences for name in ("toward", "away")}
+def difference_of_subjects(evidence) -> dict:
+    """An addition that makes the toward sentences likelier and the others less likely."""
     texts = {
-        side: [sentence.text.removesuffix(" waited.") for sentence in sets[name]]
+        side: [sentence.text.removesuffix(" waited.") for sentence in getattr(evidence, name).sentences]
         for side, name in (("plus", "toward"), ("minus", "away"))
     }
-    addition = {"texts": texts, "read": "mean", "layer": 1, "position": "every"}
+    return {"texts": texts, "read": "mean", "layer": 1, "position": "every"}
+
+
+def test_a_direction_that_steers_is_found_and_said_to_steer(model, evidence):
+    """The difference of the streams of two subjects makes one of them likelier than the other."""
     options = TuneOptions(layers="1:3", budget=0.5, oddness=1000.0)
-    found = tune(planned(model, evidence, options, addition), model)
+    found = tune(planned(model, evidence, options, difference_of_subjects(evidence)), model)
     assert found.chosen is not None
     assert found.chosen.figures.effect > 0
     assert found.chosen.figures.damage <= 0.5
@@ -136,6 +143,22 @@ def test_a_direction_that_steers_is_found_and_said_to_steer(model, evidence):
     assert found.tuned.additions[0].coefficient == found.chosen.coefficient
     assert found.card is not None
     assert found.card.steered.effects["sentences"].value > 0
+
+
+@pytest.mark.parametrize(("name", "beyond"), [("away", True), ("toward", False)])
+def test_a_card_beyond_the_budget_is_named_as_such(model, evidence, name, beyond):
+    """What counts as neutral on the card becomes less likely, or likelier."""
+    options = TuneOptions(layers="1:3", budget=0.01, oddness=1000.0)
+    plan = planned(model, evidence, options, difference_of_subjects(evidence))
+    neutral = Corpus.of("neutral", getattr(evidence, name).sentences)
+    found = tune(replace(plan, held_out=replace(plan.held_out, neutral=neutral)), model)
+    assert (found.card.damage.value > 0.01) == beyond
+    *_, last = found.records()
+    assert last["beyond_budget"] == beyond
+    assert found.tuned.measured.endswith("That costs more than was allowed.") == beyond
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*tuning_parts(found, "", 200))
+    assert ("beyond the budget of 0.01: neutral text loses 0." in console.export_text()) == beyond
 
 
 def lines_of(found) -> list[str]:
