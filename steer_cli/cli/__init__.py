@@ -125,7 +125,8 @@ app = typer.Typer(
     cls=_Group,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="steer generate love-hate\nsteer generate --help",
+    epilog='steer generate --plus Love --minus Hate -p "I hate you because"\n'
+    "steer generate love-hate\nsteer recipes\nsteer generate --help",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Steer a language model by adding activation vectors made from prompts.",
 )

@@ -10,7 +10,8 @@ from steer_cli.cli import options
 
 HELP = options.help_text(
     "Validate recipes: one line per fault, with its place.",
-    "steer check my-recipe.yaml",
+    "steer check love-hate",
+    "steer check mine.yaml",
     "steer check recipes/*/*.yaml && git commit -a",
 )
 

@@ -10,7 +10,7 @@ from steer_cli.cli import direction, options, output
 
 HELP = options.help_text(
     "Measure |vector| / |stream| by layer and position.\n\nFor each addition of the recipe, at coefficient 1:"
-    " the vector at every layer, compared with the prompt's stream there, all in one pass. Of a relative "
+    " the vector at every layer, compared with the prompt's stream there, all in one pass. For a relative "
     "coefficient, the number that it comes to at each layer is shown too. --jsonl"
     " prints a record per prompt, addition and layer.",
     "steer norms love-hate",

@@ -47,7 +47,8 @@ Choices = Annotated[
     typer.Option(
         "--choices",
         metavar="FILE",
-        help="A .jsonl file of prompts with two answers each: prompt, matching, not_matching.",
+        help='A .jsonl file of prompts with two answers each, one per line: {"prompt": "Is it warm?", '
+        '"matching": " yes", "not_matching": " no"}.',
     ),
 ]
 Count = Annotated[

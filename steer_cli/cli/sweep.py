@@ -53,7 +53,11 @@ Dims = Annotated[
 ]
 Measure = Annotated[
     str | None,
-    typer.Option("--measure", metavar="LIST", help="Of perplexity, kl, counts; default: by the options."),
+    typer.Option(
+        "--measure",
+        metavar="LIST",
+        help="Of perplexity, kl, counts; by default perplexity with --corpus, else kl.",
+    ),
 ]
 Additions = Annotated[
     list[int] | None,

@@ -11,7 +11,7 @@ HELP = options.help_text(
     'steer table --plus Love --minus Hate -p "I hate you because" --position back',
     'steer table love-hate --chat "How was your day?"',
     "steer table gpt2-xl/praise --model ./gpt2-tokenizer",
-    'steer table love-hate --prompt "I love" --jsonl | jq .rows[1].tokens',
+    'steer table love-hate --prompt "I love" --jsonl | jq ".rows[1].tokens"',
 )
 
 

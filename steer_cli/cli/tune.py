@@ -47,8 +47,8 @@ Positions = Annotated[
     typer.Option(
         "--positions",
         metavar="LIST",
-        help="Of front, middle, back, every, numbers, every=new and such; by default front and every, as far "
-        "as the recipe can act there.",
+        help="Of front, middle, back, every, numbers, every=new and such; by default front and every where "
+        "the recipe can act there, or its own position if it is neither.",
     ),
 ]
 Relative = Annotated[
