@@ -27,6 +27,8 @@ NORMAL = NormalDist().inv_cdf(TAILS[1])
 RESAMPLES = 4999
 HELD = 4_000_000  # draws of resamples held at once
 SAME = TAILS[0] / 4  # share of resamples of equal draws from which the studentised interval is not used
+ROUNDING = 1e-9  # of the figure's error
+NEARLY = 1e-3  # of the figure's variance: draws of a resample with less are as good as equal
 SEED = 15  # any number; always the same, so that the same figures have the same interval
 
 
@@ -74,7 +76,9 @@ def estimate(*parts: Weighted) -> Estimate:
     error = math.sqrt(error)
     if error == 0:
         return Estimate(float(value), float(value), float(value), count)
-    same = variance <= 0
+    resampled[np.abs(resampled) < ROUNDING * error] = 0
+    # Not 0: equal draws differ by rounding, and a figure divided by next to nothing would lie anywhere.
+    same = variance <= NEARLY * error**2
     if same.mean() > SAME:
         low, high = _accelerated(parts, resampled)
         return Estimate(float(value), float(value + low), float(value + high), count)

@@ -80,6 +80,25 @@ def test_units_order_and_repetition():
     assert (away.low, away.high) == pytest.approx((-found.high, -found.low), rel=0.02)
 
 
+@pytest.mark.parametrize("others", [1, 2, 3, 4])
+@pytest.mark.parametrize("most", [0.0, 1 / 7, 1 / 3, 2 / 3, 1.4])
+def test_equal_draws_are_equal_whatever_they_are(most, others):
+    """Draws most of which are the same number, which is not 0 and has no short binary form."""
+    draws = np.array([0.0] * (24 - others) + [1 / 7] * others)
+    plain, moved = estimate((1.0, Draws.of(draws))), estimate((1.0, Draws.of(draws + most)))
+    assert moved.low == pytest.approx(plain.low + most, abs=1e-9)
+    assert moved.high == pytest.approx(plain.high + most, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_end_lies_beyond_all_draws_where_most_are_nearly_equal(seed):
+    generator = np.random.default_rng(seed)
+    draws = 1 + 1e-6 * generator.normal(size=24)
+    draws[:2] += (1.0, 0.5)
+    found = estimate((1.0, Draws.of(draws)))
+    assert draws.min() < found.low < found.high < draws.max()
+
+
 def test_a_paired_difference_is_narrower_and_that_of_the_same_is_nothing():
     made = MADE["normal"].draw(np.random.default_rng(6), 30)
     noise = Draws(0.1 * np.sqrt(made.counts) * np.random.default_rng(7).normal(size=30), made.counts)
