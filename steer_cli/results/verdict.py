@@ -44,6 +44,8 @@ def costs(damage: Estimate) -> str:
     shown = f"{_percent(damage.value)} % [{_percent(damage.low)}, {_percent(damage.high)}]"
     if damage.below_zero:
         return f"neutral text becomes likelier ({shown} of perplexity)"
+    if not damage.above_zero and damage.high >= HARMS:
+        return f"costs an unknown amount on neutral text ({shown} of perplexity)"
     if not damage.above_zero:
         return f"costs nothing that could be measured on neutral text ({shown} of perplexity)"
     verb = "ruins" if damage.value >= RUINS else "harms" if damage.value >= HARMS else ""

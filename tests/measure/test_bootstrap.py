@@ -12,6 +12,7 @@ from steer_cli.measure.share import mean_share, share_of
 from steer_cli.measure.student import bound_of, within
 from steer_cli.measure.verdicts import chance, verdict
 from steer_cli.results import Estimate
+from steer_cli.results.verdict import costs
 
 MADE = {kind: sentences(kind) for kind in ("normal", "skewed as KL")}
 CELLS = [cell for cell in simulated() if max(cell.sizes) <= 16]
@@ -184,3 +185,19 @@ def test_the_rule_of_the_verdict(effect, direction, reason):
     assert (found.direction, found.reason) == (direction, reason)
     conditions = [(False, "they lose too")]
     assert verdict(effect, beyond, randoms, conditions).direction == min(direction, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ((0.02, 0.01, 0.03), "costs 2.0 % [1.0, 3.0] on neutral text"),
+        ((0.2, 0.1, 0.3), "harms neutral text (22 % [11, 35] of perplexity)"),
+        ((0.6, 0.5, 0.7), "ruins neutral text (82 % [65, 101] of perplexity)"),
+        ((-0.02, -0.03, -0.01), "neutral text becomes likelier (-2.0 % [-3.0, -1.0] of perplexity)"),
+        ((0.01, -0.01, 0.03), "costs nothing that could be measured on neutral text (1.0 % [-1.0, 3.0] of"),
+        # So wide an interval does not exclude that it ruins neutral text.
+        ((0.6, -0.01, 1.2), "costs an unknown amount on neutral text (82 % [-1.0, 232] of perplexity)"),
+    ],
+)
+def test_a_cost_is_not_said_to_be_nothing_where_it_may_be_much(damage, says):
+    assert costs(Estimate(*damage, 20)).startswith(says)
