@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steer_cli.errors import PlanError, VectorError
-from steer_cli.planning.in_front import Front, before_chat, fitting, gap, plus_texts
+from steer_cli.planning.in_front import Front, before_chat, fitting, gap, steers_to_chats, texts_towards
 from steer_cli.planning.placement import Alignment, check_length
 from steer_cli.planning.plan import Plan
-from steer_cli.recipe.chat import Chat
 from steer_cli.recipe.quoting import show
 from steer_cli.recipe.schema import Random
 
@@ -110,14 +109,12 @@ def planned(plan: Plan, control: str | None) -> Control | None:
     if kind != "prompt":
         return Control(kind, kind)
     facts, new_tokens = plan.facts, plan.recipe.sampling.max_new_tokens
-    system = not given and any(
-        isinstance(pair.plus, Chat) for addition in plan.recipe.additions for pair in addition.all_pairs
-    )
+    system = not given and steers_to_chats(plan.alignments)
     if given:
         front = Front((given,), 1)
         rows = _fronted(plan, given, True, system)
     else:
-        front, rows = _as_many_as_fit(plan, _plus_texts(plan, system), system)
+        front, rows = _as_many_as_fit(plan, _texts(plan, system), system)
     for prompt, row in zip(plan.prompts, rows, strict=True):
         check_length(row, prompt.text, new_tokens, facts.context, facts.limited)
     return Control(kind, f"{kind} {front.name}", front.text, rows)
@@ -140,12 +137,12 @@ def _as_many_as_fit(plan: Plan, texts: tuple[str, ...], system: bool) -> tuple[F
     return front, rows
 
 
-def _plus_texts(plan: Plan, system: bool) -> tuple[str, ...]:
+def _texts(plan: Plan, system: bool) -> tuple[str, ...]:
     remedy = "write `control=prompt=TEXT`"
     if system and any(prompt.chat is None for prompt in plan.prompts):
-        raise PlanError(f"control prompt: plus is a chat and a prompt is none; {remedy}", "control")
+        raise PlanError(f"control prompt: it steers towards a chat and a prompt is none; {remedy}", "control")
     try:
-        return plus_texts(plan.alignments, system)
+        return texts_towards(plan.alignments, system)
     except PlanError as error:
         raise PlanError(f"control prompt: {error}; {remedy}", "control") from None
 

@@ -74,8 +74,8 @@ Control = Annotated[
         metavar="KIND",
         autocompletion=_controls,
         help="Add a third column: random (noise), shuffled (the vector's own values), embedding (the pair "
-        "read at layer 0), prompt (no vector, but the plus texts in front of the prompt, as many as fit), "
-        "or prompt=TEXT (that text in front).",
+        "read at layer 0), prompt (no vector, but the texts steered towards in front of the prompt, "
+        "as many as fit), or prompt=TEXT (that text in front).",
     ),
 ]
 Explain = Annotated[

@@ -26,8 +26,8 @@ Baseline = Annotated[
     Literal["prompt"] | None,
     typer.Option(
         "--baseline",
-        help="Also measure with the plus text in front as tokens, without a vector; several different ones "
-        "stand one after the other, as many as fit.",
+        help="Also measure with the text steered towards in front as tokens, without a vector; "
+        "several different ones stand one after the other, as many as fit.",
     ),
 ]
 Sentences = Annotated[

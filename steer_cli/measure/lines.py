@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError
 from steer_cli.measure.corpus import Corpus
-from steer_cli.planning.in_front import Front, fitting, plus_texts
+from steer_cli.planning.in_front import Front, fitting, texts_towards
 from steer_cli.planning.pairs import pad_id
 from steer_cli.planning.placement import Alignment, Placement, check_acts_on_texts, place
 from steer_cli.planning.plan import ModelFacts, align
@@ -79,7 +79,7 @@ def plan_corpora(
     laid = CorpusPlan(recipe.name, facts, corpora, alignments, method, lines)
     if not baseline:
         return laid
-    fronted, texts = with_plus_in_front(lines, alignments, facts.tokenizer, facts.context)
+    fronted, texts = with_text_in_front(lines, alignments, facts.tokenizer, facts.context)
     return replace(laid, fronted=fronted, front=texts)
 
 
@@ -144,10 +144,11 @@ def _check_context(length: int, place: str, context: int | None, parameter: str 
         )
 
 
-def with_plus_in_front(
+def with_text_in_front(
     lines: Sequence[Line], alignments: Sequence[Alignment], tokenizer: Tokenizer, context: int | None
 ) -> tuple[tuple[Line, ...], Front]:
-    """The same sentences, in the same order, with the plus text (and its pads) in front as tokens instead.
+    """The same sentences, in the same order, with the text that is steered towards (and its pads) in front
+    as tokens instead.
 
     Several different texts stand there without pads, one after the other, as many as the context holds.
 
@@ -156,11 +157,11 @@ def with_plus_in_front(
         PlanError: an addition steers towards a chat.
     """
     try:
-        texts = plus_texts(alignments)
+        texts = texts_towards(alignments)
     except PlanError as error:
         raise PlanError(f"baseline prompt: {error}; leave it out", parameter="baseline") from None
     if len(texts) == 1:
-        front, rows = Front(texts, 1), (row.ids for alignment in alignments for row in alignment.plus_rows)
+        front, rows = Front(texts, 1), (row.ids for alignment in alignments for row in alignment.rows_towards)
         ids = max(rows, key=len)
     else:
         own = max(len(line.ids) - line.offset for line in lines)

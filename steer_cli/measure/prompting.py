@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 from steer_cli.activations.baselines import Control, planned
 from steer_cli.errors import PlanError
-from steer_cli.measure.lines import Line, with_plus_in_front
+from steer_cli.measure.lines import Line, with_text_in_front
 from steer_cli.planning.alignment import Alignment
-from steer_cli.planning.in_front import Front, fitting, plus_texts
+from steer_cli.planning.in_front import Front, fitting, steers_to_chats, texts_towards
 from steer_cli.planning.plan import ModelFacts, Plan
-from steer_cli.recipe.chat import Chat
 
 ROOM = 256  # tokens that several texts may take; they are run again before each sentence
 
@@ -28,13 +27,6 @@ class Fronted:
     name: str
 
 
-def steers_to_chats(alignments: Sequence[Alignment]) -> bool:
-    """Whether any addition steers towards a chat."""
-    return any(
-        isinstance(pair.plus, Chat) for alignment in alignments for pair in alignment.addition.all_pairs
-    )
-
-
 def before_sentences(lines: Sequence[Line], alignments: Sequence[Alignment], facts: ModelFacts) -> Fronted:
     """The sentences, in the same order, with the plus text (and its pads) in front.
 
@@ -43,9 +35,9 @@ def before_sentences(lines: Sequence[Line], alignments: Sequence[Alignment], fac
         CorpusError: a sentence is too long with it.
     """
     tokenizer, system = facts.tokenizer, steers_to_chats(alignments)
-    texts = plus_texts(alignments, system)
+    texts = texts_towards(alignments, system)
     if len(texts) == 1 and not system:
-        fronted, front = with_plus_in_front(lines, alignments, tokenizer, facts.context)
+        fronted, front = with_text_in_front(lines, alignments, tokenizer, facts.context)
         return Fronted(fronted, front.name)
     front = fitting(texts, ROOM, tokenizer)
     ids = tokenizer.prompt(front.text + ("\n\n" if system else ""))
@@ -64,7 +56,7 @@ def before_prompts(plan: Plan) -> Control:
     """
     texts: tuple[str, ...] = ()
     if not steers_to_chats(plan.alignments):
-        texts = plus_texts(plan.alignments)
+        texts = texts_towards(plan.alignments)
     if len(texts) < 2:
         found = planned(plan, "prompt")
     else:

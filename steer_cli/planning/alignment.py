@@ -35,15 +35,25 @@ class Alignment:
 
     @property
     def plus_rows(self) -> tuple[TokenRow, ...]:
-        """The texts to steer towards."""
+        """The texts of plus."""
         return self.lists.plus if self.lists else tuple(pair.plus for pair in self.pairs)
 
     @property
     def minus_rows(self) -> tuple[TokenRow, ...]:
-        """The texts to steer away from."""
+        """The texts of minus."""
         if self.lists:
             return self.lists.minus
         return tuple(pair.minus for pair in self.pairs if pair.minus is not None)
+
+    @property
+    def backwards(self) -> bool:
+        """Whether it steers towards the minus texts, as its coefficient is negative."""
+        return self.addition.strength < 0
+
+    @property
+    def rows_towards(self) -> tuple[TokenRow, ...]:
+        """The texts that it steers towards."""
+        return self.minus_rows if self.backwards else self.plus_rows
 
     @property
     def rows(self) -> tuple[TokenRow, ...]:

@@ -52,33 +52,46 @@ def gap(left: str, right: str) -> str:
     return "" if apart else " "
 
 
-def plus_texts(alignments: Iterable[Alignment], system: bool = False) -> tuple[str, ...]:
+def steers_to_chats(alignments: Iterable[Alignment]) -> bool:
+    """Whether any addition steers towards a chat."""
+    return any(isinstance(side, Chat) for alignment in alignments for side in _sides_towards(alignment))
+
+
+def texts_towards(alignments: Iterable[Alignment], system: bool = False) -> tuple[str, ...]:
     """The different texts that additions steer towards, in their order.
 
     Args:
         system: of chats, what the system says in them.
 
     Raises:
-        PlanError: an addition steers towards something else.
+        PlanError: an addition steers towards something else, or towards nothing.
     """
     sides: dict[str | Chat, None] = {}
     for alignment in alignments:
         if alignment.stored is not None:
             raise PlanError(f"the stored vector {alignment.label} has no text to put in front")
-        lists = alignment.lists
-        sides |= dict.fromkeys(
-            [row.text for row in lists.plus]
-            if lists
-            else [pair.plus for pair in alignment.addition.all_pairs]
-        )
+        if alignment.addition.operation == "ablate":
+            raise PlanError(f"{alignment.label} is ablated, which no text in front does")
+        towards = _sides_towards(alignment)
+        if any(side is None or (isinstance(side, str) and not side.strip()) for side in towards):
+            raise PlanError(f"{alignment.label} steers away from a text, and towards none")
+        sides |= dict.fromkeys(side for side in towards if side is not None)
     if not system:
         if any(isinstance(side, Chat) for side in sides):
             raise PlanError("a chat stands in front of chats alone")
         return tuple(side for side in sides if isinstance(side, str))
     said = [side.said_by("system") if isinstance(side, Chat) else "" for side in sides]
     if not all(said):
-        raise PlanError("not every plus has a system turn, which alone can stand in front of a chat")
+        raise PlanError("not every chat has a system turn, which alone can stand in front of a chat")
     return tuple(dict.fromkeys(said))
+
+
+def _sides_towards(alignment: Alignment) -> list[str | Chat | None]:
+    """What an addition steers towards: plus, or minus where its coefficient is negative."""
+    lists, backwards = alignment.lists, alignment.backwards
+    if lists is not None:
+        return [row.text for row in (lists.minus if backwards else lists.plus)]
+    return [pair.minus if backwards else pair.plus for pair in alignment.addition.all_pairs]
 
 
 def before_chat(front: str, chat: Chat, system: bool) -> Chat:

@@ -141,6 +141,31 @@ def test_all_different_plus_texts_stand_in_front_once(command, recipe_file, tiny
     assert "control: prompt 'Love' and 2 more" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("coefficient", [-2, {"relative": -0.5}])
+def test_a_negative_coefficient_puts_the_minus_text_in_front(command, recipe_file, tiny_folder, coefficient):
+    backwards = LOVE | {"coefficient": coefficient}
+    path = recipe_file(tiny_folder("gpt2"), backwards, prompt=PROMPT, sampling=SAMPLING)
+    lines = command("generate", path, "--control", "prompt", "--jsonl")[1].splitlines()
+    assert {json.loads(line)["control"]["in_front"] for line in lines} == {LOVE["minus"]}
+
+
+@pytest.mark.parametrize(
+    ("addition", "says"),
+    [
+        ({"minus": " ", "coefficient": -2}, "'Love' - ' ' steers away from a text, and towards none"),
+        ({"minus": None, "coefficient": -2}, "'Love' steers away from a text, and towards none"),
+        ({"operation": "ablate"}, "is ablated, which no text in front does"),
+    ],
+)
+def test_no_text_stands_in_front_where_none_is_steered_towards(
+    command, recipe_file, tiny_folder, addition, says
+):
+    path = recipe_file(tiny_folder("gpt2"), LOVE | addition, prompt=PROMPT, sampling=SAMPLING)
+    code, _, err = command("generate", path, "--control", "prompt")
+    assert code == 1 and "control prompt" in err
+    assert says in err
+
+
 def test_of_more_texts_than_fit_the_first_stand_in_front(tiny_folder):
     from tiny import open_tokenizer
 

@@ -197,7 +197,7 @@ def test_the_embedding_of_chats_is_refused_with_the_reason(chatty, recipe_file, 
 
 def test_what_cannot_stand_in_front_is_one_line(chatty, recipe_file, fault):
     said = fault("generate", recipe_file(chatty, PERSONA, prompt=SAID), "--control", "prompt", *FEW)
-    assert said.startswith("--control prompt: plus is a chat and a prompt is none")
+    assert said.startswith("--control prompt: it steers towards a chat and a prompt is none")
     asked = {"plus": {"chat": [USER]}, "layer": 1}
     said = fault("generate", recipe_file(chatty, asked, prompt={"chat": [USER]}), "--control", "prompt", *FEW)
     assert "no" in said and "--control prompt=TEXT" in said

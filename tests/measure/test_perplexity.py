@@ -378,7 +378,7 @@ def test_the_prompt_baseline_of_several_texts_has_them_all_in_front(
     from tiny import align_additions, open_tokenizer, recipe_of
 
     from steer_cli.measure.corpus import read_corpus
-    from steer_cli.measure.lines import lay_out, with_plus_in_front
+    from steer_cli.measure.lines import lay_out, with_text_in_front
 
     folder, pairs = (
         tiny_folder("gpt2"),
@@ -395,7 +395,7 @@ def test_the_prompt_baseline_of_several_texts_has_them_all_in_front(
     tokenizer = open_tokenizer(folder)
     alignments = align_additions(recipe_of(addition), tokenizer, 5)
     lines = lay_out([read_corpus(f"a={tmp_path / 'five.txt'}", True)], tokenizer, (), None)
-    fronted, _ = with_plus_in_front(lines, alignments, tokenizer, None)
+    fronted, _ = with_text_in_front(lines, alignments, tokenizer, None)
     for line, other in zip(lines, fronted, strict=True):
         own = tokenizer.encode(line.text)
         assert other.ids == (*tokenizer.prompt("Love wedding"), *own) and line.text == other.text
