@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steer_cli.models.hardware import Hardware
@@ -38,10 +39,15 @@ def tokenizer_files(recipe: Recipe) -> tuple[str, ...]:
     return (*TOKENIZER, FILE) if chats_of(recipe) else TOKENIZER
 
 
-def computes_with(located: Located, source: Model | Hardware) -> tuple[str, str]:
-    """Names of the precision and kind of device of a model that is loaded, or will be."""
+def computes_with(located: Located, source: Model | Hardware, elsewhere: bool = False) -> tuple[str, str]:
+    """Names of the precision and kind of device of a model that is loaded, or will be.
+
+    Args:
+        elsewhere: other machines load it, whose devices may be of another kind; this machine's counts.
+    """
     if isinstance(source, Hardware):
         from steer_cli.models.load import resolved
 
-        return resolved(located, source)
+        here = "auto" if elsewhere and source.device != "cpu" else source.device
+        return resolved(located, replace(source, device=here))
     return source.dtype, source.network.device.type

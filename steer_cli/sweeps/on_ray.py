@@ -9,6 +9,7 @@ from steer_cli.events import Note, Progress
 from steer_cli.models.hardware import Hardware
 from steer_cli.results import SweepPoint
 from steer_cli.sweeps.grid import GridPoint
+from steer_cli.sweeps.identity import computes_with
 from steer_cli.sweeps.plan import SweepPlan
 from steer_cli.workers.cluster import joined
 from steer_cli.workers.node import NodeModel
@@ -51,12 +52,14 @@ def measured(
 
     Args:
         address: `local`, or that of a running cluster.
-        hardware: of each worker; one thread by default, and as many workers as there is room for.
+        hardware: of each worker; one thread by default, and as many workers as there is room for. All
+            compute in the precision that this machine would choose, whatever their nodes have.
 
     Raises:
         SteerError: no such cluster, or a point cannot be run; all points of the groups before it came first.
     """
-    model = NodeModel.of(plan.located, hardware)
+    precision, _ = computes_with(plan.located, hardware, elsewhere=True)
+    model = NodeModel.of(plan.located, replace(hardware, dtype=precision))
     noted: set[str] = set()
     with joined(address, model.needs, progress) as cluster:
         pool = Pool(cluster, SweepWork(plan, model), len(groups), note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,26 +42,32 @@ def sweep(
         SteerError: a point cannot be run.
     """
     wanted = [plan.coordinates(point) for point in plan.grid]
-    opened = (
-        Store(store, plan.subject(*computes_with(plan.located, source)), partial(point_of, plan=plan))
-        if store
-        else nullcontext()
-    )
-    with opened as held:
+    with _opened(store, plan, source, elsewhere=ray is not None) as held:
         finished = {point.coordinates: point for point in (held.points if held else ())}
         stored = sum(coordinates in finished for coordinates in wanted)
         if stored:
             note(f"{store}: {stored} of {len(wanted)} points are already there")
-        fresh = _missing(plan, source, set(finished), progress, note, ray)
-        for done, coordinates in enumerate(wanted):
-            progress("sweep", done, len(wanted))
-            while coordinates not in finished:
-                group = next(fresh)
-                if held:
-                    held.append(group)
-                finished |= {point.coordinates: point for point in group}
-            yield finished[coordinates]
-        progress("sweep", len(wanted), len(wanted))
+        # Closed here, and not when nothing refers to it any more: workers must end before the command does.
+        with closing(_missing(plan, source, set(finished), progress, note, ray)) as fresh:
+            for done, coordinates in enumerate(wanted):
+                progress("sweep", done, len(wanted))
+                while coordinates not in finished:
+                    group = next(fresh)
+                    if held:
+                        held.append(group)
+                    finished |= {point.coordinates: point for point in group}
+                yield finished[coordinates]
+            progress("sweep", len(wanted), len(wanted))
+
+
+def _opened(
+    store: Path | None, plan: SweepPlan, source: Model | Hardware, elsewhere: bool
+) -> AbstractContextManager[Store[SweepPoint] | None]:
+    """The store, if there is one."""
+    if store is None:
+        return nullcontext()
+    subject = plan.subject(*computes_with(plan.located, source, elsewhere))
+    return Store(store, subject, partial(point_of, plan=plan))
 
 
 def stored_points(plan: SweepPlan, store: Path) -> int:
@@ -80,7 +86,7 @@ def _missing(
     progress: Progress,
     note: Note,
     ray: str | None,
-) -> Iterator[list[SweepPoint]]:
+) -> Generator[list[SweepPoint]]:
     """The unfinished points, one group at a time; the model is loaded for the first."""
     together = COUNTED_TOGETHER if "counts" in plan.measures else TOGETHER
     # A group is always computed whole: the last bits of a figure depend on its batch, which must not

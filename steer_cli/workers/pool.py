@@ -44,7 +44,7 @@ class Actor:
         self._function: Callable[[Any], Any] | None = None
 
     def placed(self) -> None:
-        """Answers once a node has had room for the actor."""
+        """Answers once a node has had room for the actor, and as long as it lives."""
 
     def start(self, work: Work) -> SteerError | None:
         """Load what the work needs, which may take as long as it likes."""
@@ -72,10 +72,11 @@ class Task(NamedTuple):
 
 @dataclass(eq=False)
 class Hired:
-    """An actor, whether it has a node yet, and the key of what it did last."""
+    """An actor, whether it has a node and has loaded the work yet, and the key of what it did last."""
 
     handle: Any
     placed: bool = False
+    loaded: bool = False
     last: int | None = None
 
 
@@ -194,12 +195,13 @@ class Pool:
         except exceptions.RayTaskError:  # a bug, which keeps its traceback
             raise
         except exceptions.RayError as error:
-            self._bury(task, error)
+            self._bury(hired, task, error)
             return None
         if not hired.placed:
             hired.placed = True
             self._doing[hired.handle.start.remote(self._shared)] = hired, None
             return None
+        hired.loaded = True
         self._resting.append(hired)
         self._deaths.pop(None if task is None else task.key, None)
         if task is not None:
@@ -208,8 +210,10 @@ class Pool:
             raise result
         return None
 
-    def _bury(self, task: Task | None, error: Exception) -> None:
+    def _bury(self, hired: Hired, task: Task | None, error: Exception) -> None:
         """Put the item of an actor that died first in the queue."""
+        if hired.loaded and task is None:  # it died at rest, which is nobody's fault
+            return
         key = None if task is None else task.key
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] >= MOST_DEATHS:
@@ -221,6 +225,9 @@ class Pool:
         if task is not None:
             self._waiting.insert(0, task)
         self.note(f"ray {self.cluster.address}: a worker died; its task will be retried on another")
+        # Those at rest may have died with it, as on a node that is gone: only the living get another item.
+        self._doing |= {other.handle.placed.remote(): (other, None) for other in self._resting}
+        self._resting.clear()
 
     def _error(self, what: str) -> SweepError:
         return SweepError(f"ray {self.cluster.address}: {what}", "ray")

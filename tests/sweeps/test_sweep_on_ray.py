@@ -13,11 +13,20 @@ import pytest
 from steer_cli.errors import SweepError
 from steer_cli.models.hardware import Hardware
 from steer_cli.recipe.load import load
+from steer_cli.sweeps import on_ray
 from steer_cli.sweeps.plan import SweepOptions, plan_sweep
 from steer_cli.sweeps.sweep import sweep
 
 pytest.importorskip("ray")
 ONE_THREAD = Hardware(device="cpu", threads=1)
+
+
+class NoWorkers:
+    def submit(self, *_):
+        pass
+
+    def finished(self):
+        return iter(())
 
 
 @pytest.fixture
@@ -42,6 +51,22 @@ def test_records_are_those_of_a_run_without_ray(two_nodes, plan, tmp_path):
     assert any("2 workers on 2 nodes" in said for said in notes)
     # The store is the driver's; what is in it is not computed again, with or without workers.
     assert [list(point.records()) for point in sweep(plan, ONE_THREAD, store, ray="no such cluster")] == alone
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_workers_compute_in_the_precision_that_the_store_names(
+    two_nodes, plan, tmp_path, monkeypatch, device
+):
+    """Whatever devices their nodes have; a machine without an accelerator may lead a cluster of them."""
+    asked = []
+    monkeypatch.setattr(on_ray, "Pool", lambda cluster, work, *_: asked.append(work) or NoWorkers())
+    store = tmp_path / "points.jsonl"
+    with suppress(StopIteration, RuntimeError):
+        list(sweep(plan, Hardware(device=device, threads=1), store, ray=two_nodes.address))
+    [head, *_] = store.read_text(encoding="utf-8").splitlines()
+    assert json.loads(head)["dtype"] == "float32"
+    [work] = asked
+    assert (work.model.hardware.dtype, work.model.hardware.device) == ("float32", device)
 
 
 def test_a_worker_that_fits_nowhere_and_a_cluster_that_is_not_there_are_one_line(two_nodes, plan):

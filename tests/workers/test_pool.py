@@ -106,6 +106,26 @@ def test_items_of_a_node_that_is_killed_run_elsewhere_and_finished_ones_stay(two
     assert tries[:-1] == [1] * 119 and tries[-1] <= 2
 
 
+def test_workers_that_died_at_rest_are_no_fault_of_the_next_item(two_nodes, tmp_path, monkeypatch):
+    """As when a node goes away between the rounds of a search."""
+    monkeypatch.setattr(pool_module, "MOST_DEATHS", 2)
+    with pool_of(two_nodes, Squares(tmp_path)) as pool:
+        workers: set[int] = set()
+        for item in range(0, 1000, 2):
+            pool.submit(item, item)
+            pool.submit(item + 1, item + 1)
+            for key, _ in pool.finished():
+                workers |= {int(pid) for pid in (tmp_path / f"{key}").read_text().split()}
+            if len(workers) == 2:
+                break
+        assert len(workers) == 2
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        pool.submit(1000, 1000)
+        [(key, (found, _))] = pool.finished()
+        assert (key, found) == (1000, 1_000_000)
+
+
 def test_an_item_that_kills_its_workers_is_one_line(two_nodes, tmp_path):
     work = Squares(tmp_path, kills=(2,))
     with pytest.raises(SweepError, match="3 workers died on the same task") as caught:
