@@ -175,7 +175,12 @@ class Tuning:
             return f"nothing steers within a damage of {budget}: the best {self.card.sentences[0]}"
         if self.odd:
             return self._all_odd
-        return f"nothing steers within a damage of {budget}: no trial has an effect above 0 there"
+        promising = len({trial.place for trial in self.searched.final})
+        places = "the only place" if promising == 1 else f"the {promising} places"
+        return (
+            f"nothing steers within a damage of {budget}: {places} that promised most "
+            f"{'has' if promising == 1 else 'have'} no effect above 0 there on all that the search read"
+        )
 
     @property
     def _all_odd(self) -> str:

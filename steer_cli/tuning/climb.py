@@ -115,6 +115,13 @@ class Ascent:
         likely = curve.effect_at(min(abs(self.reach), 1.3 * curve.samples[-1].size))
         return max(likely, *(sample.effect for sample in curve.within(self.room)), 0.0)
 
+    @property
+    def sure(self) -> float:
+        """The promise less a standard error of the largest effect within the budget: with less luck."""
+        within = [found for found in self.figures.values() if found.damage <= self.goal.budget]
+        best = max(within, key=lambda found: found.effect, default=UNSTEERED)
+        return self.promise - (best.effect_stderr or 0.0)
+
     def run(self) -> Climb:
         """Measure until the budget is met, the effort is spent, or a larger coefficient would be too long."""
         starts = [self.expected * share for share in self.effort.shares]

@@ -60,8 +60,11 @@ ROUNDS = (
 SPREAD = 15
 # No coefficient is larger than this times the guess, and no neighbour moves the first one further from it.
 LARGEST, FURTHEST = 30.0, 4.0
-# A place that promises less than this share of the best one gets no more trials, in this round and the next.
+# A place that promises less than this share of what the best one promises without luck gets no more trials,
+# in this round and the next.
 HOPEFUL = 0.4
+# So often the last round is repeated with other places, where its own have no effect after all.
+REPEATS = 2
 
 
 def in_turn(measure: Measure) -> RunChains:
@@ -101,16 +104,30 @@ def search(
         effort = worth[0].effort
         worth[0] = Round(worth[0].share, replace(effort, shares=(1.0,), more=effort.more + 2))
     trials: list[Trial] = []
-    climbed: Climbed = {}
-    for number, part in enumerate(worth):
-        chains = _chains(part, guesses, climbed)
+    goal = Goal(budget, fixed)
+
+    def climb(part: Round, before: Climbed, number: int) -> Climbed:
+        chains = _chains(part, guesses, before)
         counting = _counting(progress, sum(map(len, chains)), number, len(worth))
         counting(0)
-        goal = Goal(budget, fixed)
-        running = [_chain(places, part, guesses, goal, climbed, counting) for places in chains]
+        running = [_chain(places, part, guesses, goal, before, counting) for places in chains]
         climbed = {place: ascent for found in run(running) for place, ascent in found.items()}
         for place, ascent in climbed.items():
-            trials += [Trial(place, value, found, part.share) for value, found in ascent.figures.items()]
+            trials.extend(Trial(place, value, found, part.share) for value, found in ascent.figures.items())
+        return climbed
+
+    climbed: Climbed = {}
+    passed_over: Climbed = {}
+    for number, part in enumerate(worth):
+        passed_over |= climbed
+        climbed = climb(part, climbed, number)
+        passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
+    for _ in range(REPEATS):
+        hopeful = any(ascent.promise > 0 for ascent in passed_over.values())
+        if Searched(tuple(trials), budget).best or not hopeful:
+            break
+        climbed = climb(worth[-1], passed_over, len(worth) - 1)
+        passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
     return Searched(tuple(trials), budget)
 
 
@@ -163,9 +180,14 @@ def _stride(layers: Sequence[int]) -> int:
 def _best(climbed: Climbed, count: int | None) -> list[Place]:
     """The places that promise most, the best first, as far as there is hope; of equals, the lower layer."""
     ranked = sorted(climbed, key=lambda place: (-climbed[place].promise, place.layer))
-    least = HOPEFUL * climbed[ranked[0]].promise
+    least = _bar(climbed)
     # Where no place promises anything, one is looked at with more evidence to make sure.
     return [place for place in ranked if climbed[place].promise > least][:count] or ranked[:1]
+
+
+def _bar(climbed: Climbed) -> float:
+    """What a place has to promise in order to be worth more trials."""
+    return HOPEFUL * max([0.0, *(ascent.sure for ascent in climbed.values())])
 
 
 def _chain(
@@ -208,7 +230,7 @@ def _ascent(
 ) -> Ascent:
     """The climb at a place, beginning where the round before ended there, or the nearest place did."""
     guess, known = guesses[place], before or climbed
-    bar = HOPEFUL * max((ascent.promise for ascent in known.values()), default=0.0)
+    bar = _bar(known)
     if place in before:
         start, longest = before[place].outlook
         return Ascent(goal, start, longest, part.effort, False, bar)

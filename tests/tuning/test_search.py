@@ -175,6 +175,24 @@ def test_where_nothing_steers_there_is_neither_a_best_nor_a_miss():
     assert measured.cost < 60
 
 
+@pytest.mark.parametrize(("luck", "error"), [(0.2, 0.07), (0.5, 0.07), (0.5, 0.001)])
+def test_one_lucky_place_does_not_hide_the_others(luck, error):
+    """With little evidence it promises much; with more of it, it has no effect, and all others have some."""
+
+    def measure(share, asked):
+        found = []
+        for place, value in asked:
+            effect = 0.05 if place.position == "front" else -0.01
+            if place == Place(13, "every") and share < 0.5:
+                effect = luck
+            found.append(Figures(effect * abs(value), 0.01 * value**2, error, 0.001))
+        return found
+
+    found = search(dict.fromkeys(guesses(), 1.0), BUDGET, in_turn(measure))
+    assert found.best[0].place.position == "front"
+    assert found.best[0].figures.effect > 0.9 * 0.05 * math.sqrt(BUDGET / 0.01)
+
+
 def test_the_same_search_asks_for_the_same_trials():
     first, second = Measured(monotone, 0.1), Measured(monotone, 0.1)
     assert search(guesses(), BUDGET, in_turn(first)) == search(guesses(), BUDGET, in_turn(second))
