@@ -191,6 +191,14 @@ def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> 
     return Fitted(placements, tuple(position for position in predicting if position not in covered))
 
 
+def predicts(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> bool:
+    """Whether the additions fit a line and leave a prediction to compare."""
+    try:
+        return bool(fit(line, alignments, tokenizer).kept)
+    except PlanError:
+        return False
+
+
 def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> None:
     """Raise PlanError if the additions fit no line, or one cannot affect any compared prediction.
 

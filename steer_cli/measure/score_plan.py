@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from steer_cli.errors import CorpusError, PlanError, SteerError
 from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.evidence import FEWEST_UNEQUAL, Choice, Evidence
-from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front
+from steer_cli.measure.evidence import FEWEST_UNEQUAL, Choice, Evidence, fewest
+from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front, predicts
 from steer_cli.measure.prompting import Fronted, before_prompts, before_sentences
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import ModelFacts, Plan, align, plan_recipe
@@ -47,6 +47,40 @@ def lines_of(
     lines = lay_out(corpora, facts.tokenizer, front, facts.context)
     check_fit(lines, alignments, facts.tokenizer)
     return lines
+
+
+def measurable(evidence: Evidence, alignments: tuple[Alignment, ...], facts: ModelFacts) -> Evidence:
+    """Half of the evidence, without sentences so short that nothing is predicted after the additions.
+
+    Raises:
+        CorpusError: too few of a set are left, or a sentence is longer than the model's context.
+        PlanError: the additions fit no sentence.
+    """
+    lines, acting = lines_of(evidence.corpora, alignments, facts), on_texts(alignments)
+    kept = {(line.corpus, line.text) for line in lines if predicts(line, acting, facts.tokenizer)}
+
+    def part(corpus: Corpus | None) -> Corpus | None:
+        if corpus is None:
+            return None
+        sentences = [sentence for sentence in corpus.sentences if (corpus.name, sentence.text) in kept]
+        check_enough(corpus.name, len(sentences), f"{len(corpus.sentences)} sentences of one half")
+        return Corpus.of(corpus.name, sentences)
+
+    neutral = part(evidence.neutral)
+    assert neutral is not None
+    return replace(evidence, neutral=neutral, toward=part(evidence.toward), away=part(evidence.away))
+
+
+def check_enough(name: str, kept: int, of: str, reason: str | None = None) -> None:
+    """Raise CorpusError where too few sentences of a set can be measured.
+
+    Args:
+        of: how many there are, and of what.
+        reason: why not, if it is not that they are too short.
+    """
+    if kept < fewest(name):
+        why = reason or "the others have no prediction after the vector; give longer ones"
+        raise CorpusError(f"{name}: {kept} of {of} can be measured, too few for an interval: {why}", name)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from steer_cli.activations.arms import Steering
-from steer_cli.errors import CorpusError
 from steer_cli.events import silent
 from steer_cli.measure.bootstrap import Draws
 from steer_cli.measure.divergence import Divergence
-from steer_cli.measure.evidence import fewest
 from steer_cli.measure.lines import Line
-from steer_cli.measure.score_plan import on_texts
+from steer_cli.measure.score_plan import check_enough, on_texts
 from steer_cli.measure.scoring import Run
 from steer_cli.measure.sheet import Compared, Sheet
 from steer_cli.networks.network import Network
@@ -33,13 +31,11 @@ class SetChanges:
 
     `change` has the gain of log probability of each sentence over its compared predictions, in nats, and how
     many these are. `divergence` has KL(steered || unsteered) of every prediction, a tensor per sentence, if
-    it was asked for. `left_out` counts sentences without predictions, because of `reason` if there is one.
+    it was asked for.
     """
 
     change: Draws
     divergence: tuple[Tensor, ...] = ()
-    left_out: int = 0
-    reason: str | None = None
 
 
 ArmChanges = dict[str, SetChanges]  # toward, away and neutral, as far as the evidence has them
@@ -106,22 +102,10 @@ class TextArms:
         within = [text for text, line in enumerate(self.lines) if line.corpus == name]
         within.sort(key=lambda text: self.lines[text].number)
         kept = [text for text in within if compared.count[text]]
-        reason = compared.reasons.get((name, None))
-        if len(kept) < fewest(name):
-            why = reason or "the others have no prediction after the vector; give longer ones"
-            raise CorpusError(
-                f"{name}: {len(kept)} of {len(within)} sentences can be measured, too few for an interval: "
-                f"{why}",
-                name,
-            )
+        check_enough(name, len(kept), f"{len(within)} sentences", compared.reasons.get((name, None)))
         sums = np.array([compared.change[text] for text in kept])
         counts = np.array([compared.count[text] for text in kept], dtype=np.float64)
         # An arm that adds nothing is not run.
         nothing = (torch.zeros(compared.count[text], dtype=torch.float64) for text in kept)
         found = tuple(divergences.get(text, zeros) for text, zeros in zip(kept, nothing, strict=True))
-        return SetChanges(
-            Draws(sums, counts),
-            found if name in self.diverging else (),
-            len(within) - len(kept),
-            reason,
-        )
+        return SetChanges(Draws(sums, counts), found if name in self.diverging else ())

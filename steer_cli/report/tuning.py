@@ -40,7 +40,8 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
             f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}"
         )
     if found.card is not None:
-        yield Text("\nthe card, on the half of the evidence that was not searched", style="bold")
+        other = "completions that were" if found.kind == "count" else "the half of the evidence that was"
+        yield Text(f"\nthe card, on {other} not searched", style="bold")
         yield from _beyond_budget(found)
         yield from card_parts(found.card, width)
     if recipe:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer_cli.errors import PlanError, SteerError, SweepError
+from steer_cli.errors import CorpusError, SweepError
 from steer_cli.events import Note, Progress, silent
 from steer_cli.measure.evidence import Evidence, halves
-from steer_cli.measure.score_plan import lines_of, plan_choices, plan_score
 from steer_cli.models.identity import WEIGHTS, fingerprint
 from steer_cli.models.located import Located
 from steer_cli.models.resolve import locate
 from steer_cli.planning.chat import chats_of
 from steer_cli.planning.placement import Alignment
-from steer_cli.planning.plan import ModelFacts, align
+from steer_cli.planning.plan import ModelFacts
 from steer_cli.recipe.file_text import without_stale
 from steer_cli.recipe.relative import Relative
-from steer_cli.recipe.schema import Addition, Recipe
-from steer_cli.results import Place, Position
-from steer_cli.sweeps.grid import GridPoint, check_adds, parse_positions, recipe_at, swept_additions
+from steer_cli.recipe.schema import Recipe
+from steer_cli.results import Place
+from steer_cli.sweeps.grid import GridPoint, check_adds, recipe_at, swept_additions
 from steer_cli.sweeps.identity import digest_of, tokenizer_files
 from steer_cli.sweeps.ranges import parse_layers
 from steer_cli.tuning.parts import digests_of, part_of
+from steer_cli.tuning.places import places_of
 
 # Damage in nats per token, and what completions may cost.
 BUDGET, ODDNESS = 0.02, 0.8
@@ -119,6 +119,7 @@ def plan_tuning(
     """
     _check_numbers(options)
     _check_one_effect(evidence)
+    _check_draws(recipe, evidence)
     searched, held_out = halves(evidence)
     located = located or locate(recipe.model, True, progress, note)
     facts = located.facts(recipe.bos)
@@ -129,7 +130,7 @@ def plan_tuning(
     layers = _layers(options.layers, located.blocks)
     read = part_of(searched, 1.0, MOST_READ)
     plan = TunePlan(recipe, located, facts, options, {}, tuned, read, held_out)
-    return replace(plan, places=_places(plan, layers, note))
+    return replace(plan, places=places_of(plan, layers, note))
 
 
 def _check_numbers(options: TuneOptions) -> None:
@@ -149,6 +150,16 @@ def _check_one_effect(evidence: Evidence) -> None:
         )
 
 
+def _check_draws(recipe: Recipe, evidence: Evidence) -> None:
+    """Words are counted in completions of the same prompts, which only their draws tell apart."""
+    if evidence.count is not None and recipe.sampling.temperature == 0:
+        raise CorpusError(
+            f"count {evidence.count}: at temperature 0 all samples are the same, so that the card would read "
+            "the completions that were searched; give a temperature",
+            "count",
+        )
+
+
 def _layers(text: str | None, blocks: int | None) -> tuple[int, ...]:
     if text is not None:
         return parse_layers(text, blocks)
@@ -157,91 +168,6 @@ def _layers(text: str | None, blocks: int | None) -> tuple[int, ...]:
     return tuple(range(blocks))
 
 
-def _places(plan: TunePlan, layers: Sequence[int], note: Note) -> dict[Place, tuple[Alignment, ...]]:
-    """Where the recipe of a plan that has no places yet can act, with its additions there.
-
-    A place that the user did not ask for by name is left out where the recipe does not fit it, and so is a
-    position that the evidence or a prompt has no room for.
-
-    Raises:
-        SteerError: a place that was asked for does not fit, or none does.
-    """
-    options = plan.options
-    positions = _positions(options.positions, plan.recipe.additions[plan.tuned[0]])
-    places: dict[Place, tuple[Alignment, ...]] = {}
-    faults: dict[Place, SteerError] = {}
-    for place in (Place(layer, position) for layer in layers for position in positions):
-        try:
-            places[place] = align(plan.recipe_at(place, 1.0), plan.facts)
-        except SteerError as error:
-            faults[place] = error
-    unfit = _unfit(plan, places)
-    places = {place: found for place, found in places.items() if place.position not in unfit}
-    if unfit and (not places or options.positions is not None):
-        raise _named(unfit, positions)
-    for position, fault in unfit.items():
-        note(f"{position} is left out: {fault}")
-    if faults and (not places or (options.layers is not None and options.positions is not None)):
-        place, fault = next(iter(faults.items()))
-        raise type(fault)(f"layer {place.layer}, {place.position}: {fault}") from None
-    for position in dict.fromkeys(place.position for place in faults if place.position not in unfit):
-        of_position = [fault for place, fault in faults.items() if place.position == position]
-        often = "" if len(of_position) == len(layers) else f" at {len(of_position)} of {len(layers)} layers"
-        note(f"{position}{often} is left out: {of_position[0]}")
-    return places
-
-
-def _positions(text: str | None, addition: Addition) -> list[Position]:
-    """The positions to look at: those written, or front and every, or the recipe's own if it is neither."""
-    if text is not None:
-        return [position for position in parse_positions(text) if position is not None]
-    own = addition.position
-    if own in ("front", "every"):
-        return ["front", "every"]
-    if isinstance(own, str):
-        return [own]
-    if addition.every is not None:
-        return [f"every={addition.every}"]
-    raise SweepError(
-        "positions: the recipe's position depends on its prompt; give positions such as front,every",
-        "positions",
-    )
-
-
 def _at(recipe: Recipe, place: Place, coefficient: float, tuned: Sequence[int], relative: bool) -> Recipe:
     strength = Relative(relative=coefficient) if relative else coefficient
     return recipe_at(recipe, GridPoint(place.layer, strength, place.position), tuned)
-
-
-def _unfit(plan: TunePlan, places: Mapping[Place, tuple[Alignment, ...]]) -> dict[Position, SteerError]:
-    """The positions that do not fit the evidence or a prompt, and why.
-
-    Fit depends on the position alone, so the first place of each stands for all.
-    """
-    first: dict[Position, Place] = {}
-    for place in places:
-        first.setdefault(place.position, place)
-    unfit: dict[Position, SteerError] = {}
-    for position, place in first.items():
-        try:
-            _check_fit(plan, plan.recipe_at(place, 1.0), places[place])
-        except SteerError as error:
-            unfit[position] = error
-    return unfit
-
-
-def _check_fit(plan: TunePlan, recipe: Recipe, alignments: tuple[Alignment, ...]) -> None:
-    """Raise SteerError where a trial does not fit the evidence or a prompt."""
-    lines_of(plan.searched.corpora, alignments, plan.facts)
-    if plan.searched.choices is not None:
-        plan_choices(recipe, plan.facts, plan.searched.choices.items)
-    plan_score(recipe, plan.facts, plan.held_out)
-
-
-def _named(unfit: Mapping[Position, SteerError], positions: Sequence[Position]) -> SteerError:
-    """The first fault with its position; what is wrong at every position alike is not about them."""
-    position, fault = next(iter(unfit.items()))
-    alike = len(unfit) == len(positions) and len({*map(str, unfit.values())}) == 1
-    if alike and (len(positions) > 1 or not isinstance(fault, PlanError)):
-        return fault
-    return type(fault)(f"{position}: {fault}")

@@ -110,9 +110,10 @@ def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
     """The recipe with what its card says."""
     budget = plan.options.budget
     sets = " and ".join(f"{source.measured} {source.name}" for source in card.sources if source.measured)
+    also = " and other completions" if plan.searched.count is not None else ""
     measured = (
         f"Tuned by steer {__version__} for a damage of at most {budget:g} nats per token on one "
-        f"half of the evidence. On the other half ({sets}): {'; '.join(card.sentences)}."
+        f"half of the evidence. On the other half ({sets}){also}: {'; '.join(card.sentences)}."
         + (" That costs more than was allowed." if card.damage_beyond(budget) is not None else "")
     )
     return recipe.model_copy(update={"measured": measured})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import string
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import measuring
@@ -16,12 +18,13 @@ from tiny import open_model, recipe_of
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.measure.corpus import Corpus
-from steer_cli.measure.evidence import Evidence, gathered
+from steer_cli.measure.evidence import Evidence, gathered, halves
 from steer_cli.measure.evidence_files import read_set
 from steer_cli.report.tuning import tuning_parts
 from steer_cli.results import Figures, Place, Searched, Trial
 from steer_cli.tuning.figures import Figuring
 from steer_cli.tuning.on_completions import OnCompletions
+from steer_cli.tuning.on_sentences import OnSentences
 from steer_cli.tuning.parts import part_of
 from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
 from steer_cli.tuning.tune import tune
@@ -237,6 +240,53 @@ def test_a_default_position_that_the_prompt_has_no_room_for_is_left_out_with_a_n
     assert "but the prompt has 2" in line
 
 
+WORDS = string.ascii_uppercase + string.digits  # each is one token, with nothing to predict after a vector
+
+
+def with_toward(evidence, texts) -> Evidence:
+    one = evidence.toward.sentences[0]
+    return replace(evidence, toward=Corpus.of("toward", [replace(one, text=text) for text in texts]))
+
+
+def test_sentences_that_are_too_short_for_a_position_are_left_out_there(model, evidence):
+    texts = [sentence.text for sentence in evidence.toward.sentences]
+    mixed = with_toward(evidence, [*WORDS, *texts])
+    said: list[str] = []
+    plan = plan_tuning(recipe_of(LOVE), mixed, TuneOptions(layers="2"), model.located, note=said.append)
+    assert said == [f"front: {len(WORDS)} sentences too short to be measured there left out"]
+    on = OnSentences(model.network, plan, vectors_of_places(model.network, plan))
+    alone = OnSentences(model.network, planned(model, evidence, TuneOptions(layers="2")), on.vectors)
+    front, every = Place(2, "front"), Place(2, "every")
+    for share in (0.25, 0.6, 1.0):
+        with_words, at_every = on.changes(share, [(front, 1.0), (every, 0.1)])
+        [without] = alone.changes(share, [(front, 1.0)])
+        assert with_words["toward"].change.mean == pytest.approx(without["toward"].change.mean, abs=1e-6)
+    assert len(at_every["toward"].change.sums) > len(with_words["toward"].change.sums)
+
+
+def test_a_position_at_which_too_few_sentences_can_be_measured_is_left_out(model, evidence):
+    sentences = [half.toward.sentences for half in halves(evidence)]
+    short = [[word for word in WORDS if sha256(word.encode()).digest()[0] % 2 == number] for number in (0, 1)]
+    for long in ((), (0,), (1,)):
+        texts = [
+            text
+            for number in (0, 1)
+            for text in ([each.text for each in sentences[number]] if number in long else short[number])
+        ]
+        said: list[str] = []
+        plan = plan_tuning(
+            recipe_of(LOVE),
+            with_toward(evidence, texts),
+            TuneOptions(layers="2"),
+            model.located,
+            note=said.append,
+        )
+        assert {place.position for place in plan.places} == {"every"}
+        [line] = said
+        assert line.startswith("front is left out: toward: 0 of ")
+        assert "sentences of one half can be measured" in line
+
+
 def test_a_position_that_was_asked_for_is_named_where_it_does_not_fit(model, evidence):
     recipe = recipe_of(LONG | {"position": "every"}, prompt="I")
     for positions in ("front", "every,front"):
@@ -250,7 +300,9 @@ def test_what_is_wrong_at_every_position_names_none(model, evidence_files, posit
     neutral = read_set("neutral", str(evidence_files["neutral"]))
     recipe = recipe_of(LOVE, count={"e": ["e"]}, sampling={"temperature": 0})
     counted = gathered(neutral=neutral, count="e", recipe=recipe)
-    with pytest.raises(SteerError, match=r"^count e: at temperature 0 all samples are the same"):
+    with pytest.raises(
+        SteerError, match=r"^count e: at temperature 0 all samples are the same, so that the card"
+    ):
         plan_tuning(recipe, counted, TuneOptions(positions=positions), model.located)
 
 
@@ -333,6 +385,11 @@ def test_words_of_completions_can_be_the_effect(model, evidence_files):
     found = tune(plan_tuning(recipe, counted, options, model.located), model)
     assert found.kind == "count"
     assert any(trial.figures.effect != 0 for trial in found.searched.trials)
+    # The prompts are those that were searched; only their completions are others.
+    assert " neutral) and other completions: " in found.tuned.measured
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*tuning_parts(found, "", 200))
+    assert "the card, on completions that were not searched" in console.export_text()
 
 
 def test_evidence_that_is_too_small_for_two_halves_is_one_clear_line(model, tmp_path):
