@@ -15,8 +15,9 @@ from steer_cli.errors import CorpusError
 from steer_cli.events import Note, silent
 from steer_cli.measure.corpus import Corpus, Sentence
 from steer_cli.measure.neutral import neutral_text
+from steer_cli.planning.directions import texts_of
 from steer_cli.recipe.chat import Chat
-from steer_cli.recipe.quoting import show
+from steer_cli.recipe.quoting import counted, show
 from steer_cli.recipe.schema import Recipe
 
 # With fewer draws, no interval would hold what it promises; of what is very unequal, such as KL on neutral
@@ -84,7 +85,9 @@ def gathered(
     recipe: Recipe | None = None,
     note: Note = silent,
 ) -> Evidence:
-    """Put evidence together, without repeated sentences.
+    """Put evidence together, without repeated sentences and those that the recipe's vectors are made of.
+
+    A vector made of a sentence says little about others by what it does to that one.
 
     Args:
         neutral: by default the text that ships.
@@ -94,6 +97,7 @@ def gathered(
     Raises:
         CorpusError: there is nothing to measure an effect by, a set is too small, a sentence stands in two
             sets, or the recipe has no such words.
+        PlanError: a file of the recipe's texts cannot be read.
     """
     if toward is None and away is not None:
         raise CorpusError("away: needs toward sentences too; add `toward=FILE`", "away")
@@ -109,6 +113,8 @@ def gathered(
     _check_apart(sets)
     for name, corpus in sets.items():
         _check_size(name, len(corpus.sentences), "sentence")
+    made_of = frozenset[str]() if recipe is None else texts_of(recipe)
+    sets = {name: _unused(name, corpus, made_of, note) for name, corpus in sets.items()}
     if choices is not None:
         choices = _distinct_choices(choices, note)
     return Evidence(sets["neutral"], sets.get("toward"), sets.get("away"), choices, count)
@@ -128,6 +134,22 @@ def _distinct(name: str, corpus: Corpus, note: Note) -> Corpus:
         first.setdefault(sentence.text, replace(sentence, label=None))
     _say_repeated(name, len(corpus.sentences) - len(first), "sentence", note)
     return Corpus.of(name, first.values(), corpus.split)
+
+
+def _unused(name: str, corpus: Corpus, made_of: frozenset[str], note: Note) -> Corpus:
+    """The sentences that the recipe's vectors are not made of."""
+    kept = [sentence for sentence in corpus.sentences if sentence.text.strip() not in made_of]
+    used = len(corpus.sentences) - len(kept)
+    if not used:
+        return corpus
+    if len(kept) < fewest(name):
+        raise CorpusError(
+            f"{name}: {used} of {len(corpus.sentences)} sentences are texts that the recipe's vector is made "
+            f"of; give {fewest(name)} or more others",
+            name,
+        )
+    note(f"{name}: {counted(used, 'sentence')} left out, of which the recipe's vector is made")
+    return Corpus.of(name, kept, corpus.split)
 
 
 def _distinct_choices(choices: Choices, note: Note) -> Choices:

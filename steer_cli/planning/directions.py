@@ -81,6 +81,22 @@ def _check_read(direction: Direction, where: str) -> None:
             raise PlanError(f"{where}: the text {show(row.text)} has no token to read; {ways}")
 
 
+def texts_of(recipe: Recipe) -> frozenset[str]:
+    """All texts that a recipe's vectors are made of, without the space around them; chats are not among them.
+
+    Raises:
+        PlanError: a file of texts cannot be read.
+    """
+    found: set[str] = set()
+    for index, addition in enumerate(recipe.additions):
+        if addition.texts is not None:
+            lists = read_lists(recipe, addition.texts, f"{recipe.label}: additions.{index}")
+            found.update(text for texts, _ in lists.values() for text in texts)
+        for pair in addition.all_pairs:
+            found.update(side for side in (pair.plus, pair.minus) if isinstance(side, str))
+    return frozenset(map(str.strip, found))
+
+
 def check_files(recipe: Recipe) -> None:
     """Read all files that a recipe names, as far as that needs no model.
 

@@ -10,6 +10,7 @@ from steer_cli.errors import CorpusError
 from steer_cli.measure.corpus import Corpus, Sentence
 from steer_cli.measure.evidence import FEWEST, Choice, Choices, gathered, halves
 from steer_cli.measure.evidence_files import read_choices, read_set
+from steer_cli.recipe.schema import Recipe
 
 WORDS = [
     "ship",
@@ -42,6 +43,38 @@ def test_repeated_sentences_count_once_and_a_note_says_so():
     evidence = gathered(twice, neutral=corpus(16, "nothing"), note=said.append)
     assert evidence.toward.sentences == gathered(corpus(9)).toward.sentences
     assert said == ["toward: 18 repeated sentences left out"]
+
+
+@pytest.mark.parametrize("kind", ["texts", "file", "pairs", "plus"])
+def test_texts_that_the_vector_is_made_of_are_no_evidence(kind, tmp_path):
+    toward, away = corpus(20), corpus(20, "ships")
+    plus, minus = ([sentence.text for sentence in each.sentences[:3]] for each in (toward, away))
+    addition = {"layer": 1, "position": "every"}
+    if kind == "file":
+        (tmp_path / "plus.txt").write_text("\n".join(plus), encoding="utf-8")
+        addition |= {"texts": {"plus": str(tmp_path / "plus.txt"), "minus": minus}}
+    elif kind == "texts":
+        addition |= {"texts": {"plus": plus, "minus": minus}}
+    elif kind == "pairs":
+        addition |= {"pairs": [{"plus": one, "minus": other} for one, other in zip(plus, minus, strict=True)]}
+    else:
+        addition |= {"plus": f" {plus[0]}", "minus": minus[0]}
+    used = 1 if kind == "plus" else 3
+    said = []
+    evidence = gathered(toward, away, recipe=Recipe(additions=[addition]), note=said.append)
+    assert evidence.toward.sentences == toward.sentences[used:]
+    assert evidence.away.sentences == away.sentences[used:]
+    what = "1 sentence" if used == 1 else "3 sentences"
+    assert said == [
+        f"{name}: {what} left out, of which the recipe's vector is made" for name in ("toward", "away")
+    ]
+
+
+def test_where_little_else_is_left_it_is_refused():
+    made_of = [sentence.text for sentence in corpus(13).sentences]
+    texts = {"texts": {"plus": made_of, "minus": ["Another."]}, "layer": 1, "position": "every"}
+    with pytest.raises(CorpusError, match="toward: 13 of 20 sentences are texts that the recipe's vector is"):
+        gathered(corpus(20), recipe=Recipe(additions=[texts]))
 
 
 def test_without_neutral_text_it_is_the_one_that_ships():
