@@ -201,7 +201,7 @@ def score_of(
 
     Args:
         curve: also measure multiples of the coefficient on sentences.
-        tried: number of candidates this recipe was selected from on held-out evidence; 1 if none.
+        tried: how many places a search has chosen the recipe from, by other evidence.
         seeds: of the random vectors; more of them tell more narrowly what chance does.
     """
     from steer_cli.measure.card import card_of

@@ -152,6 +152,8 @@ def _run(plan, hardware, store: Path | None, out: Path | None, plot, ray, jsonl:
         from steer_cli.report import tuning_plot
 
         tuning_plot.plot(found, plot)
+    if found.fault:
+        raise SweepError(found.says)
     if out is not None and not found.steers:
         raise SweepError(f"--output {out}: not written, as there is no recipe that steers; {_remedy(found)}")
 

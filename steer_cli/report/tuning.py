@@ -35,10 +35,7 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
     if not found.steers:
         verdict, colon, rest = found.says.partition(":")
         yield Text.assemble("\n", (verdict, "bold"), colon + rest)
-        miss = found.searched.nearest_miss
-        yield Text(
-            f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}"
-        )
+        yield from _nearest_miss(found)
     if found.card is not None:
         other = "completions that were" if found.kind == "count" else "the half of the evidence that was"
         yield Text(f"\nthe card, on {other} not searched", style="bold")
@@ -46,6 +43,14 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
         yield from card_parts(found.card, width)
     if recipe:
         yield Text(f"\n{visible(recipe)}")
+
+
+def _nearest_miss(found: Tuning) -> Iterator[RenderableType]:
+    if not found.fault:
+        miss = found.searched.nearest_miss
+        yield Text(
+            f"  nearest miss: {_one(miss) if miss else 'none: no trial over the budget clearly steers'}"
+        )
 
 
 def _beyond_budget(found: Tuning) -> Iterator[RenderableType]:

@@ -137,7 +137,7 @@ class Tuning:
 
     `read` counts the sentences or items of each set that the last round read. `odd` are trials with larger
     effects that were passed over, with what their completions cost in nats per token: infinitely much where
-    logits are not finite.
+    logits are not finite. `fault` is why there is no card of the chosen trial.
     """
 
     recipe: Recipe
@@ -154,6 +154,7 @@ class Tuning:
     chosen: Trial | None = None
     tuned: Recipe | None = None
     card: Card | None = None
+    fault: str = ""
 
     @property
     def steers(self) -> bool:
@@ -173,6 +174,8 @@ class Tuning:
             return self.card.sentences[0]
         if self.card is not None:
             return f"nothing steers within a damage of {budget}: the best {self.card.sentences[0]}"
+        if self.fault:
+            return f"what was found has no card: {self.fault}"
         if self.odd:
             return self._all_odd
         promising = len({trial.place for trial in self.searched.final})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,10 @@ def tune(
     laid_out = plan_score(recipe, plan.facts, plan.held_out)
     tried = len({trial.place for trial in found.trials})
     # The checks above have said what is missing.
-    card = score_of(model, laid_out, progress=progress, note=silent, tried=tried, seeds=SEEDS)
+    try:
+        card = score_of(model, laid_out, progress=progress, note=silent, tried=tried, seeds=SEEDS)
+    except VectorError as error:  # as where logits overflow at a multiple of the coefficient
+        return replace(_tuning(plan, model, found, odd, chosen), fault=str(error))
     return _tuning(plan, model, found, odd, chosen, _described(recipe, plan, card), card)
 
 

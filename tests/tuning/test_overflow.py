@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import open_model, recipe_of
 
 from steer_cli.errors import SweepError, VectorError
-from steer_cli.measure.evidence import gathered
+from steer_cli.measure.evidence import Choice, Choices, gathered
 from steer_cli.measure.evidence_files import read_set
 from steer_cli.report import tuning_plot
 from steer_cli.report.tuning import tuning_parts
@@ -79,6 +79,29 @@ def test_a_search_that_overflows_ends_and_its_store_continues(model, planned, tm
     store.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
     assert [json.dumps(record) for record in tune(plan, model, store).records()] == lines
     assert store.read_bytes() == whole
+
+
+def test_where_the_card_overflows_the_search_is_not_lost(model, evidence_files):
+    """The card looks at half as much again as the coefficient, where choices are the effect."""
+    neutral = read_set("neutral", str(evidence_files["neutral"]))
+    items = Choices.of(
+        Choice(f"The {one} {other} is", " bride", " ship", f"c:{one}{other}")
+        for one in ("lamp", "road", "bread", "clock", "field", "glass", "paper")
+        for other in ("ship", "rope", "tide", "port", "crew", "dock")
+    )
+    asked = TuneOptions(layers="2", positions="front", budget=50.0)
+    evidence = gathered(neutral=neutral, choices=items)
+    recipe = recipe_of(LOVE).model_copy(update={"prompt": None})
+    found = tune(plan_tuning(recipe, evidence, asked, model.located), model)
+    assert found.chosen is not None and found.card is None and not found.steers
+    *trials, last = found.records()
+    assert len(trials) == len(found.searched.trials)
+    assert last["chosen"] is not None and last["card"] is None
+    assert last["says"].startswith("what was found has no card: the steered logits are not finite")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*tuning_parts(found, "", 200))
+    screen = console.export_text()
+    assert "what was found has no card" in screen and "nearest miss" not in screen
 
 
 def test_half_of_the_figures_is_not_a_finished_trial(model, planned, tmp_path):
