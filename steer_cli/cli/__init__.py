@@ -37,6 +37,7 @@ from steer_cli.cli import (
 )
 from steer_cli.cli.options import Debug, error_text
 from steer_cli.cli.plain_help import PlainHelp
+from steer_cli.cli.same_sums import same_sums
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
 from steer_cli.cli.waiting import how_to_wait
 from steer_cli.errors import SteerError
@@ -176,7 +177,8 @@ def _reconfigure(stream: Any, **settings: str) -> None:
 
 def main() -> None:
     """The command `steer`."""
-    os.environ.update(how_to_wait(os.environ))  # OpenMP reads this when torch is loaded
+    # OpenMP and MKL read these when torch is loaded.
+    os.environ.update(how_to_wait(os.environ) | same_sums(os.environ))
     if sys.stdout is not None and not sys.stdout.isatty():
         _reconfigure(sys.stdout, encoding="utf-8")  # records are UTF-8 whatever the locale is
     for stream in (sys.stdout, sys.stderr):

@@ -15,6 +15,7 @@ import pytest
 from emulator import Emulator
 from forked import python
 
+from steer_cli.cli.same_sums import SAME, same_sums
 from steer_cli.cli.waiting import SLEEP, SPIN, how_to_wait
 
 ROOT = Path(__file__).parents[2]
@@ -319,6 +320,26 @@ def test_how_to_wait_is_set_before_torch_loads(love):
     [turns] = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", result.stderr)
     # Asleep at once or after a moment, as what else runs here decides; OpenMP's own choice is 300,000.
     assert result.returncode == 0 and turns in ("0", "5000")
+
+
+@pytest.mark.parametrize(("vendor", "set_to"), [("AuthenticAMD", SAME), ("GenuineIntel", {}), (None, {})])
+def test_mkl_adds_up_in_one_order_where_it_would_not_by_itself(vendor, set_to, tmp_path):
+    file = tmp_path / "cpuinfo"
+    if vendor is not None:
+        file.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 25\n" * 50)
+    assert same_sums({"HOME": "/"}, file) == set_to
+    assert same_sums({"MKL_CBWR": "COMPATIBLE"}, file) == {}
+
+
+@pytest.mark.skipif(not same_sums({}), reason="MKL is left alone on this processor")
+def test_the_same_command_gives_the_same_bytes_in_another_process(love, tmp_path):
+    """With two threads, and the way to multiply that the first of them finds fastest."""
+    idle = "import os; os.getloadavg = lambda: (0.0, 0.0, 0.0); " + START
+    toward = ROOT / "benchmarks" / "corpora" / "weddings.txt"
+    env = {"OMP_NUM_THREADS": "2", "MKL_CBWR": None, "STEER_HOME": str(tmp_path)}
+    score = ["score", love, "--toward", toward, "--neutral", ROOT / "LICENSE", "--jsonl"]
+    printed = {steer(*score, start=idle, env=env).stdout for _ in range(6)}
+    assert len(printed) == 1 and json.loads(printed.pop())["says"]
 
 
 def test_a_fault_of_the_recipe_is_told_before_torch_is_loaded(love):
