@@ -14,6 +14,8 @@ UNITS = {
 }
 # Nats per token that neutral text loses: from the first, steering harms it, from the second it ruins it.
 HARMS, RUINS = 0.1, 0.5
+# Where a loss may be 0, and may not be as large as this, there is none to speak of.
+SLIGHT = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def costs(damage: Estimate) -> str:
         return f"neutral text becomes likelier ({shown} of perplexity)"
     if not damage.above_zero and damage.high >= HARMS:
         return f"costs an unknown amount on neutral text ({shown} of perplexity)"
-    if not damage.above_zero:
+    if not damage.above_zero and damage.high < SLIGHT:
         return f"costs nothing that could be measured on neutral text ({shown} of perplexity)"
     verb = "ruins" if damage.value >= RUINS else "harms" if damage.value >= HARMS else ""
     return f"{verb} neutral text ({shown} of perplexity)" if verb else f"costs {shown} on neutral text"

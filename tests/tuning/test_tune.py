@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import string
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
 
 import measuring
 import pytest
 import reference
 from rich.console import Console
+from scipy import stats
 from tiny import open_model, recipe_of
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.evidence import Evidence, gathered, halves
 from steer_cli.measure.evidence_files import read_set
+from steer_cli.measure.neutral import neutral_text
+from steer_cli.models.catalogue import DEFAULT_MODEL
+from steer_cli.models.hardware import Hardware
+from steer_cli.models.load import load
+from steer_cli.models.resolve import locate
 from steer_cli.report.tuning import tuning_parts
 from steer_cli.results import Figures, Place, Searched, Trial
 from steer_cli.tuning.figures import Figuring
@@ -30,6 +38,7 @@ from steer_cli.tuning.plan import TuneOptions, TunePlan, plan_tuning
 from steer_cli.tuning.tune import tune
 from steer_cli.tuning.vectors import guesses, vectors_of_places
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LOVE = {"plus": "Love", "minus": "Hate", "layer": 1}
 EVERYWHERE = TuneOptions(layers="1:3", positions="front,every", budget=0.05)
 
@@ -148,6 +157,25 @@ def test_a_direction_that_steers_is_found_and_said_to_steer(model, evidence):
     assert found.card.steered.effects["sentences"].value > 0
 
 
+def test_what_steers_is_said_to_and_the_card_allows_for_the_search(real_folder):
+    sets = [
+        Corpus.of(side, read_set(side, str(BENCHMARKS / "corpora" / f"{name}.txt")).sentences[:24])
+        for side, name in (("toward", "weddings"), ("away", "shipping"))
+    ]
+    neutral = Corpus.of("neutral", neutral_text().sentences[::5])
+    recipe = recipe_of({"plus": " weddings", "minus": " ", "layer": 0}).model_copy(update={"prompt": None})
+    model = load(locate(DEFAULT_MODEL), Hardware(device="cpu"))  # by its name, which says what BOS is
+    options = TuneOptions(layers="17,18", positions="front")
+    found = tune(plan_tuning(recipe, gathered(*sets, neutral), options, model.located), model)
+    assert found.steers and found.says.startswith("steers: effect 0.")
+    randoms = [arm for arm in found.card.arms if arm.name == "random"]
+    assert [arm.seed for arm in randoms] == list(range(1501, 1507))
+    # Student's t for six of them; each of the two places had a chance of its own.
+    size = math.sqrt(fmean(arm.effects["sentences"].value ** 2 for arm in randoms))
+    reach = size * stats.t.ppf(1 - 0.05 / 2 / 2, 6)
+    assert found.card.verdicts["sentences"].chance == pytest.approx(reach)
+
+
 @pytest.mark.parametrize(("name", "beyond"), [("away", True), ("toward", False)])
 def test_a_card_beyond_the_budget_is_named_as_such(model, evidence, name, beyond):
     """What counts as neutral on the card becomes less likely, or likelier."""
@@ -158,7 +186,7 @@ def test_a_card_beyond_the_budget_is_named_as_such(model, evidence, name, beyond
     assert (found.card.damage.value > 0.01) == beyond
     *_, last = found.records()
     assert last["beyond_budget"] == beyond
-    assert found.tuned.measured.endswith("That costs more than was allowed.") == beyond
+    assert found.tuned.measured.endswith("That is more than was allowed.") == beyond
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(*tuning_parts(found, "", 200))
     assert ("beyond the budget of 0.01: neutral text loses 0." in console.export_text()) == beyond
