@@ -37,10 +37,10 @@ from steer_cli.cli import (
 )
 from steer_cli.cli.options import Debug, error_text
 from steer_cli.cli.plain_help import PlainHelp
-from steer_cli.cli.same_sums import same_sums
 from steer_cli.cli.unknown_option import RecipeCommand, WrongUsage
 from steer_cli.cli.waiting import how_to_wait
 from steer_cli.errors import SteerError
+from steer_cli.models.same_sums import same_sums
 
 # Errors of an output that cannot be written, not bugs.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

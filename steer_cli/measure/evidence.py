@@ -116,7 +116,7 @@ def gathered(
     made_of = frozenset[str]() if recipe is None else texts_of(recipe)
     sets = {name: _unused(name, corpus, made_of, note) for name, corpus in sets.items()}
     if choices is not None:
-        choices = _distinct_choices(choices, note)
+        choices = _unused_choices(_distinct_choices(choices, note), made_of, note)
     return Evidence(sets["neutral"], sets.get("toward"), sets.get("away"), choices, count)
 
 
@@ -144,12 +144,33 @@ def _unused(name: str, corpus: Corpus, made_of: frozenset[str], note: Note) -> C
         return corpus
     if len(kept) < fewest(name):
         raise CorpusError(
-            f"{name}: {used} of {len(corpus.sentences)} sentences are texts that the recipe's vector is made "
-            f"of; give {fewest(name)} or more others",
+            f"{name}: the recipe's vector is made of {used} of {len(corpus.sentences)} sentences; give "
+            f"{fewest(name)} or more others",
             name,
         )
-    note(f"{name}: {counted(used, 'sentence')} left out, of which the recipe's vector is made")
+    note(f"{name}: left out {counted(used, 'sentence')} that the recipe's vector is made of")
     return Corpus.of(name, kept, corpus.split)
+
+
+def _unused_choices(choices: Choices, made_of: frozenset[str], note: Note) -> Choices:
+    """The items that the recipe's vectors are not made of, with one of the answers."""
+    kept = [
+        item
+        for item in choices.items
+        if isinstance(item.prompt, Chat)
+        or not made_of & {f"{item.prompt}{answer}".strip() for answer in (item.matching, item.not_matching)}
+    ]
+    used = len(choices.items) - len(kept)
+    if not used:
+        return choices
+    if len(kept) < FEWEST:
+        raise CorpusError(
+            f"choices: the recipe's vector is made of {used} of {len(choices.items)} items; give {FEWEST} or "
+            "more others",
+            "choices",
+        )
+    note(f"choices: left out {counted(used, 'item')} that the recipe's vector is made of")
+    return Choices.of(kept)
 
 
 def _distinct_choices(choices: Choices, note: Note) -> Choices:

@@ -50,7 +50,7 @@ class CorpusPlan:
     alignments: tuple[Alignment, ...]
     method: str
     lines: tuple[Line, ...]
-    fronted: tuple[Line, ...] = ()  # the same with the plus text in front; empty without a baseline
+    fronted: tuple[Line, ...] = ()  # the same with a text in front; empty without a baseline
     front: Front | None = None  # that text
 
 
@@ -65,7 +65,7 @@ def plan_corpora(
 
     Args:
         method: `pad` puts spaces after BOS for the vector; `overlay` puts the vector on the text itself.
-        baseline: also lay out the plus text as tokens in front of each line.
+        baseline: also lay out the text that is steered towards as tokens in front of each line.
 
     Raises:
         CorpusError: there is no corpus, two have the same name, or a sentence exceeds the context.
@@ -189,14 +189,6 @@ def fit(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> 
     covered = {position for span in spans for position in span}
     predicting = range(max(0, line.offset - 1), len(line.ids) - 1)
     return Fitted(placements, tuple(position for position in predicting if position not in covered))
-
-
-def predicts(line: Line, alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> bool:
-    """Whether the additions fit a line and leave a prediction to compare."""
-    try:
-        return bool(fit(line, alignments, tokenizer).kept)
-    except PlanError:
-        return False
 
 
 def check_fit(lines: Iterable[Line], alignments: tuple[Alignment, ...], tokenizer: Tokenizer) -> None:

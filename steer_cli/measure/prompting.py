@@ -28,7 +28,7 @@ class Fronted:
 
 
 def before_sentences(lines: Sequence[Line], alignments: Sequence[Alignment], facts: ModelFacts) -> Fronted:
-    """The sentences, in the same order, with the plus text (and its pads) in front.
+    """The sentences, in the same order, with the text that is steered towards (and its pads) in front.
 
     Raises:
         PlanError: there is no text that can stand there.
@@ -49,7 +49,7 @@ def before_sentences(lines: Sequence[Line], alignments: Sequence[Alignment], fac
 
 
 def before_prompts(plan: Plan) -> Control:
-    """Every prompt of a plan with the plus text, or the persona, in front.
+    """Every prompt of a plan with the text that is steered towards, or the persona, in front.
 
     Raises:
         SteerError: there is no text that can stand there, or a prompt is too long with it.

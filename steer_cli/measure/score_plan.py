@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from steer_cli.errors import CorpusError, PlanError, SteerError
 from steer_cli.measure.corpus import Corpus
 from steer_cli.measure.evidence import FEWEST_UNEQUAL, Choice, Evidence, fewest
-from steer_cli.measure.lines import Line, check_fit, lay_out, pads_in_front, predicts
+from steer_cli.measure.lines import Line, check_fit, fit, lay_out, pads_in_front
 from steer_cli.measure.prompting import Fronted, before_prompts, before_sentences
 from steer_cli.planning.placement import Alignment
 from steer_cli.planning.plan import ModelFacts, Plan, align, plan_recipe
@@ -50,20 +50,29 @@ def lines_of(
 
 
 def measurable(evidence: Evidence, alignments: tuple[Alignment, ...], facts: ModelFacts) -> Evidence:
-    """Half of the evidence, without sentences so short that nothing is predicted after the additions.
+    """Half of some evidence, without sentences that additions do not fit or leave no prediction in.
 
     Raises:
         CorpusError: too few of a set are left, or a sentence is longer than the model's context.
         PlanError: the additions fit no sentence.
     """
-    lines, acting = lines_of(evidence.corpora, alignments, facts), on_texts(alignments)
-    kept = {(line.corpus, line.text) for line in lines if predicts(line, acting, facts.tokenizer)}
+    kept: set[tuple[str, str]] = set()
+    reasons: dict[str, str] = {}
+    for line in lines_of(evidence.corpora, alignments, facts):
+        try:
+            fitted = fit(line, on_texts(alignments), facts.tokenizer)
+        except PlanError as error:
+            reasons.setdefault(line.corpus, str(error))
+            continue
+        if fitted.kept:
+            kept.add((line.corpus, line.text))
 
     def part(corpus: Corpus | None) -> Corpus | None:
         if corpus is None:
             return None
         sentences = [sentence for sentence in corpus.sentences if (corpus.name, sentence.text) in kept]
-        check_enough(corpus.name, len(sentences), f"{len(corpus.sentences)} sentences of one half")
+        of = f"{len(corpus.sentences)} sentences of one half"
+        check_enough(corpus.name, len(sentences), of, reasons.get(corpus.name))
         return Corpus.of(corpus.name, sentences)
 
     neutral = part(evidence.neutral)

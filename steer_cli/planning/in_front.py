@@ -71,11 +71,15 @@ def texts_towards(alignments: Iterable[Alignment], system: bool = False) -> tupl
         if alignment.stored is not None:
             raise PlanError(f"the stored vector {alignment.label} has no text to put in front")
         if alignment.addition.operation == "ablate":
-            raise PlanError(f"{alignment.label} is ablated, which no text in front does")
-        towards = _sides_towards(alignment)
-        if any(side is None or (isinstance(side, str) and not side.strip()) for side in towards):
-            raise PlanError(f"{alignment.label} steers away from a text, and towards none")
-        sides |= dict.fromkeys(side for side in towards if side is not None)
+            raise PlanError(f"the direction {alignment.label} is ablated, which no text in front does")
+        towards = [
+            side
+            for side in _sides_towards(alignment)
+            if side is not None and (isinstance(side, Chat) or side.strip())
+        ]
+        if not towards:
+            raise PlanError(f"the addition {alignment.label} steers away from a text, and towards none")
+        sides |= dict.fromkeys(towards)
     if not system:
         if any(isinstance(side, Chat) for side in sides):
             raise PlanError("a chat stands in front of chats alone")

@@ -40,7 +40,7 @@ LABELLED = 12  # tokens of a shift that get a label
 
 
 def draw_panels(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None], width: float = 5.6) -> None:
-    """Draw panels of so many inches beside each other into a new file.
+    """Draw panels beside each other, each `width` inches wide, into a new file.
 
     Raises:
         PlotError: the file cannot be written.

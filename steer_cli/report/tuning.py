@@ -13,7 +13,7 @@ from steer_cli.report.card import card_parts
 from steer_cli.report.measures import plain_table
 from steer_cli.report.numbers import plain
 from steer_cli.report.printable import visible
-from steer_cli.results import Figures, Trial, Tuning
+from steer_cli.results import Card, Figures, Trial, Tuning
 from steer_cli.results.verdict import UNITS
 
 UNITS_OF_EFFECT = UNITS | {"choices": "nats of log-odds"}
@@ -39,7 +39,7 @@ def tuning_parts(found: Tuning, recipe: str, width: int) -> Iterator[RenderableT
     if found.card is not None:
         other = "completions that were" if found.kind == "count" else "the half of the evidence that was"
         yield Text(f"\nthe card, on {other} not searched", style="bold")
-        yield from _beyond_budget(found)
+        yield from _beyond_budget(found.card, found.searched.budget)
         yield from card_parts(found.card, width)
     if recipe:
         yield Text(f"\n{visible(recipe)}")
@@ -53,12 +53,12 @@ def _nearest_miss(found: Tuning) -> Iterator[RenderableType]:
         )
 
 
-def _beyond_budget(found: Tuning) -> Iterator[RenderableType]:
+def _beyond_budget(card: Card, budget: float) -> Iterator[RenderableType]:
     """That the card finds more damage than was allowed, as may happen by chance."""
-    if found.beyond_budget is not None:
+    if card.damage is not None and card.exceeds(budget):
         yield Text(
-            f"  beyond the budget of {found.searched.budget:g}: neutral text loses {found.beyond_budget:.3g} "
-            "nats per token on this half; search with a smaller budget to be on the safe side",
+            f"  beyond the budget of {budget:g}: neutral text loses {card.damage.value:.3g} nats per token "
+            "on this half; search with a smaller budget to be on the safe side",
             style="yellow",
         )
 

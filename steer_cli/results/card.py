@@ -127,10 +127,9 @@ class Card:
             for kind, verdict in self.verdicts.items()
         )
 
-    def damage_beyond(self, budget: float) -> float | None:
-        """What neutral text loses, in nats per token, if it is more than so many."""
-        damage = self.damage
-        return damage.value if damage is not None and damage.value > budget else None
+    def exceeds(self, budget: float) -> bool:
+        """Whether neutral text loses more nats per token than a budget of damage allows."""
+        return self.damage is not None and self.damage.value > budget
 
     def records(self) -> Iterator[Record]:
         """One record, complete by itself."""

@@ -162,9 +162,9 @@ class Tuning:
         return self.card is not None and self.card.verdicts[self.kind].direction > 0
 
     @property
-    def beyond_budget(self) -> float | None:
-        """The damage on the card if it exceeds the budget, to which the search kept on its own half."""
-        return None if self.card is None else self.card.damage_beyond(self.searched.budget)
+    def beyond_budget(self) -> bool:
+        """Whether the card finds more damage than the budget, to which the search kept on its own half."""
+        return self.card is not None and self.card.exceeds(self.searched.budget)
 
     @property
     def says(self) -> str:
@@ -178,11 +178,11 @@ class Tuning:
             return f"what was found has no card: {self.fault}"
         if self.odd:
             return self._all_odd
-        promising = len({trial.place for trial in self.searched.final})
-        places = "the only place" if promising == 1 else f"the {promising} places"
+        looked_at = len({trial.place for trial in self.searched.final})
+        which = "the most promising place" if looked_at == 1 else f"the best {looked_at} places"
         return (
-            f"nothing steers within a damage of {budget}: {places} that promised most "
-            f"{'has' if promising == 1 else 'have'} no effect above 0 there on all that the search read"
+            f"nothing steers within a damage of {budget}: {which} had no effect above 0 within it when all of "
+            "the searched half was read"
         )
 
     @property
@@ -227,7 +227,7 @@ class Tuning:
             "nearest_miss": None if miss is None else miss.record(),
             "chosen": None if self.chosen is None else self.chosen.record(),
             "steers": self.steers,
-            "beyond_budget": self.beyond_budget is not None,
+            "beyond_budget": self.beyond_budget,
             "says": self.says,
             "card": None if self.card is None else next(self.card.records()),
             "tuned": None if self.tuned is None or not self.steers else as_values(self.tuned),

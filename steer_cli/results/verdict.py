@@ -48,7 +48,9 @@ def costs(damage: Estimate) -> str:
         return f"neutral text becomes likelier ({shown} of perplexity)"
     if not damage.above_zero and damage.high >= HARMS:
         return f"costs an unknown amount on neutral text ({shown} of perplexity)"
-    if not damage.above_zero and damage.high < SLIGHT:
+    if not damage.above_zero and damage.high >= SLIGHT:
+        return f"may cost up to {_percent(damage.high)} % on neutral text ({shown} of perplexity)"
+    if not damage.above_zero:
         return f"costs nothing that could be measured on neutral text ({shown} of perplexity)"
     verb = "ruins" if damage.value >= RUINS else "harms" if damage.value >= HARMS else ""
     return f"{verb} neutral text ({shown} of perplexity)" if verb else f"costs {shown} on neutral text"

@@ -43,11 +43,12 @@ def computes_with(located: Located, source: Model | Hardware, elsewhere: bool = 
     """Names of the precision and kind of device of a model that is loaded, or will be.
 
     Args:
-        elsewhere: other machines load it, whose devices may be of another kind; this machine's counts.
+        elsewhere: other machines load it, and may have devices that this one lacks.
     """
     if isinstance(source, Hardware):
         from steer_cli.models.load import resolved
 
-        here = "auto" if elsewhere and source.device != "cpu" else source.device
-        return resolved(located, replace(source, device=here))
+        if elsewhere and source.device.startswith("cuda"):
+            return resolved(located, replace(source, device="auto"))[0], "cuda"
+        return resolved(located, source)
     return source.dtype, source.network.device.type

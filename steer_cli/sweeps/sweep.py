@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -96,8 +96,11 @@ def _missing(
         for group in plan.grid.groups(together)
         if not finished.issuperset(plan.coordinates(point) for point in group)
     ]
-    for points in _measured(plan, source, groups, progress, note, ray) if groups else ():
-        yield [point for point in points if point.coordinates not in finished]
+    if not groups:
+        return
+    with closing(_measured(plan, source, groups, progress, note, ray)) as measured:
+        for points in measured:
+            yield [point for point in points if point.coordinates not in finished]
 
 
 def _measured(
@@ -107,7 +110,7 @@ def _measured(
     progress: Progress,
     note: Note,
     ray: str | None,
-) -> Iterator[list[SweepPoint]]:
+) -> Generator[list[SweepPoint]]:
     if ray is not None and isinstance(source, Hardware):
         from steer_cli.sweeps.on_ray import measured
 

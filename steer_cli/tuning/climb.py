@@ -117,10 +117,17 @@ class Ascent:
 
     @property
     def sure(self) -> float:
-        """The promise less a standard error of the largest effect within the budget: with less luck."""
-        within = [found for found in self.figures.values() if found.damage <= self.goal.budget]
-        best = max(within, key=lambda found: found.effect, default=UNSTEERED)
-        return self.promise - (best.effect_stderr or 0.0)
+        """The promise less a standard error: what would be left of it with less luck.
+
+        That is the error of the largest effect within the budget, or, where no trial keeps to it, that of the
+        smallest coefficient, in proportion.
+        """
+        followed = [(abs(value), found) for value, found in self.figures.items() if value * self.sign > 0]
+        within = [found for _, found in followed if found.damage <= self.goal.budget]
+        if within:
+            return self.promise - (max(within, key=lambda found: found.effect).effect_stderr or 0.0)
+        size, smallest = min(followed, key=lambda tried: tried[0], default=(1.0, UNSTEERED))
+        return self.promise - (smallest.effect_stderr or 0.0) * abs(self.reach) / size
 
     def run(self) -> Climb:
         """Measure until the budget is met, the effort is spent, or a larger coefficient would be too long."""

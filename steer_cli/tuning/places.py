@@ -86,16 +86,16 @@ def _unfit(
     unfit: dict[Position, SteerError] = {}
     for position, place in first.items():
         try:
-            short = _too_short(plan, plan.recipe_at(place, 1.0), places[place])
+            left_out = _left_out(plan, plan.recipe_at(place, 1.0), places[place])
         except SteerError as error:
             unfit[position] = error
             continue
-        if short:
-            note(f"{position}: {counted(short, 'sentence')} too short to be measured there left out")
+        if left_out:
+            note(f"{position}: {counted(left_out, 'sentence')} that cannot be measured there will not count")
     return unfit
 
 
-def _too_short(plan: TunePlan, recipe: Recipe, alignments: tuple[Alignment, ...]) -> int:
+def _left_out(plan: TunePlan, recipe: Recipe, alignments: tuple[Alignment, ...]) -> int:
     """How many sentences of the evidence cannot be measured with these additions.
 
     Raises:

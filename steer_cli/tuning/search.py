@@ -63,7 +63,7 @@ LARGEST, FURTHEST = 30.0, 4.0
 # A place that promises less than this share of what the best one promises without luck gets no more trials,
 # in this round and the next.
 HOPEFUL = 0.4
-# So often the last round is repeated with other places, where its own have no effect after all.
+# So often the last round is repeated with other places, where these promise more than its own came to.
 REPEATS = 2
 
 
@@ -123,22 +123,24 @@ def search(
         climbed = climb(part, climbed, number)
         passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
     for _ in range(REPEATS):
-        hopeful = any(ascent.promise > 0 for ascent in passed_over.values())
-        if Searched(tuple(trials), budget).best or not hopeful:
+        best = Searched(tuple(trials), budget).best
+        reached = best[0].figures.effect if best else 0.0
+        if not any(ascent.sure > reached for ascent in passed_over.values()):
             break
-        climbed = climb(worth[-1], passed_over, len(worth) - 1)
+        climbed = climb(worth[-1], passed_over, len(worth))
         passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
+    progress("tune", 100, 100)
     return Searched(tuple(trials), budget)
 
 
 def _counting(progress: Progress, places: int, rounds_done: int, rounds: int) -> Callable[[int], None]:
-    """Tells of finished places, in per cent of the search; every round counts the same."""
+    """Tells of finished places, in per cent; every round counts the same, and a repeated one nothing."""
     done = 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        progress("tune", round(100 * (rounds_done + done / places) / rounds), 100)
+        progress("tune", min(99, round(100 * (rounds_done + done / places) / rounds)), 100)
 
     return count
 

@@ -118,7 +118,7 @@ def _described(recipe: Recipe, plan: TunePlan, card: Card) -> Recipe:
     measured = (
         f"Tuned by steer {__version__} for a damage of at most {budget:g} nats per token on one "
         f"half of the evidence. On the other half ({sets}){also}: {'; '.join(card.sentences)}."
-        + (" That is more than was allowed." if card.damage_beyond(budget) is not None else "")
+        + (" That is more than was allowed." if card.exceeds(budget) else "")
     )
     return recipe.model_copy(update={"measured": measured})
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from steer_cli.errors import SteerError, SweepError
 from steer_cli.events import Note, silent
+from steer_cli.models.same_sums import same_sums
 from steer_cli.recipe.quoting import counted
 from steer_cli.workers.cluster import Cluster
 
@@ -41,6 +42,7 @@ class Actor:
         # is loaded, which unpickling the work may do: it comes later, with `start`.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.pop("GOMP_SPINCOUNT", None)  # of a command that was alone when it started this node
+        os.environ.update(same_sums(os.environ))
         self._function: Callable[[Any], Any] | None = None
 
     def placed(self) -> None:

@@ -166,6 +166,14 @@ def test_no_text_stands_in_front_where_none_is_steered_towards(
     assert says in err
 
 
+def test_of_many_pairs_the_texts_that_there_are_stand_in_front(command, recipe_file, tiny_folder):
+    pairs = [{"plus": "Love", "minus": " "}, {"plus": "Joy", "minus": "Hate"}, {"plus": "calm"}]
+    many = {"pairs": pairs, "layer": 2, "coefficient": -3}
+    path = recipe_file(tiny_folder("gpt2"), many, prompt=PROMPT, sampling=SAMPLING)
+    lines = command("generate", path, "--control", "prompt", "--jsonl")[1].splitlines()
+    assert {json.loads(line)["control"]["in_front"] for line in lines} == {"Hate"}
+
+
 def test_of_more_texts_than_fit_the_first_stand_in_front(tiny_folder):
     from tiny import open_tokenizer
 

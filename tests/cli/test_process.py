@@ -15,8 +15,8 @@ import pytest
 from emulator import Emulator
 from forked import python
 
-from steer_cli.cli.same_sums import SAME, same_sums
 from steer_cli.cli.waiting import SLEEP, SPIN, how_to_wait
+from steer_cli.models.same_sums import SAME, same_sums
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and signals of POSIX")

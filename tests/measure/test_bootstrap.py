@@ -195,7 +195,8 @@ def test_the_rule_of_the_verdict(effect, direction, reason):
         ((0.6, 0.5, 0.7), "ruins neutral text (82 % [65, 101] of perplexity)"),
         ((-0.02, -0.03, -0.01), "neutral text becomes likelier (-2.0 % [-3.0, -1.0] of perplexity)"),
         ((0.005, -0.01, 0.015), "costs nothing that could be measured on neutral text (0.5 % [-1.0, 1.5] of"),
-        ((0.01, -0.01, 0.03), "costs 1.0 % [-1.0, 3.0] on neutral text"),
+        ((0.01, -0.01, 0.03), "may cost up to 3.0 % on neutral text (1.0 % [-1.0, 3.0] of perplexity)"),
+        ((-0.005, -0.04, 0.03), "may cost up to 3.0 % on neutral text (-0.5 % [-3.9, 3.0] of perplexity)"),
         # So wide an interval does not exclude that it ruins neutral text.
         ((0.6, -0.01, 1.2), "costs an unknown amount on neutral text (82 % [-1.0, 232] of perplexity)"),
     ],

@@ -66,14 +66,27 @@ def test_texts_that_the_vector_is_made_of_are_no_evidence(kind, tmp_path):
     assert evidence.away.sentences == away.sentences[used:]
     what = "1 sentence" if used == 1 else "3 sentences"
     assert said == [
-        f"{name}: {what} left out, of which the recipe's vector is made" for name in ("toward", "away")
+        f"{name}: left out {what} that the recipe's vector is made of" for name in ("toward", "away")
     ]
+
+
+def test_items_that_the_vector_is_made_of_are_no_evidence():
+    pairs = [{"plus": f"Prompt {number}: yes", "minus": f"Prompt {number}: no"} for number in (0, 3)]
+    recipe = Recipe(additions=[{"pairs": pairs, "layer": 1, "position": "every"}])
+    said = []
+    evidence = gathered(choices=choices(12), recipe=recipe, note=said.append)
+    assert [item.prompt for item in evidence.choices.items] == [
+        f"Prompt {number}:" for number in range(12) if number not in (0, 3)
+    ]
+    assert said == ["choices: left out 2 items that the recipe's vector is made of"]
+    with pytest.raises(CorpusError, match="choices: the recipe's vector is made of 2 of 9 items; give 8"):
+        gathered(choices=choices(9), recipe=recipe)
 
 
 def test_where_little_else_is_left_it_is_refused():
     made_of = [sentence.text for sentence in corpus(13).sentences]
     texts = {"texts": {"plus": made_of, "minus": ["Another."]}, "layer": 1, "position": "every"}
-    with pytest.raises(CorpusError, match="toward: 13 of 20 sentences are texts that the recipe's vector is"):
+    with pytest.raises(CorpusError, match="toward: the recipe's vector is made of 13 of 20 sentences; give"):
         gathered(corpus(20), recipe=Recipe(additions=[texts]))
 
 

@@ -175,17 +175,18 @@ def test_where_nothing_steers_there_is_neither_a_best_nor_a_miss():
     assert measured.cost < 60
 
 
+@pytest.mark.parametrize("later", [-0.01, 0.001, 0.01])
 @pytest.mark.parametrize(("luck", "error"), [(0.2, 0.07), (0.5, 0.07), (0.5, 0.001)])
-def test_one_lucky_place_does_not_hide_the_others(luck, error):
-    """With little evidence it promises much; with more of it, it has no effect, and all others have some."""
+def test_one_lucky_place_does_not_hide_the_others(luck, error, later):
+    """With little evidence it promises much, with more of it little or nothing; all others have an effect."""
 
     def measure(share, asked):
         found = []
         for place, value in asked:
-            effect = 0.05 if place.position == "front" else -0.01
-            if place == Place(13, "every") and share < 0.5:
-                effect = luck
-            found.append(Figures(effect * abs(value), 0.01 * value**2, error, 0.001))
+            effect, doubt = (0.05, 0.01) if place.position == "front" else (-0.01, error)
+            if place == Place(13, "every"):
+                effect = luck if share < 0.5 else later
+            found.append(Figures(effect * abs(value), 0.01 * value**2, doubt, 0.001))
         return found
 
     found = search(dict.fromkeys(guesses(), 1.0), BUDGET, in_turn(measure))

@@ -281,7 +281,7 @@ def test_sentences_that_are_too_short_for_a_position_are_left_out_there(model, e
     mixed = with_toward(evidence, [*WORDS, *texts])
     said: list[str] = []
     plan = plan_tuning(recipe_of(LOVE), mixed, TuneOptions(layers="2"), model.located, note=said.append)
-    assert said == [f"front: {len(WORDS)} sentences too short to be measured there left out"]
+    assert said == [f"front: {len(WORDS)} sentences that cannot be measured there will not count"]
     on = OnSentences(model.network, plan, vectors_of_places(model.network, plan))
     alone = OnSentences(model.network, planned(model, evidence, TuneOptions(layers="2")), on.vectors)
     front, every = Place(2, "front"), Place(2, "every")
@@ -313,6 +313,17 @@ def test_a_position_at_which_too_few_sentences_can_be_measured_is_left_out(model
         [line] = said
         assert line.startswith("front is left out: toward: 0 of ")
         assert "sentences of one half can be measured" in line
+
+
+def test_what_keeps_sentences_from_being_measured_is_named(model, evidence):
+    """Another addition, which acts where none of the sentences has its token."""
+    other = {"plus": " wedding", "layer": 2, "position": {"token": " friend"}}
+    texts = [f"{sentence.text} My friend was there too." for sentence in evidence.toward.sentences[:3]]
+    mixed = with_toward(evidence, [*texts, *(sentence.text for sentence in evidence.toward.sentences)])
+    options = TuneOptions(layers="2", positions="every", additions=(0,))
+    said = r"neutral: 0 of \d+ sentences of one half can be measured.*: no token ' friend' to start at"
+    with pytest.raises(SteerError, match=said):
+        planned(model, mixed, options, LOVE, other)
 
 
 def test_a_position_that_was_asked_for_is_named_where_it_does_not_fit(model, evidence):
