@@ -181,8 +181,8 @@ class Tuning:
         looked_at = len({trial.place for trial in self.searched.final})
         which = "the most promising place" if looked_at == 1 else f"the best {looked_at} places"
         return (
-            f"nothing steers within a damage of {budget}: {which} had no effect above 0 within it when all of "
-            "the searched half was read"
+            f"nothing steers within a damage of {budget}: {which} had no effect above 0 within it when all "
+            "of the searched half was read"
         )
 
     @property
