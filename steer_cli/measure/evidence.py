@@ -139,16 +139,7 @@ def _distinct(name: str, corpus: Corpus, note: Note) -> Corpus:
 def _unused(name: str, corpus: Corpus, made_of: frozenset[str], note: Note) -> Corpus:
     """The sentences that the recipe's vectors are not made of."""
     kept = [sentence for sentence in corpus.sentences if sentence.text.strip() not in made_of]
-    used = len(corpus.sentences) - len(kept)
-    if not used:
-        return corpus
-    if len(kept) < fewest(name):
-        raise CorpusError(
-            f"{name}: the recipe's vector is made of {used} of {len(corpus.sentences)} sentences; give "
-            f"{fewest(name)} or more others",
-            name,
-        )
-    note(f"{name}: left out {counted(used, 'sentence')} that the recipe's vector is made of")
+    _say_used(name, len(kept), len(corpus.sentences), "sentence", note)
     return Corpus.of(name, kept, corpus.split)
 
 
@@ -160,17 +151,25 @@ def _unused_choices(choices: Choices, made_of: frozenset[str], note: Note) -> Ch
         if isinstance(item.prompt, Chat)
         or not made_of & {f"{item.prompt}{answer}".strip() for answer in (item.matching, item.not_matching)}
     ]
-    used = len(choices.items) - len(kept)
-    if not used:
-        return choices
-    if len(kept) < FEWEST:
-        raise CorpusError(
-            f"choices: the recipe's vector is made of {used} of {len(choices.items)} items; give {FEWEST} or "
-            "more others",
-            "choices",
-        )
-    note(f"choices: left out {counted(used, 'item')} that the recipe's vector is made of")
+    _say_used("choices", len(kept), len(choices.items), "item", note)
     return Choices.of(kept)
+
+
+def _say_used(name: str, kept: int, count: int, what: str, note: Note) -> None:
+    """Say how many of a set the recipe's vectors are made of, if any.
+
+    Raises:
+        CorpusError: too few others are left.
+    """
+    used = count - kept
+    if used and kept < fewest(name):
+        raise CorpusError(
+            f"{name}: the recipe's vector is made of {used} of {counted(count, what)}; give "
+            f"{fewest(name)} or more others",
+            name,
+        )
+    if used:
+        note(f"{name}: left out {counted(used, what)} that the recipe's vector is made of")
 
 
 def _distinct_choices(choices: Choices, note: Note) -> Choices:

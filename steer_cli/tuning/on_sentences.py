@@ -29,14 +29,15 @@ class OnSentences:
     vectors: PlaceVectors
     _measurable: dict[Position, Evidence] = field(default_factory=dict, init=False)
     _share: float = field(default=0.0, init=False)
+    _parts: dict[Position, Evidence] = field(default_factory=dict, init=False)  # of that share
     _arms: dict[tuple[str, ...], TextArms] = field(default_factory=dict, init=False)
 
     def changes(self, share: float, asked: Sequence[Asked]) -> list[ArmChanges]:
         """What each trial changes on a share of the sentences."""
         if share != self._share:
-            self._share, self._arms = share, {}
+            self._share, self._parts, self._arms = share, {}, {}
         steerings = [self.vectors.steering(place, coefficient) for place, coefficient in asked]
-        parts = [part_of(self._evidence(place), share) for place, _ in asked]
+        parts = [self._part(place) for place, _ in asked]
         keys = [
             (method_of(steering.alignments), *digests_of(part))
             for steering, part in zip(steerings, parts, strict=True)
@@ -52,9 +53,12 @@ class OnSentences:
             found |= zip(numbers, arms, strict=True)
         return [found[number] for number in range(len(asked))]
 
-    def _evidence(self, place: Place) -> Evidence:
-        """The sentences that are long enough for additions at a position."""
-        if place.position not in self._measurable:
+    def _part(self, place: Place) -> Evidence:
+        """The share of the sentences that can be measured at a position."""
+        position = place.position
+        if position not in self._measurable:
             alignments = self.plan.places[place]
-            self._measurable[place.position] = measurable(self.plan.searched, alignments, self.plan.facts)
-        return self._measurable[place.position]
+            self._measurable[position] = measurable(self.plan.searched, alignments, self.plan.facts)
+        if position not in self._parts:
+            self._parts[position] = part_of(self._measurable[position], self._share)
+        return self._parts[position]

@@ -117,18 +117,18 @@ def search(
         return climbed
 
     climbed: Climbed = {}
-    passed_over: Climbed = {}
+    known: Climbed = {}  # places as they were last climbed
     for number, part in enumerate(worth):
-        passed_over |= climbed
         climbed = climb(part, climbed, number)
-        passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
+        known |= climbed
     for _ in range(REPEATS):
-        best = Searched(tuple(trials), budget).best
-        reached = best[0].figures.effect if best else 0.0
-        if not any(ascent.sure > reached for ascent in passed_over.values()):
+        found = Searched(tuple(trials), budget)
+        reached = found.best[0].figures.effect if found.best else 0.0
+        looked_at = {trial.place for trial in found.final}
+        others = {place: ascent for place, ascent in known.items() if place not in looked_at}
+        if not any(ascent.sure > reached for ascent in others.values()):
             break
-        climbed = climb(worth[-1], passed_over, len(worth))
-        passed_over = {place: ascent for place, ascent in passed_over.items() if place not in climbed}
+        known |= climb(worth[-1], others, len(worth))
     progress("tune", 100, 100)
     return Searched(tuple(trials), budget)
 

@@ -114,6 +114,7 @@ def test_half_of_the_figures_is_not_a_finished_trial(model, planned, tmp_path):
         tune(plan, model, store)
 
 
+@pytest.mark.usefixtures("model")  # loads first, so that models of this shape have been tested by then
 def test_a_model_that_overflows_by_itself_is_named_as_such(tiny_llama, planned, tmp_path):
     broken = enlarged(tiny_llama, tmp_path, 1e6)
     with pytest.raises(VectorError, match=r"not finite"):
